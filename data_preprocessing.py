@@ -1,0 +1,408 @@
+"""Turn IAM-OnDB, as downloaded, into one .npz file of pen offsets, texts and statistics; and read that file.
+
+    python data_preprocessing.py --source data --output data/iam-ondb.npz
+
+What the file holds is written at `Dataset`. Coordinates are in whiteboard units, y grows downwards.
+"""
+
+import argparse
+import io
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from lxml import etree
+from tqdm import tqdm
+
+from utils import InputError, main_program, replacing
+
+# The pen is read about 75 times a second, with time stamps rounded to 10 ms: 99 % of the steps within a stroke take
+# 30 ms or less. One that takes more than 45 ms has lost two readings or more.
+PERIOD = 0.0133  # s
+GAP = 0.045  # s
+# Of 1.5 million steps, ten took longer than half a second or went back in time: the clock, or a pen at rest.
+GREATEST_GAP = 0.5  # s
+# Missing readings are filled in at the median length of a step, so that a resting pen gets none.
+USUAL_STEP = 18.0  # whiteboard units
+# 99.98 % of the steps within a stroke are shorter than this, eleven times the median. The longer ones point in all
+# directions alike and few come back: the pen was lifted, or lost, without a record of it. They are no ink, so the
+# stroke is cut in two there. What follows keeps its place. Jumps between strokes are longer by nature (median 175, up
+# to the length of a line, for the dot of an i) and stay.
+LONGEST_STEP = 200.0  # whiteboard units
+
+MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
+STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink there is not what the text says
+LISTS = {"trainset.txt": "train", "testset_f.txt": "train", "testset_t.txt": "train", "testset_v.txt": "validation"}
+SPLITS = ("train", "validation", "unlisted")
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The prepared data: N points in L lines, each field an array of the .npz under its own name.
+
+    The first point of a line is where the pen first touches the board, with offset (0, 0). A line without a usable
+    text (no transcription, or struck-out words) has the text "" and serves prediction only.
+    """
+
+    offsets: np.ndarray  # (N, 2) int16: x and y from the point before, whiteboard units
+    ends: np.ndarray  # (N,) bool: the pen is lifted after this point
+    starts: np.ndarray  # (L + 1,) int64: line i is the rows starts[i] to starts[i + 1]
+    texts: np.ndarray  # (L,) str
+    names: np.ndarray  # (L,) str, as a01-000u-01
+    splits: np.ndarray  # (L,) str, one of SPLITS
+    charset: np.ndarray  # (C,) str, one character each, sorted; a character's code is its place here
+    char_counts: np.ndarray  # (C,) int64: how often the training lines have it
+    mean: np.ndarray  # (2,) float64: of the offsets over the training lines, per axis
+    std: np.ndarray  # (2,) float64
+
+    def points(self, line: int) -> np.ndarray:
+        """Line number `line` as (T, 3) float32: x and y offset in whiteboard units, end-of-stroke bit."""
+        rows = slice(self.starts[line], self.starts[line + 1])
+        return np.column_stack([self.offsets[rows], self.ends[rows]]).astype(np.float32)
+
+    def lines(self, split: str, with_text: bool) -> np.ndarray:
+        """Numbers of the lines of a split; `with_text`: only those whose text can be used."""
+        return np.flatnonzero((self.splits == split) & ((self.texts != "") | (not with_text)))
+
+
+def save_dataset(dataset: Dataset, path: Path) -> None:
+    """Write the .npz, whole or not at all."""
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for field in fields(Dataset):  # np.savez_compressed, but for the level: a fifth larger in a third of the time
+            entry = zipfile.ZipInfo(f"{field.name}.npy")  # dated 1980: the same input gives the same bytes
+            array = io.BytesIO()
+            np.lib.format.write_array(array, getattr(dataset, field.name), allow_pickle=False)
+            archive.writestr(entry, array.getbuffer(), zipfile.ZIP_DEFLATED, compresslevel=2)
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Read the .npz. Raises InputError for a file that is missing, damaged or not of this form."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; make it with: python data_preprocessing.py --output {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = Dataset(**{field.name: file[field.name] for field in fields(Dataset)})
+        lines, points = len(data.names), len(data.offsets)
+        chars = (len(data.charset),)
+        expected = [
+            (data.offsets, "i", (points, 2)), (data.ends, "b", (points,)), (data.starts, "i", (lines + 1,)),
+            (data.texts, "U", (lines,)), (data.names, "U", (lines,)), (data.splits, "U", (lines,)),
+            (data.charset, "U", chars), (data.char_counts, "i", chars), (data.mean, "f", (2,)), (data.std, "f", (2,)),
+        ]  # fmt: skip
+        if any(array.dtype.kind != kind or array.shape != shape for array, kind, shape in expected):
+            raise ValueError("an array has the wrong type or shape")
+        if lines == 0 or data.starts[0] != 0 or data.starts[-1] != points or (np.diff(data.starts) < 2).any():
+            raise ValueError("the row starts do not fit the points")
+        if not (np.isfinite(data.mean).all() and np.isfinite(data.std).all() and (data.std > 0).all()):
+            raise ValueError("the statistics are not usable")
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
+    except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
+        raise InputError(f"{path}: damaged ({error}); make it anew") from None
+    return data
+
+
+def encode(text: str, charset: str) -> np.ndarray:
+    """Codes of a text's characters, (U,) int64. Raises InputError that names the characters not in `charset`."""
+    unknown = sorted(set(text) - set(charset))
+    if unknown:
+        raise InputError(f"the network never learned {' '.join(map(repr, unknown))}; it knows {charset!r}")
+    return np.array([charset.index(character) for character in text], dtype=np.int64)
+
+
+# --------------------------------------------------------------------------------------------------------------- texts
+
+
+def read_transcription(data: bytes) -> list[str]:
+    """Lines of text under the heading `CSR:` of a transcription file, blank ones left out."""
+    _, _, corrected = data.decode("latin-1").partition("CSR:")
+    return [line for line in corrected.splitlines() if line.strip()]
+
+
+def tidy_text(text: str) -> str:
+    """Give a transcription the blanks that the pen wrote: some set every mark apart (`Mr . Foot ' s`), some do not."""
+    text = " ".join(text.split())
+    text = re.sub(r" \.(?: \.)+", lambda dots: dots[0].replace(" ", ""), text)  # Days . . . Seven
+    text = re.sub(r"(?<=\d) ([.,]) ?(?=\d{2,3}\b)", r"\1", text)  # 2 , 415 , 000
+    text = re.sub(r"(?<=\w) ?' ?(?=(?:s|t|d|m|ll|re|ve)\b(?!'))", "'", text)  # Foot ' s, they 'll
+    text = re.sub(r" +(?=[,;:!?)\]])", "", text)
+    text = re.sub(r"(?<=[(\[]) +", "", text)
+    text = re.sub(r"(?<=\w) \.(?=[A-Za-z])", ". ", text)  # Mr .Foot
+    text = re.sub(r"(?<!\.) \.(?!\.)", ".", text)  # but ` ...` keeps its blank
+    for mark in "\"'":
+        # Quotation marks apart from both neighbours: of a line's marks the first opens and the next closes, but the
+        # line may be the rest of a speech: between a mark that ends one and a small letter, it closes.
+        pieces = re.split(rf"(?:^| ){mark}(?= |$)", text)
+        while len(pieces) > 1:
+            before, after = pieces[0], pieces[1].lstrip()
+            ends_speech = before.endswith((",", ".", "!", "?")) and after[:1].islower()
+            opens = after and before.count(mark) % 2 == 0 and not ends_speech
+            pieces[:2] = [(f"{before} {mark}{after}" if opens else f"{before}{mark} {after}").strip()]
+        text = pieces[0]
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------- strokes
+
+# XPath hands out attributes without making a Python object of each of eight million elements.
+POINT_COLUMNS = [etree.XPath(f"//Stroke/Point/@{name}", smart_strings=False) for name in ("x", "y", "time")]
+
+
+def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a line file (n, 3): x, y, time in seconds; and which are the last of a stroke (n,).
+
+    Raises ValueError if the file cannot be read.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        collect_ids=False,
+        remove_blank_text=True,
+    )  # the last two save time
+    try:
+        root = etree.fromstring(data, parser)
+    except etree.XMLSyntaxError as error:
+        raise ValueError(f"XML error: {error}") from None
+    try:
+        points = np.array([column(root) for column in POINT_COLUMNS], dtype=np.float64).T
+    except ValueError:  # not a number, or columns of different lengths
+        raise ValueError("a point without a number for x, y or time") from None
+    if not np.isfinite(points).all() or (np.abs(points[:, :2]) > 15000).any():  # two of them differ by an int16
+        raise ValueError("a point far outside the whiteboard")
+    if len(points) < 2:
+        raise ValueError("fewer than two points")
+    counts = [len(stroke) for stroke in root.iter("Stroke") if len(stroke)]
+    if sum(counts) != len(points):
+        raise ValueError("a stroke with something else than points in it")
+    last = np.zeros(len(points), dtype=bool)
+    last[np.cumsum(counts) - 1] = True
+    return points, last
+
+
+def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, Counter]:
+    """Mend recording errors (section 4: missing readings interpolated, steps above a threshold removed).
+
+    Takes what `read_strokes` returns. Returns positions (T, 2) in whole whiteboard units, end-of-stroke bits (T,), and
+    how many points were filled in and how many steps cut.
+    """
+    step, gap = np.hypot(*np.diff(points[:, :2], axis=0).T), np.diff(points[:, 2])  # (n - 1,)
+    lost = ~last[:-1] & (gap > GAP) & (gap <= GREATEST_GAP)
+    pieces = np.minimum(np.rint(gap / PERIOD), np.ceil(step / USUAL_STEP))
+    pieces = np.where(lost, np.maximum(pieces, 1), 1).astype(int)  # a step of k pieces gets k - 1 new points
+    place = np.concatenate([[0], np.cumsum(pieces)])  # of the recorded points among the new ones
+    at = np.arange(place[-1] + 1)
+    positions = np.rint(np.column_stack([np.interp(at, place, points[:, axis]) for axis in (0, 1)]))
+    ends = np.zeros(len(positions), dtype=bool)
+    ends[place] = last
+    cut = ~ends[:-1] & (np.hypot(*np.diff(positions, axis=0).T) > LONGEST_STEP)
+    ends[:-1] |= cut
+    return positions, ends, Counter(filled=len(positions) - len(points), cut=int(cut.sum()))
+
+
+def prepare_lines(
+    batch: list[tuple[str, bytes]],
+) -> list[tuple[str, np.ndarray, np.ndarray, Counter] | tuple[str, str]]:
+    """Read and clean some line files: (name, offsets, ends, counts) each, or (name, what is wrong)."""
+    lines = []
+    for name, data in batch:
+        try:
+            positions, ends, counts = clean_strokes(*read_strokes(data))
+        except ValueError as error:
+            lines.append((name, str(error)))
+            continue
+        offsets = np.diff(positions, axis=0, prepend=positions[:1]).astype(np.int16)
+        lines.append((name, offsets, ends, counts))
+    return lines
+
+
+# -------------------------------------------------------------------------------------------------------------- source
+
+
+def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, bytes]]:
+    """(stem, bytes) of every file in `folder`, unpacked or as the official archive, which is read in place."""
+    unpacked, archive = source / folder, source / f"{folder}-all.tar.gz"
+    if unpacked.is_dir():
+        for path in sorted(unpacked.rglob(f"*{suffix}")):
+            with path.open("rb") as file:
+                yield path.stem, file.read(MAX_FILE_BYTES + 1)
+    elif archive.is_file():
+        try:
+            with tarfile.open(archive, "r|gz") as tar:
+                for member in tar:
+                    if member.isfile() and member.name.endswith(suffix):
+                        yield Path(member.name).stem, tar.extractfile(member).read(MAX_FILE_BYTES + 1)
+        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            raise InputError(f"{archive}: damaged ({error}); download it again") from None
+    else:
+        raise InputError(
+            f"{source}: holds neither {archive.name} nor {folder}/; put IAM-OnDB there, or name its folder by --source"
+        )
+
+
+def form_of(name: str) -> tuple[str, int]:
+    """a01-000u-03 -> ("a01-000u", 3). Raises ValueError for other names."""
+    form, _, number = name.rpartition("-")
+    if not form or not number.isdigit():
+        raise ValueError("its name is not of the form a01-000u-03")
+    return form, int(number)
+
+
+def read_lists(source: Path) -> dict[str, str] | None:
+    """Split of each form by the official lists; None where there is no list."""
+    missing = [name for name in LISTS if not (source / name).is_file()]
+    if len(missing) == len(LISTS):
+        return None
+    if missing:
+        raise InputError(f"{source}: lacks the form list {missing[0]}; give all four lists or none")
+    splits = {}
+    for name, split in LISTS.items():
+        for form in (source / name).read_text(encoding="latin-1").split():
+            if splits.setdefault(form, split) != split:
+                raise InputError(f"{source / name}: form {form} is on a list for {splits[form]} too")
+    return splits
+
+
+def split_of(form: str, lists: dict[str, str] | None) -> str:
+    """The official split of a form; without lists one form in eight, by its name alone, goes to validation."""
+    if lists is not None:
+        return lists.get(form, "unlisted")
+    return "validation" if zlib.crc32(form.encode()) % 8 == 0 else "train"
+
+
+def read_lines(source: Path) -> tuple[list, list[tuple[str, str]]]:
+    """All line files of the source, read on all cores: the lines by name, and (name, what is wrong) of the others."""
+    lines, broken, waiting = [], [], deque()
+    workers = os.cpu_count() or 1
+    with ProcessPoolExecutor(workers) as pool, tqdm(unit=" lines", desc="reading", smoothing=0) as progress:
+
+        def collect() -> None:
+            for line in waiting.popleft().result():
+                (broken if len(line) == 2 else lines).append(line)
+                progress.update()
+
+        for _, files in groupby(read_files(source, "lineStrokes", ".xml"), key=lambda file: file[0].rpartition("-")[0]):
+            waiting.append(pool.submit(prepare_lines, list(files)))
+            if len(waiting) > 8 * workers:  # so that the archive is never in memory as a whole
+                collect()
+        while waiting:
+            collect()
+    lines.sort(key=lambda line: line[0])
+    return lines, broken
+
+
+def build_dataset(source: Path) -> Dataset:
+    """Read the whole source, print what was found, and return the data set. Raises InputError if nothing is usable."""
+    lists = read_lists(source)
+    transcriptions = {name: read_transcription(data) for name, data in read_files(source, "ascii", ".txt")}
+    lines, broken = read_lines(source)
+    for name, reason in broken:
+        print(f"skipped {name}: {reason}")
+    for line in [line for line in lines if not re.fullmatch(r".+-\d+", line[0])]:
+        print(f"skipped {line[0]}: its name is not of the form a01-000u-03")
+        lines.remove(line)
+    if not lines:
+        raise InputError(f"{source}: no usable line of strokes; is this IAM-OnDB?")
+
+    # Line n of a form is line n of its text. Where a form has more lines of strokes than of text, no line of it can
+    # be trusted to be paired rightly.
+    names = [line[0] for line in lines]
+    forms, numbers = zip(*map(form_of, names), strict=True)
+    last = Counter()
+    for name in names + [name for name, _ in broken if re.fullmatch(r".+-\d+", name)]:
+        form, number = form_of(name)
+        last[form] = max(last[form], number)
+    unpaired = [form for form in sorted(set(forms)) if last[form] > len(transcriptions.get(form, []))]
+    texts, struck_out = [], 0
+    for form, number in zip(forms, numbers, strict=True):
+        text = "" if form in unpaired or number < 1 else tidy_text(transcriptions[form][number - 1])
+        is_struck_out = any(mark in text for mark in STRUCK_OUT)
+        struck_out += is_struck_out
+        texts.append("" if is_struck_out else text)
+
+    splits = np.array([split_of(form, lists) for form in forms])
+    if not (splits == "train").any():
+        raise InputError(f"{source}: none of its forms is on a list for training; check the form lists")
+    lengths = np.array([len(line[1]) for line in lines])
+    offsets = np.concatenate([line[1] for line in lines])
+    in_training = np.repeat(splits == "train", lengths)
+    mean, std = offsets[in_training].mean(0, dtype=np.float64), offsets[in_training].std(0, dtype=np.float64)
+    if (std == 0).any():
+        raise InputError(f"{source}: the pen never moves along one of the axes; is this IAM-OnDB?")
+    charset = sorted(set("".join(texts)))
+    training_chars = Counter("".join(text for text, split in zip(texts, splits, strict=True) if split == "train"))
+    dataset = Dataset(
+        offsets=offsets,
+        ends=np.concatenate([line[2] for line in lines]),
+        starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        texts=np.array(texts, dtype=np.str_),
+        names=np.array(names),
+        splits=splits,
+        charset=np.array(charset, dtype="U1"),
+        char_counts=np.array([training_chars[character] for character in charset], dtype=np.int64),
+        mean=mean,
+        std=std,
+    )
+    print(f"{len(lines)} lines of {len(set(forms))} forms read, {len(broken)} files skipped")
+    print("splits by " + ("the official lists" if lists else "form, one in eight for validation (no form lists found)"))
+    without = [form for form in unpaired if form not in transcriptions]
+    print(f"forms without a transcription: {' '.join(without) or 'none'}")
+    differing = [form for form in unpaired if form in transcriptions]
+    print(f"forms with more lines of strokes than of text, kept for prediction only: {' '.join(differing) or 'none'}")
+    unused = sorted(set(transcriptions) - set(forms))
+    print(f"transcriptions without strokes: {len(unused)}")
+    print(f"lines with struck-out words, kept for prediction only: {struck_out}")
+    cleaned = sum((line[3] for line in lines), Counter())
+    print(f"recording errors: {cleaned['filled']} missing points filled in, {cleaned['cut']} steps cut")
+    for split in SPLITS:
+        chosen, usable = dataset.lines(split, False), dataset.lines(split, True)
+        if len(chosen):
+            characters = sum(map(len, dataset.texts[usable]))
+            print(
+                f"{split}: {len(chosen)} lines, {lengths[chosen].sum()} points; "
+                f"with text {len(usable)} lines, {lengths[usable].sum()} points, {characters} characters"
+            )
+    print(f"character set ({len(charset)}): {''.join(charset)}")
+    print("offsets over the training lines, whiteboard units:")
+    for axis, m, s in zip("xy", mean, std, strict=True):
+        print(f"  {axis}: mean {m:.4f}, deviation {s:.4f}")
+    return dataset
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Turn IAM-OnDB into one .npz file of pen offsets.")
+    parser.add_argument(
+        "--source", type=Path, default=Path("data"), metavar="DIR",
+        help="folder with lineStrokes-all.tar.gz and ascii-all.tar.gz, or with both unpacked, and if at hand the four "
+        "form lists of the benchmark task (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/iam-ondb.npz"), metavar="FILE",
+        help="where to write the prepared data (default: %(default)s)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if not options.source.is_dir():
+        raise InputError(f"{options.source}: no such folder; name the one that holds IAM-OnDB with --source")
+    dataset = build_dataset(options.source)
+    save_dataset(dataset, options.output)
+    print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main_program(main)

@@ -1,0 +1,539 @@
+"""Train a network, or evaluate one.
+
+    python train.py --task rand_write
+    python train.py --task synthesis
+    python train.py --evaluate save/synthesis_best.pt
+
+Losses are in nats (eq. 26). A figure for a line is the mean over lines of the sum over a line's points, as in the
+paper's tables 2 and 3; in normalised units it depends on the mean and deviation that the offsets are normalised by.
+"""
+
+import argparse
+import csv
+import io
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from data_preprocessing import Dataset, encode, load_dataset
+from generate import default_steps, sample
+from model import Config, Model
+from utils import (
+    InputError,
+    draw_losses,
+    lines_figure,
+    load_checkpoint,
+    main_program,
+    replacing,
+    save_checkpoint,
+    save_figure,
+)
+
+TASKS = ("rand_write", "synthesis")
+KEPT = 3  # checkpoints of epochs that stay on disk
+MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
+SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
+
+# Settings that shape a run: a checkpoint carries them, and --resume takes them up again.
+SIZES = ("num_layers", "cell_size", "num_clusters", "K")
+SETTINGS = SIZES + (
+    "batch_size", "timesteps", "num_epochs", "learning_rate", "decay_rate", "optimizer", "anneal", "warmup",
+    "grad_clip", "seed", "precision", "sample_every",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+    """Put lines of similar length together: arrays of places in `lengths`, in random order if there is an `rng`.
+
+    With `rng` lengths are blurred by up to 5 %, so that a line has other neighbours in each epoch.
+    """
+    key = lengths if rng is None else lengths * rng.uniform(0.95, 1.05, len(lengths))
+    order = np.argsort(key, kind="stable")
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def collate(
+    dataset: Dataset, lines: np.ndarray, charset: str, timesteps: int | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pad lines to one length, at most `timesteps` predictions: the arguments of `Model.losses`.
+
+    Returns points (T + 1, B, 3) in whiteboard units, mask (T, B), and text (B, U) with -1 for padding, or None
+    without a charset.
+    """
+    arrays = [dataset.points(line)[: None if timesteps is None else timesteps + 1] for line in lines]
+    lengths = np.array([len(array) for array in arrays])
+    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
+    for b, array in enumerate(arrays):
+        points[: len(array), b] = array
+    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
+    text = None
+    if charset:
+        codes = [encode(str(dataset.texts[line]), charset) for line in lines]
+        text = np.full((len(lines), max(map(len, codes))), -1)
+        for b, code in enumerate(codes):
+            text[b, : len(code)] = code
+        text = torch.from_numpy(text)
+    return torch.from_numpy(points), torch.from_numpy(mask), text
+
+
+def move(batch: tuple[Tensor, Tensor, Tensor | None], device: torch.device) -> list[Tensor | None]:
+    """A batch of `collate` on `device`."""
+    return [None if tensor is None else tensor.to(device, non_blocking=True) for tensor in batch]
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+@torch.no_grad()
+def evaluate(model: Model, dataset: Dataset, charset: str, batch_size: int = 50) -> dict[str, float]:
+    """Losses over the whole validation split, lines uncut.
+
+    Returns loss (nats a line, normalised units), per_point and per_point_raw (nats a point in normalised and in
+    whiteboard units), sse (squared error a point, normalised units), lines and points. Densities in whiteboard units
+    are smaller by the product of the deviations.
+    """
+    chosen = dataset.lines("validation", bool(charset))
+    if not len(chosen):
+        raise InputError("the data set has no line for validation")
+    was_training = model.training
+    model.eval()
+    nats = squares = points = 0.0
+    for batch in make_batches(np.diff(dataset.starts)[chosen], batch_size):
+        strokes, mask, text = move(collate(dataset, chosen[batch], charset), model.mean.device)
+        losses, errors = model.losses(strokes, mask, text)
+        nats += losses.sum(dtype=torch.float64).item()
+        squares += errors.sum(dtype=torch.float64).item()
+        points += mask.sum().item()
+    model.train(was_training)
+    return {
+        "loss": nats / len(chosen),
+        "per_point": nats / points,
+        "per_point_raw": nats / points + model.std.log().sum().item(),
+        "sse": squares / points,
+        "lines": len(chosen),
+        "points": points,
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- optimisation
+
+
+class GravesRMSprop(torch.optim.Optimizer):
+    """RMSprop as in the paper (eq. 38-45): gradient centred, 1e-4 inside the root, momentum 0.9.
+
+    torch.optim.RMSprop adds its epsilon outside of the root, which is not the same step.
+    """
+
+    def __init__(self, parameters, lr: float = 1e-4):
+        super().__init__(parameters, {"lr": lr, "decay": 0.95, "momentum": 0.9, "epsilon": 1e-4})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """One step. Takes no closure."""
+        for group in self.param_groups:
+            decay = group["decay"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state, gradient = self.state[parameter], parameter.grad
+                if not state:
+                    state.update({name: torch.zeros_like(parameter) for name in ("n", "g", "delta")})
+                n, g, delta = state["n"], state["g"], state["delta"]
+                n.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)  # (eq. 38)
+                g.mul_(decay).add_(gradient, alpha=1 - decay)  # (eq. 39)
+                root = (n - g.square() + group["epsilon"]).sqrt_()
+                delta.mul_(group["momentum"]).addcdiv_(gradient, root, value=-group["lr"])  # (eq. 40)
+                parameter.add_(delta)  # (eq. 41)
+
+
+def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) -> float:
+    """Step size of step number `step` (from 0): warm-up, then constant, per-epoch decay, or a cosine to zero."""
+    rate = options.learning_rate * min(1.0, (step + 1) / (options.warmup + 1))
+    if options.anneal == "epoch":
+        rate *= options.decay_rate ** (step // steps_per_epoch)
+    elif options.anneal == "cosine":
+        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / (options.num_epochs * steps_per_epoch)))
+    return rate
+
+
+def choose_device(name: str) -> torch.device:
+    """The device by its name; `auto` is the GPU if PyTorch sees one."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type of the large products; `auto` is bfloat16 where the hardware multiplies it."""
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            checks = [
+                getattr(torch.cpu, check, None) for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+            ]
+            fast = device.type == "cpu" and any(check() for check in checks if check)
+        name = "bf16" if fast else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+# ----------------------------------------------------------------------------------------------------------------- run
+
+
+class Run:
+    """One training run: what it works on, and how far it has come (`progress`, numbers only, saved as it is)."""
+
+    def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: tuple[Model, dict] | None):
+        self.options, self.dataset = options, dataset
+        self.device = choose_device(options.device)
+        with_text = options.task == "synthesis"
+        self.charset = "".join(dataset.charset) if with_text else ""
+        self.char_counts = dataset.char_counts.tolist() if with_text else []
+        self.lines = dataset.lines("train", with_text)
+        if not len(self.lines):
+            raise InputError(f"{options.data}: holds no line to train the task {options.task} on")
+        lengths = np.minimum(np.diff(dataset.starts)[self.lines], options.timesteps + 1)
+        self.lengths = lengths
+        self.steps_per_epoch = math.ceil(len(lengths) / options.batch_size)
+        self.log: list[dict[str, float]] = []
+        self.progress = {"epoch": 0, "batch": 0, "step": 0, "seconds": 0.0, "best": math.inf, "skipped": 0}
+        self.reset_sums()
+
+        torch.manual_seed(options.seed)
+        if resumed is None:
+            self.model = Model(Config(**{name: getattr(options, name) for name in SIZES}, num_chars=len(self.charset)))
+            self.model.mean.copy_(torch.from_numpy(dataset.mean))
+            self.model.std.copy_(torch.from_numpy(dataset.std))
+        else:
+            self.model = resumed[0]
+        self.model.to(self.device).train()
+        self.model.product_dtype = choose_precision(options.precision, self.device)
+        optimizers = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}
+        self.optimizer = optimizers[options.optimizer](self.model.parameters(), lr=options.learning_rate)
+        if resumed is not None:
+            self.restore(resumed[1])
+
+    def reset_sums(self) -> None:
+        """Start the sums of an epoch: nats, points, lines, gradient norms, steps, seconds."""
+        self.progress["sums"] = {"nats": 0.0, "points": 0, "lines": 0, "norm": 0.0, "steps": 0, "seconds": 0.0}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from a checkpoint's content."""
+        if content["charset"] != self.charset or not np.allclose(self.model.std.cpu(), self.dataset.std):
+            raise InputError(
+                f"{self.options.data}: not the data that the run in {self.options.model_dir} was begun with"
+            )
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.progress, self.log = content["progress"], content["log"]
+        torch.set_rng_state(content["rng_state"].cpu())
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint that the run can be resumed from."""
+        options = self.options
+        save_checkpoint(
+            options.model_dir / f"{options.task}_{name}.pt", self.model, self.charset, self.char_counts,
+            task=options.task, settings={name: getattr(options, name) for name in SETTINGS}, log=self.log,
+            progress=self.progress, optimizer=self.optimizer.state_dict(), rng_state=torch.get_rng_state(),
+        )  # fmt: skip
+
+    def train_step(self, batch: np.ndarray) -> tuple[float, float]:
+        """Learn from one batch of lines. Returns its loss in nats a point, and its gradient's norm (nats a line)."""
+        options, progress = self.options, self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(options, progress["step"], self.steps_per_epoch)
+        strokes, mask, text = move(collate(self.dataset, batch, self.charset, options.timesteps), self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, _ = self.model.losses(strokes, mask, text)
+        loss = losses.sum() / len(batch)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf)
+        loss, norm, points = loss.item(), norm.item(), int(mask.sum())
+        progress["step"] += 1
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.optimizer.step()
+            sums = self.progress["sums"]
+            for name, value in [
+                ("nats", loss * len(batch)),
+                ("points", points),
+                ("lines", len(batch)),
+                ("norm", norm),
+                ("steps", 1),
+            ]:
+                sums[name] += value
+        return loss * len(batch) / points, norm
+
+    def train_epoch(self, bar: tqdm, should_stop: Callable[[], bool]) -> bool:
+        """Go through the rest of the epoch in progress. Returns False if it was told to stop before the end."""
+        progress, options = self.progress, self.options
+        rng = np.random.default_rng([options.seed, progress["epoch"]])  # the order follows from seed and epoch
+        batches = make_batches(self.lengths, options.batch_size, rng)
+        in_row = 0
+        while progress["batch"] < len(batches):
+            if should_stop():
+                return False
+            started = time.perf_counter()
+            loss, norm = self.train_step(self.lines[batches[progress["batch"]]])
+            progress["batch"] += 1
+            if math.isfinite(loss) and math.isfinite(norm):
+                in_row = 0
+            else:
+                in_row += 1
+                progress["skipped"] += 1
+                if in_row == MOST_SKIPPED:
+                    raise InputError(
+                        f"{in_row} steps in a row had a loss or gradient that is not finite, the last at step "
+                        f"{progress['step']}; start again from an earlier checkpoint with a lower --learning_rate"
+                    )
+            seconds, sums = time.perf_counter() - started, progress["sums"]
+            sums["seconds"] += seconds
+            progress["seconds"] += seconds
+            bar.set_postfix_str(
+                f"loss {loss:.3f} a point, gradient {norm:.0f}, {sums['points'] / sums['seconds']:.0f} points/s",
+                refresh=False,
+            )
+            bar.update()
+        return True
+
+    def finish_epoch(self) -> None:
+        """Evaluate, log, and write the checkpoints of the epoch that has ended."""
+        options, progress, sums = self.options, self.progress, self.progress["sums"]
+        started = time.perf_counter()
+        found = evaluate(self.model, self.dataset, self.charset)
+        progress["seconds"] += time.perf_counter() - started
+        progress["epoch"] += 1
+        progress["batch"] = 0
+        steps, points = max(sums["steps"], 1), max(sums["points"], 1)
+        self.log.append(
+            {
+                "epoch": progress["epoch"], "step": progress["step"], "minutes": progress["seconds"] / 60,
+                "train_loss": sums["nats"] / max(sums["lines"], 1), "train_per_point": sums["nats"] / points,
+                "validation_loss": found["loss"], "validation_per_point": found["per_point"],
+                "validation_per_point_raw": found["per_point_raw"], "validation_sse": found["sse"],
+                "gradient_norm": sums["norm"] / steps, "points_per_second": points / max(sums["seconds"], 1e-9),
+                "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress["skipped"],
+            }
+        )  # fmt: skip
+        self.reset_sums()
+        is_best = math.isfinite(found["loss"]) and found["loss"] < progress["best"]
+        if is_best:
+            progress["best"] = found["loss"]
+        self.save(f"epoch_{progress['epoch']}")
+        if is_best:
+            self.save("best")
+        path_of = {
+            number: options.model_dir / f"{options.task}_epoch_{number}.pt" for number in range(progress["epoch"])
+        }
+        for number in range(progress["epoch"] - KEPT + 1):
+            path_of[number].unlink(missing_ok=True)
+        (options.model_dir / f"{options.task}_interrupted.pt").unlink(missing_ok=True)
+        self.report()
+
+    def report(self) -> None:
+        """Print the last epoch's figures; write the log, the curve, and now and then some samples."""
+        options, row = self.options, self.log[-1]
+        stem = str(options.model_dir / options.task)
+        tqdm.write(
+            f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line, validation "
+            f"{row['validation_loss']:.1f} a line, {row['validation_per_point']:.4f} a point "
+            f"({row['validation_per_point_raw']:.4f} in whiteboard units), SSE {row['validation_sse']:.3f}; gradient "
+            f"{row['gradient_norm']:.1f}, {row['points_per_second']:.0f} points/s, step {row['step']}, "
+            f"{row['minutes']:.1f} min, {row['skipped_steps']} skipped",
+            file=sys.stdout,
+        )
+        sys.stdout.flush()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, row, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.log)
+        with replacing(Path(f"{stem}_log.csv")) as file:
+            file.write(text.getvalue().encode())
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        draw_losses(figure.subplots(), {name: np.array([row[name] for row in self.log]) for name in row})
+        save_figure(figure, Path(f"{stem}_loss.png"))
+        if options.sample_every and row["epoch"] % options.sample_every == 0:
+            self.model.eval()
+            seeds, texts, steps = [0, 1, 2], None, 700
+            if self.charset:
+                text = "".join(character for character in SAMPLE_TEXT if character in self.charset) or self.charset
+                texts, steps = [encode(text, self.charset)] * len(seeds), default_steps(text)
+            lines = sample(self.model, texts, seeds, bias=0.5, steps=steps)
+            self.model.train()
+            save_figure(
+                lines_figure([line.points for line in lines if len(line.points)]),
+                Path(f"{stem}_samples_epoch_{row['epoch']}.png"),
+            )
+
+    def go(self) -> None:
+        """Train until the last epoch, a limit, or a signal."""
+        options, progress = self.options, self.progress
+        signals: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: signals.append(number))
+        deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
+        most_steps = options.max_steps or math.inf
+
+        def should_stop() -> bool:
+            return bool(signals) or time.perf_counter() > deadline or progress["step"] >= most_steps
+
+        total = options.num_epochs * self.steps_per_epoch
+        pace = 0.5 if sys.stderr.isatty() else 60  # seconds; a log file gets a line a minute
+        with tqdm(total=total, initial=progress["step"], unit=" steps", smoothing=0.05, mininterval=pace) as bar:
+            while progress["epoch"] < options.num_epochs:
+                bar.set_description(f"epoch {progress['epoch'] + 1}")
+                if not self.train_epoch(bar, should_stop):
+                    self.save("interrupted")
+                    bar.close()
+                    print(f"stopped at step {progress['step']}; go on with the same command and --resume")
+                    return
+                self.finish_epoch()
+        print(
+            f"done: best validation loss {progress['best']:.1f} nats a line, {options.model_dir}/{options.task}_best.pt"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def newest_checkpoint(folder: Path, task: str) -> tuple[Model, dict[str, Any]] | None:
+    """The checkpoint of the run in `folder` that has come furthest; None if there is none."""
+    paths = sorted(folder.glob(f"{task}_epoch_*.pt"), key=lambda path: int(path.stem.rpartition("_")[2]))[-1:]
+    paths += folder.glob(f"{task}_interrupted.pt")
+    found = [load_checkpoint(path) for path in paths]
+    for path, (_, content) in zip(paths, found, strict=True):
+        if not {"task", "settings", "log", "progress", "optimizer", "rng_state"} <= content.keys():
+            raise InputError(f"{path}: holds weights only; a run cannot be resumed from it")
+    return max(found, key=lambda pair: pair[1]["progress"]["step"], default=None)
+
+
+def print_evaluation(path: Path, options: argparse.Namespace) -> None:
+    """Print a checkpoint's figures on the validation split."""
+    model, content = load_checkpoint(path, choose_device(options.device))
+    model.product_dtype = choose_precision(options.precision, model.mean.device)
+    found = evaluate(model, load_dataset(options.data), content["charset"])
+    (mx, my), (sx, sy) = model.mean.tolist(), model.std.tolist()
+    print(f"{path} on the validation split: {found['lines']} lines, {found['points']:.0f} predicted points")
+    print(f"  loss, nats a line, normalised units     {found['loss']:10.2f}")
+    print(f"  loss, nats a point, normalised units    {found['per_point']:10.4f}")
+    print(f"  loss, nats a point, whiteboard units    {found['per_point_raw']:10.4f}")
+    print(f"  SSE a point, normalised units           {found['sse']:10.4f}")
+    print(f"  normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units")
+
+
+def positive(kind: type) -> Callable[[str], Any]:
+    """A parser of flags that must be numbers above 0."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not (value > 0 and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        description="Train a network of Graves (2013) on prepared data, or evaluate one.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    whole, number = positive(int), positive(float)
+    add = parser.add_argument_group("task and files").add_argument
+    add("--task", choices=TASKS, default="rand_write", help="write at random, or write a given text")
+    add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
+    add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
+    add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
+    add(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write the best checkpoint's weights alone, in half precision, and stop",
+    )
+    add = parser.add_argument_group("network").add_argument
+    add("--num_layers", type=whole, default=2, help="LSTM layers; the paper has 3, and 1 with --cell_size 900")
+    add("--cell_size", type=whole, default=400, help="cells of a layer")
+    add("--num_clusters", type=whole, default=20, help="Gaussians of the mixture for the next point")
+    add("--K", type=whole, default=10, help="Gaussians of the window over the text")
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--batch_size", type=whole, default=50, help="lines of a step")
+    add("--timesteps", type=whole, default=800, help="predictions of a line at most: longer lines are cut for training")
+    add("--num_epochs", type=whole, default=50, help="times that every line is seen")
+    add("--optimizer", choices=("adam", "rmsprop"), default="adam", help="rmsprop has the paper's settings")
+    rates = "step size (default: 8E-4 for adam, the paper's 1E-4 for rmsprop)"
+    add("--learning_rate", type=number, default=argparse.SUPPRESS, help=rates)
+    add("--warmup", type=int, default=0, help="steps over which the step size grows from nothing")
+    kinds = "step size: constant, times --decay_rate after every epoch, or a cosine to zero over --num_epochs"
+    add("--anneal", choices=("none", "epoch", "cosine"), default="none", help=kinds)
+    add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
+    add("--grad_clip", type=float, default=500.0, help="the gradient (of nats a line) is cut to this norm; 0: never")
+    add("--seed", type=int, default=0, help="of the first weights and of the order of lines")
+    add = parser.add_argument_group("running").add_argument
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    products = "of the large products; auto: bf16 where the hardware multiplies it"
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=products)
+    going_on = "go on with the run in --model_dir, with its settings but for those given anew"
+    add("--resume", action="store_true", help=going_on)
+    add("--max_steps", type=whole, help="stop at this step of the run, ready to be resumed")
+    add("--max_minutes", type=number, help="stop after this many minutes, ready to be resumed")
+    add("--sample_every", type=int, default=5, help="epochs between pictures of samples; 0: none")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.evaluate:
+        return print_evaluation(options.evaluate, options)
+    if options.export:
+        model, content = load_checkpoint(options.model_dir / f"{options.task}_best.pt")
+        save_checkpoint(options.export, model, content["charset"], content["char_counts"], half=True, task=options.task)
+        return print(f"wrote {options.export} ({options.export.stat().st_size / 1e6:.1f} MB)")
+    resumed = newest_checkpoint(options.model_dir, options.task)
+    if options.resume:
+        if resumed is None:
+            raise InputError(f"{options.model_dir}: no run of {options.task} to resume there; leave --resume out")
+        parser.set_defaults(**resumed[1]["settings"])
+        options = parser.parse_args(arguments)
+        for name in SIZES:
+            if getattr(options, name) != getattr(resumed[0].config, name):
+                raise InputError(f"--{name}: the run in {options.model_dir} has {getattr(resumed[0].config, name)}")
+    elif resumed is not None:
+        raise InputError(
+            f"{options.model_dir}: holds a run of {options.task} already; go on with it by --resume, or choose another "
+            "--model_dir"
+        )
+    if "learning_rate" not in options:
+        options.learning_rate = {"adam": 8e-4, "rmsprop": 1e-4}[options.optimizer]
+    dataset = load_dataset(options.data)
+    options.model_dir.mkdir(parents=True, exist_ok=True)
+    run = Run(options, dataset, resumed if options.resume else None)
+    weights = sum(parameter.numel() for parameter in run.model.parameters())
+    print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
+    print(
+        f"{options.task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
+        f"{run.device} with {str(run.model.product_dtype).removeprefix('torch.')} products"
+    )
+    run.go()
+
+
+if __name__ == "__main__":
+    main_program(main)
