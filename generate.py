@@ -221,7 +221,8 @@ def _check_numbers(samples: int, steps: int | None, bias: float) -> None:
 def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tuple[np.ndarray, tuple[float, ...]]:
     """The densities of the next pen position, added up over the line, on cells of `cell` whiteboard units.
 
-    As in the paper's figure 10. Returns (rows, columns) and the extent (left, right, bottom, top), y downwards.
+    As in the paper's figure 10. Returns (rows, columns), per square whiteboard unit, and the extent (left, right,
+    bottom, top), y downwards.
     """
     with torch.no_grad():
         positions = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)
@@ -239,7 +240,7 @@ def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tup
             places = np.stack(np.meshgrid(x, y), axis=-1)  # (h, w, 2)
             offsets = (low + (places + 0.5) * cell - start - mean) / std
             at = Mixture(*(p[t] for p in mix))
-            density = log_density(at, torch.from_numpy(offsets).float()).exp().numpy()
+            density = log_density(at, torch.from_numpy(offsets).float()).exp().numpy() / std.prod()
             total[y[0] : y[-1] + 1, x[0] : x[-1] + 1] += density
     return total, (low[0], low[0] + columns * cell, low[1] + rows * cell, low[1])
 

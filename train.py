@@ -213,7 +213,7 @@ class Run:
         self.lengths = lengths
         self.steps_per_epoch = math.ceil(len(lengths) / options.batch_size)
         self.log: list[dict[str, float]] = []
-        self.progress = {"epoch": 0, "batch": 0, "step": 0, "seconds": 0.0, "best": math.inf, "skipped": 0}
+        self.progress = {"epoch": 0, "batch": 0, "step": 0, "seconds": 0.0, "best": math.inf, "skipped": 0, "in_row": 0}
         self.reset_sums()
 
         torch.manual_seed(options.seed)
@@ -284,23 +284,20 @@ class Run:
         progress, options = self.progress, self.options
         rng = np.random.default_rng([options.seed, progress["epoch"]])  # the order follows from seed and epoch
         batches = make_batches(self.lengths, options.batch_size, rng)
-        in_row = 0
         while progress["batch"] < len(batches):
             if should_stop():
                 return False
             started = time.perf_counter()
             loss, norm = self.train_step(self.lines[batches[progress["batch"]]])
             progress["batch"] += 1
-            if math.isfinite(loss) and math.isfinite(norm):
-                in_row = 0
-            else:
-                in_row += 1
-                progress["skipped"] += 1
-                if in_row == MOST_SKIPPED:
-                    raise InputError(
-                        f"{in_row} steps in a row had a loss or gradient that is not finite, the last at step "
-                        f"{progress['step']}; start again from an earlier checkpoint with a lower --learning_rate"
-                    )
+            is_finite = math.isfinite(loss) and math.isfinite(norm)
+            progress["skipped"] += not is_finite
+            progress["in_row"] = 0 if is_finite else progress["in_row"] + 1
+            if progress["in_row"] == MOST_SKIPPED:
+                raise InputError(
+                    f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite, the last at step "
+                    f"{progress['step']}; start again from an earlier checkpoint with a lower --learning_rate"
+                )
             seconds, sums = time.perf_counter() - started, progress["sums"]
             sums["seconds"] += seconds
             progress["seconds"] += seconds
@@ -384,8 +381,10 @@ class Run:
         """Train until the last epoch, a limit, or a signal."""
         options, progress = self.options, self.progress
         signals: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _: signals.append(number))
+        handlers = {
+            number: signal.signal(number, lambda number, _: signals.append(number))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
         most_steps = options.max_steps or math.inf
 
@@ -394,18 +393,21 @@ class Run:
 
         total = options.num_epochs * self.steps_per_epoch
         pace = 0.5 if sys.stderr.isatty() else 60  # seconds; a log file gets a line a minute
-        with tqdm(total=total, initial=progress["step"], unit=" steps", smoothing=0.05, mininterval=pace) as bar:
-            while progress["epoch"] < options.num_epochs:
-                bar.set_description(f"epoch {progress['epoch'] + 1}")
-                if not self.train_epoch(bar, should_stop):
-                    self.save("interrupted")
-                    bar.close()
-                    print(f"stopped at step {progress['step']}; go on with the same command and --resume")
-                    return
-                self.finish_epoch()
-        print(
-            f"done: best validation loss {progress['best']:.1f} nats a line, {options.model_dir}/{options.task}_best.pt"
-        )
+        try:
+            with tqdm(total=total, initial=progress["step"], unit=" steps", smoothing=0.05, mininterval=pace) as bar:
+                while progress["epoch"] < options.num_epochs:
+                    bar.set_description(f"epoch {progress['epoch'] + 1}")
+                    if not self.train_epoch(bar, should_stop):
+                        self.save("interrupted")
+                        bar.close()
+                        print(f"stopped at step {progress['step']}; go on with the same command and --resume")
+                        return
+                    self.finish_epoch()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        best = options.model_dir / f"{options.task}_best.pt"
+        print(f"done: best validation loss {progress['best']:.1f} nats a line, in {best}")
 
 
 # -------------------------------------------------------------------------------------------------------- command line

@@ -192,5 +192,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as the ending of `path` says; the same figure gives the same bytes."""
     kind = path.suffix.lower().lstrip(".")
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with replacing(path) as file:
+    from matplotlib import rc_context
+
+    with replacing(path) as file, rc_context({"svg.hashsalt": "ink"}):
         figure.savefig(file, format=kind, dpi=150, metadata=dates.get(kind))

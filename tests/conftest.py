@@ -1,0 +1,78 @@
+"""Made-up handwriting for the tests, and how they run the scripts."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_preprocessing import Dataset, save_dataset
+
+ROOT = Path(__file__).parent.parent
+CHARSET = " 7Qabc"
+
+
+def make_dataset(num_lines: int = 40, seed: int = 0) -> Dataset:
+    """Lines of wavy strokes, one wave a character; every fourth is for validation, and the last has no text."""
+    rng = np.random.default_rng(seed)
+    texts = ["".join(rng.choice(list(CHARSET[1:]), rng.integers(2, 6))) for _ in range(num_lines)]
+    texts[-1] = ""
+    lines, ends = [], []
+    for text in texts:
+        length = 6 * max(len(text), 2) + int(rng.integers(0, 4))
+        wave = np.column_stack([np.full(length, 9.0), 30 * np.sin(np.arange(length))])
+        lines.append(np.rint(wave + rng.normal(0, 4, wave.shape)).astype(np.int16))
+        lines[-1][0] = 0
+        end = rng.random(length) < 0.1
+        end[-1] = True
+        ends.append(end)
+    splits = np.array(["validation" if i % 4 == 3 else "train" for i in range(num_lines)])
+    splits[-1] = "train"
+    training = np.concatenate([line for line, split in zip(lines, splits, strict=True) if split == "train"])
+    counts = Counter("".join(text for text, split in zip(texts, splits, strict=True) if split == "train"))
+    return Dataset(
+        offsets=np.concatenate(lines),
+        ends=np.concatenate(ends),
+        starts=np.cumsum([0] + [len(line) for line in lines]),
+        texts=np.array(texts),
+        names=np.array([f"a01-{i:03}-01" for i in range(num_lines)]),
+        splits=splits,
+        charset=np.array(list(CHARSET)),  # the blank is in no text
+        char_counts=np.array([counts[character] for character in CHARSET]),
+        mean=training.mean(0),
+        std=training.std(0),
+    )
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    return make_dataset()
+
+
+@pytest.fixture(scope="session")
+def data_file(tmp_path_factory, dataset) -> Path:
+    path = tmp_path_factory.mktemp("data") / "made-up.npz"
+    save_dataset(dataset, path)
+    return path
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def run_script(script: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """Run a script of the project as a user does."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=cwd, timeout=300)
+
+
+def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:
+    """Bad input: status 2 and one line on stderr that names what is wrong."""
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    for word in words:
+        assert word in lines[0], lines[0]

@@ -1,0 +1,226 @@
+"""Sampling against torch.distributions, the rule that ends a line, texts from elsewhere, and the pictures."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import CHARSET, assert_refused, run_script
+from test_model import make_model, reference_distribution
+
+import generate
+from generate import draw_points, prepare_text, sample
+from model import Config, Model, Window, log_window_weights, mixture
+from utils import InputError, save_checkpoint, to_strokes
+
+COUNTS = [0, 5, 5, 5, 5, 5]  # of CHARSET; the blank was never learned
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Small untrained networks of both tasks, as files."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for task, chars, counts in (("synthesis", CHARSET, COUNTS), ("rand_write", "", [])):
+        torch.manual_seed(0)
+        model = Model(Config(cell_size=8, num_clusters=3, K=2, num_chars=len(chars)))
+        model.mean.copy_(torch.tensor([8.0, 0.0]))
+        model.std.copy_(torch.tensor([40.0, 35.0]))
+        save_checkpoint(folder / f"{task}.pt", model, chars, counts, half=True, task=task)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_points_are_drawn_from_the_mixture(bias):
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(1, 1 + 6 * 4, dtype=torch.float64, generator=generator)
+    count = 200_000
+    uniform = torch.rand(count, 2, dtype=torch.float64, generator=generator)
+    normal = torch.randn(count, 2, dtype=torch.float64, generator=generator)
+    drawn = draw_points(mixture(outputs.expand(count, -1), bias), uniform, normal)
+    reference = reference_distribution(outputs, bias)
+    expected = reference.sample((count,))[:, 0]
+    torch.testing.assert_close(drawn[:, :2].mean(0), reference.mean[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(drawn[:, :2].var(0), reference.variance[0], atol=0.05, rtol=0.03)
+    for direction in ([1.0, 1.0], [1.0, -1.0], [0.3, 2.0]):  # the shape, correlation included: quantiles of projections
+        weights = torch.tensor(direction, dtype=torch.float64)
+        at = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+        found, wanted = ((points @ weights).quantile(at) for points in (drawn[:, :2], expected))
+        torch.testing.assert_close(found, wanted, atol=0.06, rtol=0.02)
+    assert drawn[:, 2].mean().item() == pytest.approx(1 / (1 + outputs[0, 0].exp().item()), abs=0.005)
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_same_seed_same_ink_whoever_is_beside_it(num_chars):
+    model = make_model(2, num_chars)
+    texts = [np.array([1, 2, 3, 4]), np.array([5]), np.array([0, 3])] if num_chars else None
+    together = sample(model, texts, [3, 4, 5], 0.0, 60)
+    for b, line in enumerate(together):
+        (alone,) = sample(model, texts and [texts[b]], [3 + b], 0.0, 60)
+        np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
+        np.testing.assert_allclose(alone.outputs, line.outputs, atol=1e-6)
+        if num_chars:
+            np.testing.assert_allclose(alone.phi, line.phi, atol=1e-6)
+    (other,) = sample(model, texts and [texts[0]], [9], 0.0, 60)
+    assert not np.allclose(other.points[:5], together[0].points[:5])
+
+
+def test_points_come_from_what_the_network_said_before_them():
+    """Feed the drawn points back: the network must say the same again, and the points be in whiteboard units."""
+    model = make_model(2, 6)
+    text = np.array([1, 2, 3])
+    (line,) = sample(model, [text], [0], 0.0, 40)
+    points = torch.from_numpy(line.points).double()[:, None]
+    shifted = torch.cat([torch.zeros(1, 1, 3, dtype=torch.float64), points[:-1]])
+    with torch.no_grad():
+        outputs, _, window = model(model.normalise(shifted), model.one_hot(torch.from_numpy(text)[None]))
+    np.testing.assert_allclose(outputs[:, 0], line.outputs, atol=1e-5)
+    phi = log_window_weights(Window(*(p[:, 0] for p in window)), 4).exp()
+    np.testing.assert_allclose(phi, line.phi, atol=1e-5)
+
+
+def test_line_ends_where_the_window_is_strongest_beyond_the_text():
+    model = make_model(2, 6)
+    with torch.no_grad():
+        model.layers[0].window.bias[-4:] = np.log(0.2)  # five points a character
+    texts = [np.array([1, 2, 3, 4, 5, 0]), np.array([1, 2])]
+    lines = sample(model, texts, [0, 1], 0.0, 200)
+    for text, line in zip(texts, lines, strict=True):
+        assert line.finished and 2 * len(text) < len(line.points) < 12 * len(text)
+        assert line.phi.shape == (len(line.points), len(text) + 1)
+        assert (line.phi[:, -1] <= line.phi[:, :-1].max(1)).all()  # section 5.3 had no reason to stop earlier
+        assert line.points[-1, 2] == 1
+    # one point more, and it has
+    (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].points) + 1)
+    assert longer.phi[-1, 2] > longer.phi[-1, :2].max() or longer.phi[-1, 3] > longer.phi[-1, :2].max()
+
+
+def test_the_cap_on_steps_holds():
+    model = make_model(2, 6)
+    with torch.no_grad():
+        model.layers[0].window.bias[-4:] = -20.0  # a window that stands still
+    (line,) = sample(model, [np.array([1, 2, 3])], [0], 0.0, 30)
+    assert len(line.points) == 30 and not line.finished
+
+
+def test_bias_makes_the_hand_even(checkpoints):
+    spread = [
+        generate.generate_unconditionally(steps=200, bias=bias, checkpoint=checkpoints / "rand_write.pt")[0].points.std(
+            0
+        )
+        for bias in (0.0, 2.0)
+    ]
+    assert (spread[1][:2] < 0.5 * spread[0][:2]).all()
+
+
+def test_functions_return_whiteboard_units_and_window_weights(checkpoints):
+    lines = generate.generate_conditionally("a7", samples=2, seed=5, checkpoint=checkpoints / "synthesis.pt")
+    assert len(lines) == 2 and all(line.phi.shape[1] == 3 for line in lines)
+    again = generate.generate_conditionally("a7", seed=6, checkpoint=checkpoints / "synthesis.pt")
+    np.testing.assert_allclose(again[0].points, lines[1].points, atol=1e-3)
+    assert 10 < np.abs(lines[0].points[:, 0]).mean() < 200  # the deviation is 40
+    for wrong in ({"samples": 0}, {"steps": 0}, {"bias": -1}, {"bias": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            generate.generate_unconditionally(checkpoint=checkpoints / "rand_write.pt", **wrong)
+    with pytest.raises(InputError, match="other task"):
+        generate.generate_unconditionally(checkpoint=checkpoints / "synthesis.pt")
+
+
+# --------------------------------------------------------------------------------------------------------------- texts
+
+LEARNED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ '\"-.,"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain text", "plain text"),
+        ("\u201cCaf\u00e9\u201d \u2014 it\u2019s na\u00efve\u2026", '"Cafe" - it\'s naive...'),
+        ("Stra\u00dfe, \u0141\u00f3d\u017a, \u00c6r\u00f8", "Strasse, Lodz, Aero"),
+        ("e\u0301 and \ufb01", "e and fi"),
+        ("  two\nlines\tand\u00a0blanks ", "two lines and blanks"),
+    ],
+)
+def test_what_has_a_plain_form_is_replaced_and_told(text, expected):
+    prepared, told = prepare_text(text, LEARNED)
+    assert prepared == expected
+    strange = {c for c in text if not c.isspace() and c not in LEARNED}
+    assert bool(told) == bool(strange)
+    assert len(told) == len(set(told))
+
+
+def test_unknown_characters_are_named():
+    with pytest.raises(InputError) as error:
+        prepare_text("a 5 \u65e5 b", LEARNED)
+    assert "'5'" in str(error.value) and "'\u65e5'" in str(error.value) and "'b'" not in str(error.value)
+    for empty in ("", " \n"):
+        with pytest.raises(InputError, match="empty"):
+            prepare_text(empty, LEARNED)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def run(*arguments):
+    generate.main(list(map(str, arguments)))
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_pictures_come_out_the_same_each_time(checkpoints, tmp_path, ending, magic):
+    files = [tmp_path / f"{n}.{ending}" for n in range(2)]
+    for file in files:
+        run("abc7", "--checkpoint", checkpoints / "synthesis.pt", "--output", file, "--seed", 4)
+    assert files[0].read_bytes().startswith(magic)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    run("abc7", "--checkpoint", checkpoints / "synthesis.pt", "--output", files[1], "--seed", 5)
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+def test_pictures_of_window_and_density(checkpoints, tmp_path, capsys):
+    run(
+        "abc7", "--checkpoint", checkpoints / "synthesis.pt", "--output", tmp_path / "a.png", "--attention", "--density"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_attention.png", "a_density.png"]
+    assert capsys.readouterr().out.count("wrote") == 3
+
+
+def test_density_adds_up_to_one_for_each_point(checkpoints):
+    model, _ = generate.load_writer(checkpoints / "rand_write.pt", "rand_write")
+    (line,) = generate.generate_unconditionally(steps=5, bias=1.0, checkpoint=checkpoints / "rand_write.pt")
+    density, extent = generate.density_map(model, line, 1.0)
+    assert extent[0] < extent[1] and extent[3] < extent[2]  # y downwards
+    mass = density.sum() * 4.0 * 4.0  # cells of 4 by 4 whiteboard units
+    assert 0.6 * 5 < mass <= 5.05  # some of it lies beyond the picture
+
+
+def test_every_point_is_drawn():
+    points = np.array([[0, 0, 0], [1, 2, 0], [3, 0, 1], [5, 5, 1], [1, 1, 0], [1, 0, 0]], dtype=np.float32)
+    strokes = to_strokes(points)
+    assert [len(stroke) for stroke in strokes] == [3, 1, 2]
+    np.testing.assert_array_equal(np.concatenate(strokes), np.cumsum(points[:, :2], axis=0))
+
+
+def test_generation_as_a_user_runs_it(checkpoints, tmp_path):
+    command = ["generate.py", "a\u00e4b", "--checkpoint", checkpoints / "synthesis.pt"]
+    result = run_script(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "wrote 'a' for '\u00e4'" in result.stderr
+    assert (tmp_path / "examples" / "synthesis.png").stat().st_size > 1000
+    result = run_script(*command, "--output", tmp_path / "x.jpeg")
+    assert_refused(result, "x.jpeg", ".svg")
+
+
+def test_bad_input_is_named(checkpoints, tmp_path):
+    good = ["--checkpoint", checkpoints / "synthesis.pt", "--output", tmp_path / "a.png"]
+    (tmp_path / "bad.pt").write_bytes(b"nonsense")
+    for arguments, word in [
+        ([*good], "no text"), (["", *good], "empty"), (["ab?", *good], r"'\?'"), (["a b", *good], "' '"),
+        (["ab", *good, "--bias", "-1"], "bias"), (["ab", *good, "--samples", "0"], "samples"),
+        (["ab", *good, "--steps", "0"], "steps"), (["ab", *good, "--task", "rand_write"], "takes no text"),
+        (["--task", "rand_write", *good], "other task"), (["--task", "rand_write", "--attention"], "--attention"),
+        (["ab", "--checkpoint", tmp_path / "none.pt"], "none.pt"),
+        (["ab", "--checkpoint", tmp_path / "bad.pt"], "bad.pt"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=word):
+            run(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pt"]

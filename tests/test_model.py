@@ -1,0 +1,298 @@
+"""The network against torch.distributions, plain loops written from the paper's equations, and itself in pieces."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
+
+from model import (
+    Config,
+    Model,
+    State,
+    Window,
+    WindowLSTM,
+    log_density,
+    log_window_weights,
+    mixture,
+    negative_log_likelihood,
+    squared_error,
+)
+
+
+def make_model(num_layers=2, num_chars=6, seed=0, **sizes) -> Model:
+    torch.manual_seed(seed)
+    sizes = {"cell_size": 7, "num_clusters": 3, "K": 4} | sizes
+    model = Model(Config(num_layers=num_layers, num_chars=num_chars, **sizes)).double()
+    model.product_dtype = torch.float64
+    model.mean.copy_(torch.tensor([8.0, 0.1]))
+    model.std.copy_(torch.tensor([41.0, 36.0]))
+    return model
+
+
+def make_points(T, B, seed=1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(T, B, 3, generator=generator, dtype=torch.float64)
+    points[..., 2] = (points[..., 2] > 1).double()
+    return points
+
+
+def make_text(B, U, lengths, seed=2) -> torch.Tensor:
+    text = torch.randint(0, 6, (B, U), generator=torch.Generator().manual_seed(seed))
+    for b, length in enumerate(lengths):
+        text[b, length:] = -1
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------- mixture
+
+
+def reference_distribution(outputs: torch.Tensor, bias: float = 0.0) -> MixtureSameFamily:
+    """The paper's (eq. 18-24) and (eq. 61, 62) with covariance matrices, for outputs (N, 1 + 6M)."""
+    M = (outputs.shape[-1] - 1) // 6
+    _, pi, mu1, mu2, s1, s2, rho = outputs.split([1, M, M, M, M, M, M], dim=-1)
+    s1, s2, rho = (s1 - bias).exp(), (s2 - bias).exp(), rho.tanh()
+    covariance = torch.stack([s1 * s1, rho * s1 * s2, rho * s1 * s2, s2 * s2], dim=-1).unflatten(-1, (2, 2))
+    components = MultivariateNormal(torch.stack([mu1, mu2], dim=-1), covariance)
+    return MixtureSameFamily(Categorical(logits=pi * (1 + bias)), components)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.7])
+def test_likelihood_is_that_of_torch_distributions(bias):
+    outputs = torch.randn(50, 1 + 6 * 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    points = make_points(50, 1)[:, 0]
+    pen = Bernoulli(probs=1 / (1 + outputs[:, 0].exp()))  # (eq. 18), with the paper's sign
+    expected = -reference_distribution(outputs, bias).log_prob(points[:, :2]) - pen.log_prob(points[:, 2])
+    torch.testing.assert_close(negative_log_likelihood(mixture(outputs, bias), points), expected)
+
+
+def test_squared_error_is_the_distance_from_the_mean():
+    outputs = torch.randn(20, 1 + 6 * 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    points = make_points(20, 1)[:, 0]
+    expected = (reference_distribution(outputs).mean - points[:, :2]).square().sum(-1)
+    torch.testing.assert_close(squared_error(mixture(outputs), points), expected)
+
+
+def test_likelihood_stays_exact_as_the_correlation_nears_one():
+    """Against float64 arithmetic of the textbook formula, at a correlation where float32 loses 1 - rho^2."""
+    outputs = torch.tensor([[0.0, 0.0, 0.3, 0.3, -1.0, -1.0, 7.5]])
+    target = torch.tensor([[0.5, 0.4999]])
+    expected = reference_distribution(outputs.double()).log_prob(target.double())
+    torch.testing.assert_close(log_density(mixture(outputs), target).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("raw", [-200.0, -30.0, 30.0, 200.0])
+def test_extreme_outputs_give_finite_losses_and_gradients(raw):
+    for place in range(7):  # the pen, then pi, mu1, mu2, sigma1, sigma2, rho of the first of two components
+        outputs = torch.zeros(1, 13)
+        outputs[0, [0, 1, 3, 5, 7, 9, 11][place]] = raw
+        outputs.requires_grad_()
+        for x in (0.0, 3.0):
+            loss = negative_log_likelihood(mixture(outputs), torch.tensor([[x, -x, 1.0]])).sum()
+            (gradient,) = torch.autograd.grad(loss, outputs)
+            assert torch.isfinite(loss) and torch.isfinite(gradient).all()
+
+
+# -------------------------------------------------------------------------------------------------------------- window
+
+
+def test_window_weights_are_the_sum_of_the_paper():
+    window = Window(*torch.rand(3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3)
+    weights = log_window_weights(window, 5).exp()
+    for b in range(2):
+        for u in range(1, 6):
+            terms = [
+                float(a) * math.exp(-float(beta) * (float(kappa) - u) ** 2)  # (eq. 46)
+                for a, beta, kappa in zip(window.alpha[b], window.beta[b], window.kappa[b], strict=True)
+            ]
+            assert float(weights[b, u - 1]) == pytest.approx(sum(terms), rel=1e-12)
+
+
+def loop_from_the_paper(layer: WindowLSTM, points, text, state):
+    """(eq. 46-51) and the LSTM for one line, number by number. Returns hidden (T, H), windows (T, C), kappa (T, K)."""
+    K, H, C = layer.window.out_features // 3, layer.window.in_features, state.window.shape[1]
+    w, h, c = state.window[0], state.hidden[0, 0], state.cell[0, 0]
+    kappa = [float(k) for k in state.kappa[0]]
+    hiddens, windows, kappas = [], [], []
+    for x in points:
+        gates = layer.input.weight @ x + layer.input.bias + layer.recurrent.weight @ torch.cat([w, h])
+        o, i, f = (torch.sigmoid(gates[n * H : (n + 1) * H]) for n in range(3))
+        c = f * c + i * torch.tanh(gates[3 * H :])
+        h = o * torch.tanh(c)
+        raw = layer.window.weight @ h + layer.window.bias
+        w = torch.zeros(C, dtype=torch.float64)
+        for k in range(K):
+            kappa[k] += math.exp(raw[2 * K + k])
+        for u, code in enumerate(text, start=1):
+            w[code] += sum(math.exp(raw[k] - math.exp(raw[K + k]) * (kappa[k] - u) ** 2) for k in range(K))
+        hiddens.append(h)
+        windows.append(w)
+        kappas.append(torch.tensor(kappa, dtype=torch.float64))
+    return torch.stack(hiddens), torch.stack(windows), torch.stack(kappas)
+
+
+@torch.no_grad()
+def test_window_layer_is_the_loop_of_the_paper():
+    model = make_model()
+    lengths = [5, 2, 4]
+    points, text = make_points(9, 3), make_text(3, 5, lengths)
+    hidden, windows, window, _ = model.layers[0](points, model.one_hot(text), model.initial_state(3), torch.float64)
+    for b, length in enumerate(lengths):
+        expected = loop_from_the_paper(model.layers[0], points[:, b], text[b, :length], model.initial_state(1))
+        for found, wanted in zip((hidden[:, b], windows[:, b], window.kappa[:, b]), expected, strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(("T", "B", "U", "H", "K"), [(1, 1, 1, 1, 1), (6, 3, 5, 7, 4), (30, 2, 9, 5, 10)])
+def test_fused_window_layer_has_the_outputs_and_gradients_of_the_plain_one(T, B, U, H, K):
+    model = make_model(cell_size=H, K=K)
+    layer = model.layers[0]
+    characters = model.one_hot(make_text(B, U, [U] + [max(U - 2, 1)] * (B - 1)))
+    points = make_points(T, B).requires_grad_()
+    state = State(*(torch.rand_like(s).requires_grad_() for s in model.initial_state(B)))
+    inputs = [points, *state, *layer.parameters()]
+
+    def run(layer_function, *arguments):
+        hidden, windows, window, cell = layer_function(points, characters, state, *arguments)
+        outputs = (hidden, windows, window.kappa, cell)
+        generator = torch.Generator().manual_seed(5)
+        weights = [torch.randn(o.shape, generator=generator, dtype=torch.float64) for o in outputs]
+        return (*outputs, window.alpha, window.beta), torch.autograd.grad(outputs, inputs, weights)
+
+    found, wanted = run(layer.forward, torch.float64), run(layer.forward_by_steps)
+    for a, b in zip(found[0] + found[1], wanted[0] + wanted[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_fused_window_layer_passes_gradcheck():
+    model = make_model(cell_size=3, K=2)
+    characters = model.one_hot(make_text(2, 4, [4, 2]))
+    state = model.initial_state(2)
+    parameters = [p.detach().clone().requires_grad_() for p in model.layers[0].parameters()]
+    names = [name for name, _ in model.layers[0].named_parameters()]
+
+    def run(points, *values):
+        weights = dict(zip(names, values, strict=True))
+        hidden, windows, window, cell = torch.func.functional_call(
+            model.layers[0], weights, (points, characters, state, torch.float64)
+        )
+        return hidden, windows, window.kappa, cell
+
+    assert torch.autograd.gradcheck(run, (make_points(4, 2).requires_grad_(), *parameters))
+
+
+@torch.no_grad()
+def test_untrained_window_moves_at_the_pace_of_writing():
+    model = make_model(cell_size=50, K=10)
+    _, state, _ = model(make_points(250, 4), model.one_hot(make_text(4, 12, [12] * 4)))
+    assert ((state.kappa > 5) & (state.kappa < 20)).all()  # 250 points write ten characters
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("num_chars", [0, 6])
+@torch.no_grad()
+def test_point_by_point_is_the_same_as_the_whole_line(num_layers, num_chars):
+    model = make_model(num_layers, num_chars)
+    points = make_points(12, 2)
+    characters = model.one_hot(make_text(2, 5, [5, 3])) if num_chars else None
+    whole, last, _ = model(points, characters)
+    state, pieces = None, []
+    for x in points:
+        output, state, _ = model(x[None], characters, state)
+        pieces.append(output)
+    torch.testing.assert_close(torch.cat(pieces), whole)
+    for a, b in zip(state, last, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def test_every_layer_sees_the_input_and_the_output_sees_every_layer():
+    model = make_model(3, 0)
+    points = make_points(6, 2)
+    first, second, third = model.layers
+    h1, _ = first(points)
+    h2, _ = second(torch.cat([points, h1], dim=-1))
+    h3, _ = third(torch.cat([points, h2], dim=-1))
+    torch.testing.assert_close(model(points)[0], model.head(torch.cat([h1, h2, h3], dim=-1)))
+
+
+@torch.no_grad()
+def test_upper_layers_see_the_window_of_the_same_point():
+    model = make_model(2, 6)
+    points, characters = make_points(6, 2), model.one_hot(make_text(2, 5, [5, 3]))
+    hidden, windows, _, _ = model.layers[0].forward_by_steps(points, characters, model.initial_state(2))
+    upper, _ = model.layers[1](torch.cat([points, windows, hidden], dim=-1))
+    torch.testing.assert_close(model(points, characters)[0], model.head(torch.cat([hidden, upper], dim=-1)))
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+@torch.no_grad()
+def test_padding_changes_nothing(num_chars):
+    model = make_model(2, num_chars)
+    lengths, text_lengths = [13, 5, 9], [6, 2, 4]
+    points = make_points(13, 3) * 40
+    mask = torch.arange(1, 13)[:, None] < torch.tensor(lengths)
+    text = make_text(3, 6, text_lengths) if num_chars else None
+    losses, errors = model.losses(points, mask, text)
+    for b, length in enumerate(lengths):
+        alone = text[b : b + 1, : text_lengths[b]] if num_chars else None
+        loss, error = model.losses(points[:length, b : b + 1], mask[: length - 1, b : b + 1], alone)
+        torch.testing.assert_close(losses[: length - 1, b], loss[:, 0])
+        torch.testing.assert_close(errors[: length - 1, b], error[:, 0])
+    assert (losses[~mask] == 0).all() and (errors[~mask] == 0).all()
+
+
+def test_gradient_ignores_what_stands_in_the_padding():
+    model = make_model()
+    mask = torch.arange(1, 10)[:, None] < torch.tensor([10, 4])
+    gradients = []
+    for filling in (0.0, 1000.0):
+        points = make_points(10, 2)
+        points[4:, 1] = filling
+        loss = model.losses(points, mask, make_text(2, 5, [5, 3]))[0].sum()
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_bfloat16_products_stay_near_float32():
+    model = make_model(2, 6, cell_size=32).float()
+    points, characters = make_points(40, 4).float(), model.one_hot(make_text(4, 8, [8, 8, 5, 3]))
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model.product_dtype = dtype
+        outputs, state, window = model(points, characters)
+        assert outputs.dtype == state.kappa.dtype == window.alpha.dtype == torch.float32
+        gradient = torch.autograd.grad(outputs.square().sum(), model.layers[0].recurrent.weight)[0]
+        found[dtype] = (outputs, window.kappa, gradient)
+    for a, b in zip(found[torch.bfloat16], found[torch.float32], strict=True):
+        assert not torch.equal(a, b)  # or bfloat16 was not used
+        assert (a - b).norm() < 0.03 * b.norm()
+
+
+def test_losses_count_in_whiteboard_units():
+    """Scaling ink and statistics alike changes nothing; density in whiteboard units is that over the deviations."""
+    model = make_model(2, 0)
+    points, mask = make_points(8, 2) * 40, torch.ones(7, 2, dtype=torch.bool)
+    expected, _ = model.losses(points, mask)
+    points[..., :2] *= 3
+    model.mean *= 3
+    model.std *= 3
+    torch.testing.assert_close(model.losses(points, mask)[0], expected)
+    torch.testing.assert_close(model.denormalise(model.normalise(points)), points)
+
+
+@pytest.mark.parametrize("sizes", [{"num_layers": 0}, {"cell_size": 1.5}, {"num_clusters": -1}, {"num_chars": -1}])
+def test_impossible_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match=next(iter(sizes))):
+        Config(**sizes)
+
+
+def test_text_goes_with_a_window_only():
+    with pytest.raises(ValueError, match="window"):
+        make_model(2, 6)(make_points(3, 1))
+    with pytest.raises(ValueError, match="window"):
+        make_model(2, 0)(make_points(3, 1), torch.zeros(1, 2, 6, dtype=torch.float64))

@@ -1,0 +1,333 @@
+"""Batches, evaluation, optimisation, and runs that are stopped, killed and resumed."""
+
+import argparse
+import csv
+import math
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CHARSET, ROOT, assert_refused, environment, run_script
+
+import train
+from data_preprocessing import save_dataset
+from model import Config, Model
+from utils import InputError, load_checkpoint, save_checkpoint
+
+TINY = ["--cell_size", "8", "--num_clusters", "2", "--K", "2", "--batch_size", "6", "--precision", "fp32"]
+TIMES = {"minutes", "points_per_second"}  # columns of the log that no two runs share
+
+
+def run_in_process(data_file, folder, *flags) -> None:
+    train.main(["--data", str(data_file), "--model_dir", str(folder), *TINY, *map(str, flags)])
+
+
+def read_log(folder, task) -> list[dict[str, str]]:
+    with (folder / f"{task}_log.csv").open() as file:
+        return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def weights_of(path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)[0].state_dict()
+
+
+def assert_same_weights(a, b) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def test_batches_hold_every_line_once_among_lines_of_similar_length():
+    lengths = np.random.default_rng(0).integers(30, 800, 103)
+    first, again, other = (train.make_batches(lengths, 10, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    for batches in (first, other):
+        assert sorted(np.concatenate(batches)) == list(range(103))
+        assert max(map(len, batches)) == 10
+        padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+        assert padded < 1.2 * lengths.sum()
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    assert [lengths[batch].max() for batch in first] != sorted(lengths[batch].max() for batch in first)
+
+
+def test_collate_pads_cuts_and_masks(dataset):
+    lines = np.array([0, 5, 7])
+    points, mask, text = train.collate(dataset, lines, CHARSET, timesteps=15)
+    lengths = [min(len(dataset.points(line)), 16) for line in lines]
+    assert points.shape == (max(lengths), 3, 3) and mask.shape == (max(lengths) - 1, 3)
+    for b, (line, length) in enumerate(zip(lines, lengths, strict=True)):
+        assert np.array_equal(points[:length, b], dataset.points(line)[:16])
+        assert (points[length:, b] == 0).all()
+        assert mask[:, b].tolist() == [t + 1 < length for t in range(len(mask))]
+        codes = [code for code in text[b].tolist() if code >= 0]
+        assert "".join(CHARSET[code] for code in codes) == dataset.texts[line]
+    assert train.collate(dataset, lines, "")[2] is None
+
+
+@pytest.mark.parametrize("charset", ["", CHARSET])
+@torch.no_grad()
+def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
+    torch.manual_seed(0)
+    model = Model(Config(cell_size=8, num_clusters=2, K=2, num_chars=len(charset)))
+    model.mean.copy_(torch.from_numpy(dataset.mean))
+    model.std.copy_(torch.from_numpy(dataset.std))
+    found = train.evaluate(model.train(), dataset, charset, batch_size=4)
+    nats, squares, points = [], 0.0, 0
+    for line in dataset.lines("validation", bool(charset)):
+        x, mask, text = train.collate(dataset, np.array([line]), charset)
+        loss, error = model.losses(x, mask, text)
+        nats.append(loss.sum().item())
+        squares += error.sum().item()
+        points += len(x) - 1
+    assert model.training
+    assert (found["lines"], found["points"]) == (len(nats), points)
+    assert found["loss"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert found["per_point"] == pytest.approx(sum(nats) / points, rel=1e-5)
+    assert found["sse"] == pytest.approx(squares / points, rel=1e-5)
+    # a density over whiteboard units is smaller by the area of a normalised unit
+    assert found["per_point_raw"] - found["per_point"] == pytest.approx(math.log(np.prod(dataset.std)), rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------------- optimisation
+
+
+def test_rmsprop_takes_the_steps_of_the_paper():
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    optimizer = train.GravesRMSprop([parameter], lr=1e-4)
+    w, n, g, delta = [1.0, -2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    for step in range(5):
+        optimizer.zero_grad()
+        (parameter**3).sum().mul(step + 1).backward()
+        optimizer.step()
+        for i in range(2):
+            epsilon = 3 * w[i] ** 2 * (step + 1)
+            n[i] = 0.95 * n[i] + 0.05 * epsilon**2
+            g[i] = 0.95 * g[i] + 0.05 * epsilon
+            delta[i] = 0.9 * delta[i] - 1e-4 * epsilon / math.sqrt(n[i] - g[i] ** 2 + 1e-4)
+            w[i] += delta[i]
+    assert parameter.tolist() == pytest.approx(w, rel=1e-12)
+
+
+def test_step_sizes():
+    options = argparse.Namespace(learning_rate=1.0, warmup=4, anneal="none", decay_rate=0.5, num_epochs=4)
+    rates = [train.learning_rate(options, step, 10) for step in range(40)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and rates[39] == 1.0
+    options.anneal = "epoch"
+    assert [train.learning_rate(options, step, 10) for step in (9, 10, 29, 30)] == [1.0, 0.5, 0.25, 0.125]
+    options.anneal = "cosine"
+    assert train.learning_rate(options, 20, 10) == pytest.approx(0.5)
+    assert train.learning_rate(options, 40, 10) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_loss_falls(data_file, tmp_path):
+    run_in_process(data_file, tmp_path, "--task", "synthesis", "--num_epochs", 15, "--learning_rate", 0.01)
+    losses = [float(row["validation_loss"]) for row in read_log(tmp_path, "synthesis")]
+    assert losses[-1] < losses[0] - 5
+
+
+# ------------------------------------------------------------------------------------------------------- stop and go on
+
+
+@pytest.mark.parametrize(
+    ("task", "flags"),
+    [
+        ("rand_write", []),
+        ("synthesis", ["--anneal", "cosine", "--warmup", 3]),
+        ("synthesis", ["--optimizer", "rmsprop", "--num_layers", 3]),
+    ],
+)
+def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
+    flags = ["--task", task, "--num_epochs", 3, *flags]
+    run_in_process(data_file, tmp_path / "unbroken", *flags)
+    run_in_process(data_file, tmp_path / "broken", *flags, "--max_steps", 7)  # in the middle of the second epoch
+    assert (tmp_path / "broken" / f"{task}_interrupted.pt").is_file()
+    run_in_process(data_file, tmp_path / "broken", "--task", task, "--resume", "--max_steps", 1000)
+    assert read_log(tmp_path / "broken", task) == read_log(tmp_path / "unbroken", task)
+    last = f"{task}_epoch_3.pt"
+    assert_same_weights(weights_of(tmp_path / "broken" / last), weights_of(tmp_path / "unbroken" / last))
+    assert not (tmp_path / "broken" / f"{task}_interrupted.pt").exists()
+
+
+def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "train.py"), "--data", data_file, "--model_dir", folder, *TINY, *flags]
+    process = subprocess.Popen(list(map(str, command)), env=environment(), stdout=-1, stderr=-1, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / name).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process
+
+
+def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
+    flags = ["--task", "rand_write", "--num_epochs", "60", "--sample_every", "0"]
+    process = start_and_wait_for(data_file, tmp_path / "killed", "rand_write_epoch_2.pt", *flags)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    run_in_process(data_file, tmp_path / "killed", "--task", "rand_write", "--resume")
+    run_in_process(data_file, tmp_path / "unbroken", *flags)
+    assert read_log(tmp_path / "killed", "rand_write") == read_log(tmp_path / "unbroken", "rand_write")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_leave(data_file, tmp_path, number):
+    process = start_and_wait_for(data_file, tmp_path, "rand_write_epoch_1.pt", "--num_epochs", "100000")
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "--resume" in output and "Traceback" not in errors
+    _, content = load_checkpoint(tmp_path / "rand_write_interrupted.pt")
+    assert content["progress"]["step"] > 0
+
+
+def test_time_limit_stops_cleanly(data_file, tmp_path):
+    run_in_process(data_file, tmp_path, "--num_epochs", 100000, "--max_minutes", 0.01, "--sample_every", 0)
+    assert (tmp_path / "rand_write_interrupted.pt").is_file()
+
+
+def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path):
+    run_in_process(data_file, tmp_path, "--num_epochs", 5, "--learning_rate", 0.05, "--sample_every", 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "rand_write_best.pt", "rand_write_epoch_3.pt", "rand_write_epoch_4.pt", "rand_write_epoch_5.pt",
+        "rand_write_log.csv", "rand_write_loss.png", "rand_write_samples_epoch_2.png",
+        "rand_write_samples_epoch_4.png",
+    ]  # fmt: skip
+    losses = {int(row["epoch"]): float(row["validation_loss"]) for row in read_log(tmp_path, "rand_write")}
+    best = load_checkpoint(tmp_path / "rand_write_best.pt")[1]["progress"]
+    assert best["epoch"] == min(losses, key=losses.get)
+    assert best["best"] == pytest.approx(min(losses.values()), rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ what goes wrong
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(data_file, tmp_path, monkeypatch):
+    original, calls = Model.losses, []
+
+    def losses(self, *arguments):
+        calls.append(1)
+        factor = math.nan if torch.is_grad_enabled() and len(calls) == 2 else 1.0
+        return tuple(value * factor for value in original(self, *arguments))
+
+    monkeypatch.setattr(Model, "losses", losses)
+    run_in_process(data_file, tmp_path, "--num_epochs", 1)
+    assert read_log(tmp_path, "rand_write")[0]["skipped_steps"] == "1"
+    assert all(torch.isfinite(value).all() for value in weights_of(tmp_path / "rand_write_epoch_1.pt").values())
+
+
+def test_a_run_that_went_wrong_stops(data_file, tmp_path, monkeypatch):
+    original = Model.losses
+    monkeypatch.setattr(Model, "losses", lambda *arguments: tuple(v * math.inf for v in original(*arguments)))
+    with pytest.raises(InputError, match="in a row"):
+        run_in_process(data_file, tmp_path, "--num_epochs", 100)
+    assert not (tmp_path / "rand_write_best.pt").exists()
+
+
+def test_a_new_run_does_not_overwrite_another(data_file, tmp_path):
+    run_in_process(data_file, tmp_path, "--num_epochs", 1)
+    before = (tmp_path / "rand_write_epoch_1.pt").read_bytes()
+    with pytest.raises(InputError, match="--resume"):
+        run_in_process(data_file, tmp_path, "--num_epochs", 2)
+    with pytest.raises(InputError, match="cell_size"):
+        run_in_process(data_file, tmp_path, "--num_epochs", 2, "--resume", "--cell_size", 9)
+    assert (tmp_path / "rand_write_epoch_1.pt").read_bytes() == before
+    run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", "synthesis")  # another task is another run
+
+
+def test_resuming_on_other_data_is_refused(data_file, tmp_path, dataset):
+    run_in_process(data_file, tmp_path, "--num_epochs", 1)
+    save_dataset(replace(dataset, std=dataset.std * 2), tmp_path / "other.npz")
+    with pytest.raises(InputError, match=r"other\.npz"):
+        run_in_process(tmp_path / "other.npz", tmp_path, "--resume", "--num_epochs", 2)
+
+
+def test_bad_input_is_named(data_file, tmp_path, capsys):
+    assert_refused(run_script("train.py", "--data", tmp_path / "none.npz"), "none.npz", "data_preprocessing.py")
+    for flags, word in [
+        (["--resume", "--model_dir", tmp_path], "no run"), (["--evaluate", tmp_path / "none.pt"], "none.pt"),
+        (["--device", "abacus"], "abacus"), (["--export", tmp_path / "a.pt", "--model_dir", tmp_path], "no such"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=word):
+            train.main(["--data", str(data_file), *map(str, flags)])
+    for flags in (["--batch_size", "0"], ["--learning_rate", "-1"], ["--task", "draw"], ["--learning_rate", "nan"]):
+        with pytest.raises(SystemExit) as stop:
+            train.main(["--data", str(data_file), *flags])
+        assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_checkpoint_holds_all_that_generation_needs(data_file, tmp_path, dataset):
+    run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", "synthesis", "--num_layers", 3)
+    content = torch.load(tmp_path / "synthesis_best.pt", weights_only=True)
+    assert content["charset"] == CHARSET and content["char_counts"] == dataset.char_counts.tolist()
+    assert content["config"] == {"num_layers": 3, "cell_size": 8, "num_clusters": 2, "K": 2, "num_chars": len(CHARSET)}
+    model, _ = load_checkpoint(tmp_path / "synthesis_best.pt")
+    assert not model.training
+    assert model.std.tolist() == pytest.approx(dataset.std.tolist())
+
+    exported = tmp_path / "small.pt"
+    train.main(["--model_dir", str(tmp_path), "--task", "synthesis", "--export", str(exported)])
+    small, content = load_checkpoint(exported)
+    assert "optimizer" not in content and exported.stat().st_size < (tmp_path / "synthesis_best.pt").stat().st_size / 2
+    for name, value in small.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    good = tmp_path / "good.pt"
+    save_checkpoint(good, Model(Config(cell_size=4, num_clusters=2)), "", [])
+    data = good.read_bytes()
+    content = torch.load(good, weights_only=True)
+    bad = tmp_path / "bad.pt"
+
+    def refused(*words):
+        with pytest.raises(InputError, match=r"bad\.pt.*" + ".*".join(words)):
+            load_checkpoint(bad)
+
+    for damaged in (b"", b"nonsense", data[: len(data) // 2]):
+        bad.write_bytes(damaged)
+        refused()
+    for changed in (
+        {"version": 0}, {"config": content["config"] | {"cell_size": 5}}, {"config": {}}, {"charset": "abc"},
+        {"weights": content["weights"] | {"std": torch.zeros(2)}},
+        {"weights": content["weights"] | {"head.bias": torch.full((13,), math.nan)}},
+    ):  # fmt: skip
+        torch.save(content | changed, bad)
+        refused()
+    torch.save([1, 2], bad)
+    refused()
+
+
+def test_failed_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "kept.pt"
+    model = Model(Config(cell_size=4, num_clusters=2))
+    save_checkpoint(path, model, "", [])
+    before = path.read_bytes()
+
+    def fail(content, file):
+        file.write(b"half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, model, "", [])
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["kept.pt"]
+
+
+def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, tmp_path, capsys):
+    run_in_process(data_file, tmp_path, "--num_epochs", 1)
+    row = read_log(tmp_path, "rand_write")[0]
+    capsys.readouterr()
+    train.main(["--data", str(data_file), "--evaluate", str(tmp_path / "rand_write_best.pt"), "--precision", "fp32"])
+    output = capsys.readouterr().out
+    assert f"{float(row['validation_loss']):.1f}" in output
+    assert "whiteboard units" in output and "deviation" in output
