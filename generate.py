@@ -155,7 +155,7 @@ def generate_unconditionally(
     `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i: the same seed gives the
     same ink. Raises InputError for a checkpoint that cannot be used, ValueError for numbers out of range.
     """
-    _check_numbers(samples, steps, bias)
+    _check_numbers(samples, steps, bias, seed)
     model, _ = load_writer(checkpoint, "rand_write")
     return sample(model, None, [seed + i for i in range(samples)], bias, steps)
 
@@ -170,7 +170,7 @@ def generate_conditionally(
     `generate_unconditionally`. The text must consist of characters that the network learned, see `prepare_text`;
     raises InputError for others.
     """
-    _check_numbers(samples, steps, bias)
+    _check_numbers(samples, steps, bias, seed)
     model, content = load_writer(checkpoint, "synthesis")
     encode(text, learned_characters(content))  # names what was never learned, although it may have a code
     codes = encode(text, content["charset"])
@@ -211,11 +211,13 @@ def prepare_text(text: str, learned: str) -> tuple[str, list[str]]:
     return prepared, told
 
 
-def _check_numbers(samples: int, steps: int | None, bias: float) -> None:
-    if samples < 1 or (steps is not None and steps < 1):
-        raise ValueError("samples and steps must be at least 1")
-    if not 0 <= bias < float("inf"):
-        raise ValueError("bias must be a number of at least 0")
+def _check_numbers(samples: int, steps: int | None, bias: float, seed: int) -> None:
+    for name, value, least, most in [
+        ("samples", samples, 1, 10_000), ("steps", 1 if steps is None else steps, 1, 100_000), ("bias", bias, 0, 100),
+        ("seed", seed, 0, 2**62),
+    ]:  # fmt: skip
+        if not least <= value <= most:
+            raise ValueError(f"{name} must be from {least} to {most}, not {value}")
 
 
 def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -311,7 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"note: {message}", file=sys.stderr)
             lines = generate_conditionally(text, steps=options.steps, **common)
         else:
-            lines = generate_unconditionally(steps=options.steps or 700, **common)
+            lines = generate_unconditionally(steps=700 if options.steps is None else options.steps, **common)
     except ValueError as error:
         raise InputError(str(error)) from None
     unfinished = [options.seed + i for i, line in enumerate(lines) if not line.finished]

@@ -44,11 +44,11 @@ KEPT = 3  # checkpoints of epochs that stay on disk
 MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
 SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
 
-# Settings that shape a run: a checkpoint carries them, and --resume takes them up again.
+# Settings that shape a run: a checkpoint carries them, and --resume takes them up again. The fixed ones cannot change.
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")
-SETTINGS = SIZES + (
-    "batch_size", "timesteps", "num_epochs", "learning_rate", "decay_rate", "optimizer", "anneal", "warmup",
-    "grad_clip", "seed", "precision", "sample_every",
+FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "seed")
+SETTINGS = (
+    *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "precision", "sample_every",
 )  # fmt: skip
 
 
@@ -268,15 +268,12 @@ class Run:
         progress["step"] += 1
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
-            sums = self.progress["sums"]
-            for name, value in [
-                ("nats", loss * len(batch)),
-                ("points", points),
-                ("lines", len(batch)),
-                ("norm", norm),
-                ("steps", 1),
-            ]:
-                sums[name] += value
+            sums = progress["sums"]
+            sums["nats"] += loss * len(batch)
+            sums["points"] += points
+            sums["lines"] += len(batch)
+            sums["norm"] += norm
+            sums["steps"] += 1
         return loss * len(batch) / points, norm
 
     def train_epoch(self, bar: tqdm, should_stop: Callable[[], bool]) -> bool:
@@ -328,17 +325,12 @@ class Run:
             }
         )  # fmt: skip
         self.reset_sums()
-        is_best = math.isfinite(found["loss"]) and found["loss"] < progress["best"]
-        if is_best:
+        if found["loss"] < progress["best"]:  # which nothing is that is not a number
             progress["best"] = found["loss"]
+            self.save("best")  # before the epoch's own: whoever resumes from that can rely on it
         self.save(f"epoch_{progress['epoch']}")
-        if is_best:
-            self.save("best")
-        path_of = {
-            number: options.model_dir / f"{options.task}_epoch_{number}.pt" for number in range(progress["epoch"])
-        }
-        for number in range(progress["epoch"] - KEPT + 1):
-            path_of[number].unlink(missing_ok=True)
+        for path in epoch_checkpoints(options.model_dir, options.task)[:-KEPT]:
+            path.unlink(missing_ok=True)
         (options.model_dir / f"{options.task}_interrupted.pt").unlink(missing_ok=True)
         self.report()
 
@@ -413,15 +405,22 @@ class Run:
 # -------------------------------------------------------------------------------------------------------- command line
 
 
-def newest_checkpoint(folder: Path, task: str) -> tuple[Model, dict[str, Any]] | None:
-    """The checkpoint of the run in `folder` that has come furthest; None if there is none."""
-    paths = sorted(folder.glob(f"{task}_epoch_*.pt"), key=lambda path: int(path.stem.rpartition("_")[2]))[-1:]
-    paths += folder.glob(f"{task}_interrupted.pt")
+def epoch_checkpoints(folder: Path, task: str) -> list[Path]:
+    """Checkpoints of a run's epochs, oldest first."""
+    numbers = {path: path.stem.removeprefix(f"{task}_epoch_") for path in folder.glob(f"{task}_epoch_*.pt")}
+    return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
+
+
+def newest_checkpoint(folder: Path, task: str) -> tuple[Model, dict[str, Any]]:
+    """The checkpoint of the run in `folder` that has come furthest. Raises InputError if there is none."""
+    paths = epoch_checkpoints(folder, task)[-1:] + list(folder.glob(f"{task}_interrupted.pt"))
+    if not paths:
+        raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
     found = [load_checkpoint(path) for path in paths]
     for path, (_, content) in zip(paths, found, strict=True):
         if not {"task", "settings", "log", "progress", "optimizer", "rng_state"} <= content.keys():
             raise InputError(f"{path}: holds weights only; a run cannot be resumed from it")
-    return max(found, key=lambda pair: pair[1]["progress"]["step"], default=None)
+    return max(found, key=lambda pair: pair[1]["progress"]["step"])
 
 
 def print_evaluation(path: Path, options: argparse.Namespace) -> None:
@@ -438,13 +437,13 @@ def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     print(f"  normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units")
 
 
-def positive(kind: type) -> Callable[[str], Any]:
-    """A parser of flags that must be numbers above 0."""
+def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
+    """A parser of numbers of a kind that are finite and at least `least`."""
 
     def parse(text: str) -> Any:
         value = kind(text)
-        if not (value > 0 and math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        if not least <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"must be at least {least:g}, not {text}")
         return value
 
     parse.__name__ = kind.__name__
@@ -457,7 +456,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Train a network of Graves (2013) on prepared data, or evaluate one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    whole, number = positive(int), positive(float)
+    whole, number = at_least(1), at_least(1e-12, float)
     add = parser.add_argument_group("task and files").add_argument
     add("--task", choices=TASKS, default="rand_write", help="write at random, or write a given text")
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
@@ -481,12 +480,17 @@ def make_parser() -> argparse.ArgumentParser:
     add("--optimizer", choices=("adam", "rmsprop"), default="adam", help="rmsprop has the paper's settings")
     rates = "step size (default: 8E-4 for adam, the paper's 1E-4 for rmsprop)"
     add("--learning_rate", type=number, default=argparse.SUPPRESS, help=rates)
-    add("--warmup", type=int, default=0, help="steps over which the step size grows from nothing")
+    add("--warmup", type=at_least(0), default=0, help="steps over which the step size grows from nothing")
     kinds = "step size: constant, times --decay_rate after every epoch, or a cosine to zero over --num_epochs"
     add("--anneal", choices=("none", "epoch", "cosine"), default="none", help=kinds)
     add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
-    add("--grad_clip", type=float, default=500.0, help="the gradient (of nats a line) is cut to this norm; 0: never")
-    add("--seed", type=int, default=0, help="of the first weights and of the order of lines")
+    add(
+        "--grad_clip",
+        type=at_least(0, float),
+        default=500.0,
+        help="the gradient (of nats a line) is cut to this norm; 0: never",
+    )
+    add("--seed", type=at_least(0), default=0, help="of the first weights and of the order of lines")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     products = "of the large products; auto: bf16 where the hardware multiplies it"
@@ -495,7 +499,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help=going_on)
     add("--max_steps", type=whole, help="stop at this step of the run, ready to be resumed")
     add("--max_minutes", type=number, help="stop after this many minutes, ready to be resumed")
-    add("--sample_every", type=int, default=5, help="epochs between pictures of samples; 0: none")
+    add("--sample_every", type=at_least(0), default=5, help="epochs between pictures of samples; 0: none")
     return parser
 
 
@@ -509,25 +513,26 @@ def main(arguments: list[str] | None = None) -> None:
         model, content = load_checkpoint(options.model_dir / f"{options.task}_best.pt")
         save_checkpoint(options.export, model, content["charset"], content["char_counts"], half=True, task=options.task)
         return print(f"wrote {options.export} ({options.export.stat().st_size / 1e6:.1f} MB)")
-    resumed = newest_checkpoint(options.model_dir, options.task)
+    resumed = None
     if options.resume:
-        if resumed is None:
-            raise InputError(f"{options.model_dir}: no run of {options.task} to resume there; leave --resume out")
-        parser.set_defaults(**resumed[1]["settings"])
+        resumed = newest_checkpoint(options.model_dir, options.task)
+        settings = resumed[1]["settings"]
+        parser.set_defaults(**settings)
         options = parser.parse_args(arguments)
-        for name in SIZES:
-            if getattr(options, name) != getattr(resumed[0].config, name):
-                raise InputError(f"--{name}: the run in {options.model_dir} has {getattr(resumed[0].config, name)}")
-    elif resumed is not None:
+        for name in FIXED:
+            if getattr(options, name) != settings[name]:
+                raise InputError(
+                    f"--{name}: cannot change within a run; that in {options.model_dir} has {settings[name]}"
+                )
+    elif epoch_checkpoints(options.model_dir, options.task):
         raise InputError(
-            f"{options.model_dir}: holds a run of {options.task} already; go on with it by --resume, or choose another "
-            "--model_dir"
+            f"{options.model_dir}: holds a run of {options.task} already; --resume it, or choose another --model_dir"
         )
     if "learning_rate" not in options:
         options.learning_rate = {"adam": 8e-4, "rmsprop": 1e-4}[options.optimizer]
     dataset = load_dataset(options.data)
     options.model_dir.mkdir(parents=True, exist_ok=True)
-    run = Run(options, dataset, resumed if options.resume else None)
+    run = Run(options, dataset, resumed)
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
     print(

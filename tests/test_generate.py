@@ -119,7 +119,7 @@ def test_functions_return_whiteboard_units_and_window_weights(checkpoints):
     again = generate.generate_conditionally("a7", seed=6, checkpoint=checkpoints / "synthesis.pt")
     np.testing.assert_allclose(again[0].points, lines[1].points, atol=1e-3)
     assert 10 < np.abs(lines[0].points[:, 0]).mean() < 200  # the deviation is 40
-    for wrong in ({"samples": 0}, {"steps": 0}, {"bias": -1}, {"bias": float("nan")}):
+    for wrong in ({"samples": 0}, {"steps": 0}, {"bias": -1}, {"bias": float("nan")}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             generate.generate_unconditionally(checkpoint=checkpoints / "rand_write.pt", **wrong)
     with pytest.raises(InputError, match="other task"):

@@ -236,6 +236,8 @@ def test_a_new_run_does_not_overwrite_another(data_file, tmp_path):
         run_in_process(data_file, tmp_path, "--num_epochs", 2)
     with pytest.raises(InputError, match="cell_size"):
         run_in_process(data_file, tmp_path, "--num_epochs", 2, "--resume", "--cell_size", 9)
+    with pytest.raises(InputError, match="optimizer"):
+        run_in_process(data_file, tmp_path, "--num_epochs", 2, "--resume", "--optimizer", "rmsprop")
     assert (tmp_path / "rand_write_epoch_1.pt").read_bytes() == before
     run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", "synthesis")  # another task is another run
 
@@ -255,7 +257,13 @@ def test_bad_input_is_named(data_file, tmp_path, capsys):
     ]:  # fmt: skip
         with pytest.raises(InputError, match=word):
             train.main(["--data", str(data_file), *map(str, flags)])
-    for flags in (["--batch_size", "0"], ["--learning_rate", "-1"], ["--task", "draw"], ["--learning_rate", "nan"]):
+    for flags in (
+        ["--batch_size", "0"],
+        ["--learning_rate", "-1"],
+        ["--task", "draw"],
+        ["--learning_rate", "nan"],
+        ["--seed", "-1"],
+    ):
         with pytest.raises(SystemExit) as stop:
             train.main(["--data", str(data_file), *flags])
         assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
