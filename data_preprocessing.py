@@ -6,6 +6,7 @@ What the file holds is written at `Dataset`. Coordinates are in whiteboard units
 """
 
 import argparse
+import gzip
 import io
 import os
 import re
@@ -42,6 +43,7 @@ LONGEST_STEP = 200.0  # whiteboard units
 MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
 STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink there is not what the text says
 LISTS = {"trainset.txt": "train", "testset_f.txt": "train", "testset_t.txt": "train", "testset_v.txt": "validation"}
+LINE_NAME = re.compile(r"(.+)-(\d+)")  # a01-000u-03: the third line of form a01-000u
 SPLITS = ("train", "validation", "unlisted")
 
 
@@ -135,12 +137,12 @@ def tidy_text(text: str) -> str:
     """Give a transcription the blanks that the pen wrote: some set every mark apart (`Mr . Foot ' s`), some do not."""
     text = " ".join(text.split())
     text = re.sub(r" \.(?: \.)+", lambda dots: dots[0].replace(" ", ""), text)  # Days . . . Seven
-    text = re.sub(r"(?<=\d) ([.,]) ?(?=\d{2,3}\b)", r"\1", text)  # 2 , 415 , 000
+    text = re.sub(r"(?<=\d) (,(?= ?\d{3}\b)|\.(?= ?\d{2,3}\b)) ?", r"\1", text)  # 2 , 415 , 000
     text = re.sub(r"(?<=\w) ?' ?(?=(?:s|t|d|m|ll|re|ve)\b(?!'))", "'", text)  # Foot ' s, they 'll
     text = re.sub(r" +(?=[,;:!?)\]])", "", text)
     text = re.sub(r"(?<=[(\[]) +", "", text)
     text = re.sub(r"(?<=\w) \.(?=[A-Za-z])", ". ", text)  # Mr .Foot
-    text = re.sub(r"(?<!\.) \.(?!\.)", ".", text)  # but ` ...` keeps its blank
+    text = re.sub(r"(?<!\.) \.(?![.\d])", ".", text)  # but ` ...` keeps its blank
     for mark in "\"'":
         # Quotation marks apart from both neighbours: of a line's marks the first opens and the next closes, but the
         # line may be the rest of a speech: between a mark that ends one and a small letter, it closes.
@@ -148,7 +150,8 @@ def tidy_text(text: str) -> str:
         while len(pieces) > 1:
             before, after = pieces[0], pieces[1].lstrip()
             ends_speech = before.endswith((",", ".", "!", "?")) and after[:1].islower()
-            opens = after and before.count(mark) % 2 == 0 and not ends_speech
+            marks_before = len(re.findall(rf"(?<!\w){mark}|{mark}(?!\w)", before))  # no apostrophes
+            opens = after and marks_before % 2 == 0 and not ends_speech
             pieces[:2] = [(f"{before} {mark}{after}" if opens else f"{before}{mark} {after}").strip()]
         text = pieces[0]
     return text
@@ -204,6 +207,7 @@ def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.
     step, gap = np.hypot(*np.diff(points[:, :2], axis=0).T), np.diff(points[:, 2])  # (n - 1,)
     lost = ~last[:-1] & (gap > GAP) & (gap <= GREATEST_GAP)
     pieces = np.minimum(np.rint(gap / PERIOD), np.ceil(step / USUAL_STEP))
+    lost &= step <= LONGEST_STEP * pieces  # else it is no ink, and is cut below
     pieces = np.where(lost, np.maximum(pieces, 1), 1).astype(int)  # a step of k pieces gets k - 1 new points
     place = np.concatenate([[0], np.cumsum(pieces)])  # of the recorded points among the new ones
     at = np.arange(place[-1] + 1)
@@ -243,10 +247,12 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, by
                 yield path.stem, file.read(MAX_FILE_BYTES + 1)
     elif archive.is_file():
         try:
-            with tarfile.open(archive, "r|gz") as tar:
+            with gzip.open(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
                 for member in tar:
                     if member.isfile() and member.name.endswith(suffix):
                         yield Path(member.name).stem, tar.extractfile(member).read(MAX_FILE_BYTES + 1)
+                while file.read(1 << 20):  # gzip compares its checksum at the very end, tarfile by itself never does
+                    pass
         except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
             raise InputError(f"{archive}: damaged ({error}); download it again") from None
     else:
@@ -255,45 +261,45 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, by
         )
 
 
-def form_of(name: str) -> tuple[str, int]:
-    """a01-000u-03 -> ("a01-000u", 3). Raises ValueError for other names."""
-    form, _, number = name.rpartition("-")
-    if not form or not number.isdigit():
-        raise ValueError("its name is not of the form a01-000u-03")
-    return form, int(number)
-
-
 def read_lists(source: Path) -> dict[str, str] | None:
-    """Split of each form by the official lists; None where there is no list."""
+    """The official form list that each form is on; None where there are no lists."""
     missing = [name for name in LISTS if not (source / name).is_file()]
     if len(missing) == len(LISTS):
         return None
     if missing:
         raise InputError(f"{source}: lacks the form list {missing[0]}; give all four lists or none")
-    splits = {}
-    for name, split in LISTS.items():
+    list_of = {}
+    for name in LISTS:
         for form in (source / name).read_text(encoding="latin-1").split():
-            if splits.setdefault(form, split) != split:
-                raise InputError(f"{source / name}: form {form} is on a list for {splits[form]} too")
-    return splits
+            if list_of.setdefault(form, name) != name:
+                raise InputError(f"{source / name}: form {form} is on {list_of[form]} too")
+    return list_of
 
 
-def split_of(form: str, lists: dict[str, str] | None) -> str:
+def split_of(form: str, list_of: dict[str, str] | None) -> str:
     """The official split of a form; without lists one form in eight, by its name alone, goes to validation."""
-    if lists is not None:
-        return lists.get(form, "unlisted")
+    if list_of is not None:
+        return LISTS[list_of[form]] if form in list_of else "unlisted"
     return "validation" if zlib.crc32(form.encode()) % 8 == 0 else "train"
 
 
-def read_lines(source: Path) -> tuple[list, list[tuple[str, str]]]:
-    """All line files of the source, read on all cores: the lines by name, and (name, what is wrong) of the others."""
-    lines, broken, waiting = [], [], deque()
+def read_lines(source: Path) -> tuple[list, dict[str, str]]:
+    """All line files of the source, read on all cores: the lines by name, and what is wrong with the other files."""
+    lines, broken, waiting = [], {}, deque()
     workers = os.cpu_count() or 1
-    with ProcessPoolExecutor(workers) as pool, tqdm(unit=" lines", desc="reading", smoothing=0) as progress:
+    with (
+        ProcessPoolExecutor(workers) as pool,
+        tqdm(unit=" lines", desc="reading", smoothing=0, disable=None) as progress,
+    ):
 
         def collect() -> None:
-            for line in waiting.popleft().result():
-                (broken if len(line) == 2 else lines).append(line)
+            for name, *content in waiting.popleft().result():
+                if len(content) == 1:
+                    broken[name] = content[0]
+                elif not LINE_NAME.fullmatch(name):
+                    broken[name] = "its name is not of the form a01-000u-03"
+                else:
+                    lines.append((name, *content))
                 progress.update()
 
         for _, files in groupby(read_files(source, "lineStrokes", ".xml"), key=lambda file: file[0].rpartition("-")[0]):
@@ -302,53 +308,56 @@ def read_lines(source: Path) -> tuple[list, list[tuple[str, str]]]:
                 collect()
         while waiting:
             collect()
-    lines.sort(key=lambda line: line[0])
-    return lines, broken
+    return sorted(lines, key=lambda line: line[0]), broken
+
+
+def pair_texts(names: list[str], broken: list[str], transcriptions: dict[str, list[str]]) -> tuple[list[str], set[str]]:
+    """The tidied text of each line: line n of a form is line n of its transcription.
+
+    Where a form has more lines of strokes than of text, no line of it can be trusted to be paired rightly. Returns
+    the texts, "" for lines without one, and those forms.
+    """
+    places = [LINE_NAME.fullmatch(name).groups() for name in names]
+    last = Counter()
+    for match in map(LINE_NAME.fullmatch, names + broken):
+        if match:
+            last[match[1]] = max(last[match[1]], int(match[2]))
+    unpaired = {form for form, _ in places if last[form] > len(transcriptions.get(form, []))}
+    return [
+        "" if form in unpaired or int(number) < 1 else tidy_text(transcriptions[form][int(number) - 1])
+        for form, number in places
+    ], unpaired
 
 
 def build_dataset(source: Path) -> Dataset:
     """Read the whole source, print what was found, and return the data set. Raises InputError if nothing is usable."""
-    lists = read_lists(source)
+    list_of = read_lists(source)
     transcriptions = {name: read_transcription(data) for name, data in read_files(source, "ascii", ".txt")}
     lines, broken = read_lines(source)
-    for name, reason in broken:
+    for name, reason in sorted(broken.items()):
         print(f"skipped {name}: {reason}")
-    for line in [line for line in lines if not re.fullmatch(r".+-\d+", line[0])]:
-        print(f"skipped {line[0]}: its name is not of the form a01-000u-03")
-        lines.remove(line)
     if not lines:
         raise InputError(f"{source}: no usable line of strokes; is this IAM-OnDB?")
+    names, all_offsets, all_ends, counts = map(list, zip(*lines, strict=True))
+    forms = [name.rpartition("-")[0] for name in names]
+    texts, unpaired = pair_texts(names, list(broken), transcriptions)
+    struck_out = [any(mark in text for mark in STRUCK_OUT) for text in texts]
+    texts = ["" if out else text for text, out in zip(texts, struck_out, strict=True)]
 
-    # Line n of a form is line n of its text. Where a form has more lines of strokes than of text, no line of it can
-    # be trusted to be paired rightly.
-    names = [line[0] for line in lines]
-    forms, numbers = zip(*map(form_of, names), strict=True)
-    last = Counter()
-    for name in names + [name for name, _ in broken if re.fullmatch(r".+-\d+", name)]:
-        form, number = form_of(name)
-        last[form] = max(last[form], number)
-    unpaired = [form for form in sorted(set(forms)) if last[form] > len(transcriptions.get(form, []))]
-    texts, struck_out = [], 0
-    for form, number in zip(forms, numbers, strict=True):
-        text = "" if form in unpaired or number < 1 else tidy_text(transcriptions[form][number - 1])
-        is_struck_out = any(mark in text for mark in STRUCK_OUT)
-        struck_out += is_struck_out
-        texts.append("" if is_struck_out else text)
-
-    splits = np.array([split_of(form, lists) for form in forms])
+    splits = np.array([split_of(form, list_of) for form in forms])
     if not (splits == "train").any():
-        raise InputError(f"{source}: none of its forms is on a list for training; check the form lists")
-    lengths = np.array([len(line[1]) for line in lines])
-    offsets = np.concatenate([line[1] for line in lines])
-    in_training = np.repeat(splits == "train", lengths)
-    mean, std = offsets[in_training].mean(0, dtype=np.float64), offsets[in_training].std(0, dtype=np.float64)
+        raise InputError(f"{source}: none of its forms is for training; check the form lists, or leave them out")
+    lengths = np.array([len(offsets) for offsets in all_offsets])
+    offsets = np.concatenate(all_offsets)
+    in_training = offsets[np.repeat(splits == "train", lengths)]
+    mean, std = in_training.mean(0, dtype=np.float64), in_training.std(0, dtype=np.float64)
     if (std == 0).any():
         raise InputError(f"{source}: the pen never moves along one of the axes; is this IAM-OnDB?")
     charset = sorted(set("".join(texts)))
     training_chars = Counter("".join(text for text, split in zip(texts, splits, strict=True) if split == "train"))
     dataset = Dataset(
         offsets=offsets,
-        ends=np.concatenate([line[2] for line in lines]),
+        ends=np.concatenate(all_ends),
         starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         texts=np.array(texts, dtype=np.str_),
         names=np.array(names),
@@ -358,17 +367,27 @@ def build_dataset(source: Path) -> Dataset:
         mean=mean,
         std=std,
     )
-    print(f"{len(lines)} lines of {len(set(forms))} forms read, {len(broken)} files skipped")
-    print("splits by " + ("the official lists" if lists else "form, one in eight for validation (no form lists found)"))
-    without = [form for form in unpaired if form not in transcriptions]
-    print(f"forms without a transcription: {' '.join(without) or 'none'}")
-    differing = [form for form in unpaired if form in transcriptions]
-    print(f"forms with more lines of strokes than of text, kept for prediction only: {' '.join(differing) or 'none'}")
-    unused = sorted(set(transcriptions) - set(forms))
-    print(f"transcriptions without strokes: {len(unused)}")
-    print(f"lines with struck-out words, kept for prediction only: {struck_out}")
-    cleaned = sum((line[3] for line in lines), Counter())
+    cleaned = sum(counts, Counter())
+    without_text = sorted(unpaired - transcriptions.keys())
+    with_less = sorted(unpaired & transcriptions.keys())
+    print(f"{len(names)} lines of {len(set(forms))} forms read, {len(broken)} files skipped")
+    print(f"forms without a transcription: {' '.join(without_text) or 'none'}")
+    print(f"forms with more lines of strokes than of text, kept for prediction only: {' '.join(with_less) or 'none'}")
+    print(f"transcriptions without strokes: {len(transcriptions.keys() - set(forms))}")
+    print(f"lines with struck-out words, kept for prediction only: {sum(struck_out)}")
     print(f"recording errors: {cleaned['filled']} missing points filled in, {cleaned['cut']} steps cut")
+    if list_of is None:
+        print("no form lists found: one form in eight is for validation")
+    else:
+        listed = Counter(list_of.get(form, "no list") for form in forms)
+        print("lines by form list: " + ", ".join(f"{listed[name]} on {name}" for name in [*LISTS, "no list"]))
+    describe(dataset)
+    return dataset
+
+
+def describe(dataset: Dataset) -> None:
+    """Print the counts and statistics of a data set."""
+    lengths = np.diff(dataset.starts)
     for split in SPLITS:
         chosen, usable = dataset.lines(split, False), dataset.lines(split, True)
         if len(chosen):
@@ -377,11 +396,10 @@ def build_dataset(source: Path) -> Dataset:
                 f"{split}: {len(chosen)} lines, {lengths[chosen].sum()} points; "
                 f"with text {len(usable)} lines, {lengths[usable].sum()} points, {characters} characters"
             )
-    print(f"character set ({len(charset)}): {''.join(charset)}")
+    print(f"character set ({len(dataset.charset)}): {''.join(dataset.charset)}")
     print("offsets over the training lines, whiteboard units:")
-    for axis, m, s in zip("xy", mean, std, strict=True):
-        print(f"  {axis}: mean {m:.4f}, deviation {s:.4f}")
-    return dataset
+    for axis, mean, std in zip("xy", dataset.mean, dataset.std, strict=True):
+        print(f"  {axis}: mean {mean:.4f}, deviation {std:.4f}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -399,6 +417,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.source.is_dir():
         raise InputError(f"{options.source}: no such folder; name the one that holds IAM-OnDB with --source")
+    if options.output.is_dir():
+        raise InputError(f"{options.output}: a folder; name a file with --output")
     dataset = build_dataset(options.source)
     save_dataset(dataset, options.output)
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")

@@ -1,0 +1,437 @@
+"""data_preprocessing.py on small hand-made sources in the layout of IAM-OnDB."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data_preprocessing as dp
+from utils import InputError
+
+# Form: its transcription as found in the file (None: there is no file), and the numbers of its line files.
+FORMS = {
+    "a01-000u": (["Quick foxes , 7 of them .", "sleep on Joe ' s mat", "Z & X @ 0123456789 %"], (1, 3)),
+    "b02-010x": (["All # crossed out", "an * asterisk", "a score of 1/2"], (1, 2, 3)),
+    "c03-020": (["only one line of text"], (1, 2)),
+    "d04-031b": (["caf\xe9 at 9 ( or 10 )", "a second line", "and a third"], (1, 2)),
+    "e05-040c": (None, (1,)),
+    "f06-052d": (["its second line of strokes is broken"], (1,)),
+}
+TEXTS = {  # what is to become of it
+    "a01-000u-01": "Quick foxes, 7 of them.", "a01-000u-03": "Z & X @ 0123456789 %",
+    "b02-010x-01": "", "b02-010x-02": "", "b02-010x-03": "a score of 1/2",
+    "c03-020-01": "", "c03-020-02": "", "d04-031b-01": "caf\xe9 at 9 (or 10)", "d04-031b-02": "a second line",
+    "e05-040c-01": "", "f06-052d-01": "",
+}  # fmt: skip
+LISTS = {"trainset": "a01-000u e05-040c", "testset_f": "b02-010x", "testset_t": "c03-020", "testset_v": "d04-031b"}
+TRAINING_LINES = [name for name in TEXTS if name[0] in "abce"]
+GOOD = [[(10, 10, 1.0), (20, 10, 1.01)]]  # the strokes of a line file without faults
+
+
+def strokes_of(name):
+    """Strokes of a line, each (n, 3): x, y, time; its own for each name, with nothing to mend."""
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    sizes = random.integers(1, 9, random.integers(2, 6))
+    positions = [3000, 1500] + np.cumsum(random.integers(-40, 41, (sizes.sum(), 2)), axis=0)
+    return np.split(np.column_stack([positions, 750 + 0.01 * np.arange(sizes.sum())]), np.cumsum(sizes)[:-1])
+
+
+def rows_of(name):
+    """What a line is to become: offsets and end-of-stroke bit, point by point."""
+    points = [(x, y, i == len(stroke) - 1) for stroke in strokes_of(name) for i, (x, y, _) in enumerate(stroke)]
+    return [(0, 0, points[0][2])] + [(x - u, y - v, end) for (u, v, _), (x, y, end) in pairwise(points)]
+
+
+def line_xml(strokes, doctype="", inside=""):
+    """A line file; `inside` stands in the last stroke."""
+    points = ["".join(f'<Point x="{x:.0f}" y="{y:.0f}" time="{t:.2f}"/>\n' for x, y, t in stroke) for stroke in strokes]
+    body = "</Stroke>\n<Stroke>\n".join(points)
+    return (
+        f'<?xml version="1.0" encoding="ISO-8859-1"?>\n{doctype}<WhiteboardCaptureSession>\n<WhiteboardDescription>'
+        f'<SensorLocation x="6512" y="1376"/></WhiteboardDescription>\n<StrokeSet>\n<Stroke>\n{body}{inside}</Stroke>\n'
+        "</StrokeSet>\n</WhiteboardCaptureSession>\n"
+    ).encode("latin-1")
+
+
+def line_path(form, number):
+    return f"lineStrokes/{form[:3]}/{form[:7]}/{form}-{number:02}.xml"
+
+
+def source_files(forms=FORMS, lists=LISTS):
+    """Path and bytes of the files of a source."""
+    files = {f"{name}.txt": f" {forms}".replace(" ", "\n ").encode() for name, forms in lists.items()}
+    for form, (texts, numbers) in forms.items():
+        if texts is not None:
+            lines = "OCR:\n\nread by a machine\n\nCSR:\n\n" + "\n\n".join(texts) + "\n\n"
+            files[f"ascii/{form[:3]}/{form[:7]}/{form}.txt"] = lines.encode("latin-1")
+        files |= {line_path(form, number): line_xml(strokes_of(f"{form}-{number:02}")) for number in numbers}
+    return files | ({line_path("f06-052d", 2): line_xml(GOOD)[:-40]} if forms is FORMS else {})
+
+
+def put(folder, files, packed=False):
+    """Write a source to `folder`, its two folders as they are or as archives with the last file first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for top in ("lineStrokes", "ascii") if packed else ():
+        with tarfile.open(folder / f"{top}-all.tar.gz", "w:gz") as archive:
+            for path in reversed([path for path in files if path.startswith(top)]):
+                entry = tarfile.TarInfo(path)
+                entry.size = len(files[path])
+                archive.addfile(entry, io.BytesIO(files[path]))
+    for path, data in files.items():
+        if not packed or "/" not in path:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+    return folder
+
+
+def cleaned(*strokes):
+    """Positions as tuples, ends and counts of strokes given as lists of (x, y, time)."""
+    positions, ends, counts = dp.clean_strokes(*dp.read_strokes(line_xml(strokes)))
+    return [tuple(position) for position in positions], ends.tolist(), counts
+
+
+def run(source, output):
+    """The program as a user starts it."""
+    command = [sys.executable, dp.__file__, "--source", source, "--output", output]
+    return subprocess.run(command, capture_output=True, text=True, cwd=source.parent)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The file made of the whole hand-made source."""
+    folder = tmp_path_factory.mktemp("prepared")
+    dp.main(["--source", str(put(folder / "source", source_files())), "--output", str(folder / "data.npz")])
+    return folder / "data.npz"
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+
+def test_archives_folders_and_a_second_run_give_the_same_bytes(prepared, tmp_path):
+    packed = put(tmp_path / "packed", source_files(), packed=True)
+    for source in (packed, prepared.parent / "source"):
+        dp.main(["--source", str(source), "--output", str(tmp_path / "new" / "data.npz")])
+        assert (tmp_path / "new" / "data.npz").read_bytes() == prepared.read_bytes()
+
+
+def test_every_line_has_its_points_and_text(prepared):
+    data = dp.load_dataset(prepared)
+    assert dict(zip(data.names.tolist(), data.texts.tolist(), strict=True)) == TEXTS
+    for line, name in enumerate(data.names.tolist()):
+        points, written = data.points(line), np.concatenate(strokes_of(name))[:, :2]
+        assert points.dtype == np.float32 and points.tolist() == [list(map(float, row)) for row in rows_of(name)]
+        assert points[0, :2].tolist() == [0, 0] and (written[0] + np.cumsum(points[:, :2], axis=0) == written).all()
+        assert points[:, 2].sum() == len(strokes_of(name)) and points[-1, 2] == 1
+
+
+def test_statistics_are_those_of_the_training_lines(prepared):
+    data = dp.load_dataset(prepared)
+    offsets = np.array([row[:2] for name in TRAINING_LINES for row in rows_of(name)], dtype=float)
+    mean = offsets.sum(axis=0) / len(offsets)
+    assert np.allclose(data.mean, mean, rtol=1e-12)
+    assert np.allclose(data.std, np.sqrt(((offsets - mean) ** 2).sum(axis=0) / len(offsets)), rtol=1e-12)
+
+
+def test_charset_is_of_all_lines_and_counts_of_the_training_lines(prepared):
+    data = dp.load_dataset(prepared)
+    assert "".join(data.charset) == "".join(sorted(set("".join(TEXTS.values()))))
+    assert set("0123456789QXZ&@%/(\xe9") < set(data.charset) and not set("#*A") & set(data.charset)
+    counts = Counter("".join(TEXTS[name] for name in TRAINING_LINES))
+    assert dict(zip(data.charset, data.char_counts, strict=True)) == {char: counts[char] for char in data.charset}
+    assert counts["\xe9"] == 0 < counts["Q"]
+
+
+def test_saved_file_loads_without_pickle_and_unchanged(prepared, tmp_path):
+    data = dp.load_dataset(prepared)
+    dp.save_dataset(data, tmp_path / "copy.npz")
+    with zipfile.ZipFile(tmp_path / "copy.npz") as file:
+        assert {entry.date_time[0] for entry in file.infolist()} == {1980}  # else no two runs give the same bytes
+    with np.load(tmp_path / "copy.npz", allow_pickle=False) as file:
+        assert sorted(file) == sorted(field.name for field in fields(dp.Dataset))
+        for name, array in file.items():
+            assert array.dtype == getattr(data, name).dtype and (array == getattr(data, name)).all()
+
+
+def test_a_failed_write_leaves_the_older_file(prepared, tmp_path, monkeypatch):
+    data = dp.load_dataset(prepared)
+    (tmp_path / "data.npz").write_bytes(b"older")
+    monkeypatch.delattr(np.lib.format, "write_array")
+    with pytest.raises(AttributeError):
+        dp.save_dataset(data, tmp_path / "data.npz")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
+
+
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("charset", None), ("names", lambda names: np.array([Trap()] * len(names))),
+        ("offsets", lambda offsets: offsets.astype(float)), ("ends", lambda ends: ends[:-1]),
+        ("starts", lambda starts: np.maximum(starts, 1)), ("starts", lambda starts: starts * 2),
+        ("starts", lambda starts: np.r_[0, starts[2], starts[2:]]),
+        ("std", np.zeros_like), ("mean", lambda mean: mean + np.nan),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_form_is_refused(name, change, prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with np.load(prepared) as file:
+        arrays = dict(file)
+    old = arrays.pop(name)
+    np.savez("data.npz", **arrays, **({name: change(old)} if change else {}))
+    with pytest.raises(InputError, match=r"data\.npz: not a data set"):
+        dp.load_dataset(Path("data.npz"))
+    assert not Path("trapped").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "npy", "cut", "flipped"])
+def test_a_damaged_file_is_refused(damage, prepared, tmp_path):
+    path, whole = tmp_path / "data.npz", bytearray(prepared.read_bytes())
+    if damage == "folder":
+        path.mkdir()
+    elif damage != "missing":
+        whole[whole.index(b"offsets.npy") + 60] ^= 16
+        np.save(npy := io.BytesIO(), np.zeros(3))
+        contents = {"empty": b"", "text": b"hello", "npy": npy.getvalue(), "cut": whole[:-100], "flipped": whole}
+        path.write_bytes(contents[damage])
+    with pytest.raises(InputError, match=r"data\.npz: "):
+        dp.load_dataset(path)
+
+
+def test_encode():
+    charset = " abcxyz"
+    codes = dp.encode("a cab zz", charset)
+    assert codes.dtype == np.int64 and "".join(charset[code] for code in codes) == "a cab zz"
+    assert dp.encode("", charset).shape == (0,)
+    with pytest.raises(InputError, match="'\xe9' '\u2026'; "):
+        dp.encode("a\xe9b\u2026\xe9", charset)
+
+
+# --------------------------------------------------------------------------------------------------------------- texts
+
+TIDY = [
+    ("Mr . Lark ' s boat", "Mr. Lark's boat"), ("Mr .Lark can ' t", "Mr. Lark can't"),
+    ("it 's what they 'll say I ' d do", "it's what they'll say I'd do"),
+    ("we waited . . . then left .", "we waited... then left."), (". . . and so on", "... and so on"),
+    ("it cost 2 , 415 , 000 or 3 . 50 .", "it cost 2,415,000 or 3.50."), ("in 7 , or 8 , days", "in 7, or 8, days"),
+    ("wait ! why ? tea , milk ; so : etc . , yes", "wait! why? tea, milk; so: etc., yes"),
+    ("( so it was ) , [ sic ]", "(so it was), [sic]"), ("  blanks \t of  all kinds ", "blanks of all kinds"),
+    ('" Good day , " she said .', '"Good day," she said.'), ("' Good day , ' she said .", "'Good day,' she said."),
+    ('said Tom . " Come in . "', 'said Tom. "Come in."'), ('a " yes " or a " no "', 'a "yes" or a "no"'),
+    ('will you ? " she asked', 'will you?" she asked'),  # the rest of a speech
+    # an apostrophe within a word is counted as a quotation mark
+    ("don't say ' yes ' now", "don't say 'yes' now"),
+    # a number that begins with its point is glued to the word before
+    ("the .22 bore", "the .22 bore"),
+]  # fmt: skip
+UNCHANGED = ["", "1/2", "don't", "well ...", "up... down", "2,415", "3.5", "U.S.A.", "rock 'n' roll", "the boys' toys",
+             "in 7, 8 or 9", "a 's' sound", "mother-in-law - well", "'Stop,' he said.", "5 + 4 & 3 %"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, tidy", TIDY + [(text, text) for text in UNCHANGED])
+def test_tidy_text(text, tidy):
+    assert dp.tidy_text(text) == tidy and dp.tidy_text(tidy) == tidy
+
+
+# ------------------------------------------------------------------------------------------------------------- strokes
+
+
+@pytest.mark.parametrize(
+    "move, seconds, filled",
+    [((90, 0), 0.08, 4), ((-150, 0), 0.08, 5), ((60, -80), 0.08, 5), ((-7, 19), 0.50, 1), ((300, 0), 0.10, 7)],
+)
+def test_lost_readings_are_filled_in_on_a_straight_line(move, seconds, filled):
+    (x, y), (right, down) = (2000, 1000), move
+    stroke = [(x - 9, y, 5.00), (x, y, 5.01), (x + right, y + down, 5.01 + seconds), (x + right, y + 9, 5.02 + seconds)]
+    positions, ends, counts = cleaned(stroke, [(x, y, 5.22 + seconds), (x, y, 5.23 + seconds)])
+    assert counts["filled"] == filled and counts["cut"] == 0
+    for k, position in enumerate(positions[1 : filled + 3]):
+        exact = (x + right * k / (filled + 1), y + down * k / (filled + 1))
+        assert max(abs(position[axis] - exact[axis]) for axis in (0, 1)) <= 0.5
+    assert positions[:2] + positions[2 + filled :] == [point[:2] for point in stroke] + [(x, y)] * 2
+    assert [i for i, end in enumerate(ends) if end] == [3 + filled, 5 + filled]
+
+
+@pytest.mark.parametrize(
+    "right, down, seconds",
+    [(60, 0, 0.04), (60, 0, 7200), (60, 0, -7200), (60, 0, -0.08), (60, 0, 0.6), (0, 0, 0.3), (9, 9, 0.3)],
+    ids=["no gap", "clock forward", "clock back", "clock back a little", "too long", "resting", "nearly resting"],
+)
+def test_no_reading_is_made_up(right, down, seconds):
+    stroke = [(2000, 1000, 8000.0), (2005, 1000, 8000.01), (2005 + right, 1000 + down, 8000.01 + seconds)]
+    positions, ends, counts = cleaned(stroke)
+    assert positions == [point[:2] for point in stroke] and ends == [False, False, True]
+    assert counts["filled"] == counts["cut"] == 0
+
+
+def test_a_long_step_ends_the_stroke_and_jumps_between_strokes_stay():
+    across = np.cumsum([0, 10, dp.LONGEST_STEP, 10, dp.LONGEST_STEP + 1, 10])  # only the second of the two is too long
+    first = [(x, 50, 1 + i / 100) for i, x in enumerate(across)]
+    second = [(9000, 900, 1.06), (9000, 899 - dp.LONGEST_STEP, 1.07)]
+    positions, ends, counts = cleaned(first, second)
+    assert positions == [point[:2] for point in first + second]
+    assert ends == [False, False, False, True, False, True, True, True]
+    assert counts["cut"] == 2 and counts["filled"] == 0
+
+
+def test_a_step_too_long_for_ink_is_not_filled_in_with_dots():
+    # the points that are filled in are still too far apart and become strokes of one point each
+    positions, ends, counts = cleaned([(0, 0, 1.00), (10, 0, 1.01), (910, 0, 1.06), (920, 0, 1.07)])
+    assert positions == [(0, 0), (10, 0), (910, 0), (920, 0)] and ends == [False, True, False, True]
+    assert counts["filled"] == 0 and counts["cut"] == 1
+
+
+BAD_XML = {
+    "empty": b"", "cut off": line_xml(GOOD)[:-40], "no points": line_xml([[]]), "one point": line_xml([GOOD[0][:1]]),
+    "word": line_xml(GOOD).replace(b'"20"', b'"ten"'), "nan": line_xml(GOOD).replace(b'"20"', b'"nan"'),
+    "no time": line_xml(GOOD).replace(b'time="1.01"', b""), "far away": line_xml(GOOD).replace(b'"20"', b'"20000"'),
+    "something else": line_xml(GOOD, inside="<Note/>"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", BAD_XML.values(), ids=BAD_XML)
+def test_an_unusable_line_file_is_named_and_the_next_one_read(data):
+    broken, good = dp.prepare_lines([("bad", data), ("good", line_xml(GOOD))])
+    assert broken[0] == "bad" and len(broken) == 2 and broken[1]
+    assert good[0] == "good" and good[1].tolist() == [[0, 0], [10, 0]]
+
+
+def test_entities_do_no_harm(tmp_path):
+    (tmp_path / "secret").write_text('<Point x="77" y="77" time="1.02"/>')
+    outer = f'<!DOCTYPE W [<!ENTITY e SYSTEM "{(tmp_path / "secret").as_uri()}">]>'
+    levels = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 9))
+    bomb = f'<!DOCTYPE W [<!ENTITY e0 "7777777777">{levels}]>'
+    for doctype, inside in [(outer, "&e;"), (bomb, "&e8;"), (bomb, '<Point x="&e8;" y="1" time="1.02"/>')]:
+        (line,) = dp.prepare_lines([("a", line_xml(GOOD, doctype, inside))])
+        assert len(line) == 2 or line[1].tolist() == [[0, 0], [10, 0]]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_oversized_file_is_skipped_and_never_read_whole(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(dp, "MAX_FILE_BYTES", 2000)
+    files = {line_path("a01-000u", 1): line_xml(GOOD), line_path("a01-000u", 2): line_xml(GOOD) + b" " * 5000}
+    found = dict(dp.read_files(put(tmp_path, files, packed), "lineStrokes", ".xml"))
+    good, big = dp.prepare_lines(sorted(found.items()))
+    assert len(good) == 4 and big[0] == "a01-000u-02" and "larger" in big[1] and len(found["a01-000u-02"]) == 2001
+
+
+# -------------------------------------------------------------------------------------------------------------- source
+
+
+def test_a_damaged_archive_is_never_taken_for_a_whole_one(tmp_path):
+    # the checksum of the .gz is never looked at, so bits may flip and the end may be missing unnoticed
+    archive = put(tmp_path, source_files(), packed=True) / "lineStrokes-all.tar.gz"
+    whole, content = archive.read_bytes(), list(dp.read_files(tmp_path, "lineStrokes", ".xml"))
+    damaged = {f"cut at {n}": whole[:n] for n in range(0, len(whole), 11)}
+    damaged |= {f"flipped at {n}": whole[:n] + bytes([whole[n] ^ 4]) + whole[n + 1 :] for n in range(2, len(whole), 11)}
+    unnoticed = []
+    for damage, data in damaged.items():
+        archive.write_bytes(data)
+        try:
+            unnoticed += [damage] if list(dp.read_files(tmp_path, "lineStrokes", ".xml")) != content else []
+        except InputError as error:
+            assert archive.name in str(error)
+    assert not unnoticed
+
+
+def test_splits_by_the_lists(prepared):
+    data = dp.load_dataset(prepared)
+    forms = {name.rpartition("-")[0]: split for name, split in zip(data.names, data.splits, strict=True)}
+    assert forms == {form: {"d": "validation", "f": "unlisted"}.get(form[0], "train") for form in FORMS}
+    assert data.names[data.lines("validation", False)].tolist() == ["d04-031b-01", "d04-031b-02"]
+    assert data.names[data.lines("train", True)].tolist() == [name for name in TRAINING_LINES if TEXTS[name]]
+
+
+def test_splits_without_lists_depend_on_the_form_alone(tmp_path):
+    many = {f"k{n:02}-{n:03}": (["one", "two", "three"], (1, 2, 3)) for n in range(24)}
+    few = {form: (texts, (1, 2)) for form, (texts, _) in list(many.items())[1::2]}
+    built = [dp.build_dataset(put(tmp_path / str(len(f)), source_files(f, {}))) for f in (few, many)]
+    before, after = (dict(zip(data.names.tolist(), data.splits.tolist(), strict=True)) for data in built)
+    assert before == {name: after[name] for name in before} and set(before.values()) == {"train", "validation"}
+    assert all(after[f"{form}-01"] == after[f"{form}-02"] == after[f"{form}-03"] for form in many)
+    validation = [form for form in many if after[f"{form}-01"] == "validation"]
+    assert validation == ["k01-001", "k13-013"]  # on any machine and in any later version
+
+
+@pytest.mark.skipif("IAM_ONDB" not in os.environ, reason="IAM_ONDB does not name the folder of IAM-OnDB")
+def test_iam_ondb(capsys):
+    source = Path(os.environ["IAM_ONDB"])
+    data = dp.build_dataset(source)
+    forms = np.array([name.rpartition("-")[0] for name in data.names.tolist()])
+    assert len(data.names) == 12194 and len(set(forms)) == 1730
+    assert np.isin(forms, (source / "trainset.txt").read_text().split()).sum() == 5364
+    assert Counter(data.splits.tolist()) == {"train": 5364 + 1518 + 3859, "validation": 1438, "unlisted": 15}
+    assert (data.texts[np.isin(forms, ["a08-551z", "z01-000z"])] == "").all()
+    assert "kept for prediction only: a08-551z z01-000z\n" in capsys.readouterr().out
+    assert set("QXZ0123456789") < set(data.charset) and not set("#*") & set(data.charset)
+
+
+# ---------------------------------------------------------------------------------------------- bad input, to the user
+
+
+def cut_archive(folder, name):
+    path = put(folder, source_files(), packed=True) / f"{name}-all.tar.gz"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def with_lists(folder, **lists):
+    put(folder, source_files(lists={name: forms for name, forms in (LISTS | lists).items() if forms}))
+
+
+BAD_SOURCES = {  # what is wrong: how to make it, and what the message is to name
+    "missing": (lambda folder: None, "source: no such folder"),
+    "empty": (lambda folder: folder.mkdir(), "source: holds neither"),
+    "texts cut off": (lambda folder: cut_archive(folder, "ascii"), "ascii-all.tar.gz: damaged"),
+    "list missing": (lambda folder: with_lists(folder, testset_t=None), "testset_t.txt"),
+    "form on two": (lambda folder: with_lists(folder, testset_v="d04-031b c03-020"), "form c03-020"),
+    # the progress bar stands on stderr before the message in the remaining cases
+    "strokes cut off": (lambda folder: cut_archive(folder, "lineStrokes"), "lineStrokes-all.tar.gz: damaged"),
+    "all broken": (lambda folder: put(folder, dict.fromkeys(source_files(lists={}), b"<W>")), "source: no usable"),
+}
+
+
+@pytest.mark.parametrize("make, named", BAD_SOURCES.values(), ids=BAD_SOURCES)
+@pytest.mark.parametrize("older", [b"an older file", None], ids=["older output", "no output"])
+def test_a_bad_source_ends_with_one_line_and_writes_nothing(make, named, older, tmp_path):
+    make(tmp_path / "source")
+    output = tmp_path / "out" / "data.npz"
+    output.parent.mkdir()
+    if older:
+        output.write_bytes(older)
+    result = run(tmp_path / "source", output)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert [path.read_bytes() for path in output.parent.iterdir()] == ([older] if older else [])
+    assert named in result.stderr.splitlines()[-1]
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("output", [".", "a_folder"])
+def test_a_folder_as_output_is_refused_by_name(output, tmp_path):
+    # a traceback for ".", and a name that the user never gave for another folder
+    (tmp_path / "a_folder").mkdir()
+    result = run(put(tmp_path / "source", source_files()), output)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"error: {output}: ")
+
+
+def test_a_broken_line_file_is_skipped_by_name(prepared, tmp_path):
+    files = source_files() | {"lineStrokes/notes.xml": line_xml(GOOD)}
+    result = run(put(tmp_path / "source", files), tmp_path / "data.npz")
+    assert result.returncode == 0 and (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
+    assert "skipped f06-052d-02: XML error" in result.stdout and "skipped notes: its name" in result.stdout
+    assert "kept for prediction only: c03-020 f06-052d\n" in result.stdout

@@ -1,0 +1,86 @@
+"""The project as a whole: style, the shipped networks, the notebook, and the three scripts one after the other."""
+
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import ROOT, environment, run_script
+from nbclient import NotebookClient
+
+import generate
+from utils import load_checkpoint
+
+TASKS = ("synthesis", "rand_write")
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
+def test_style(command):
+    result = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_shipped_networks_load_and_are_small(task):
+    path = ROOT / "save" / f"{task}.pt"
+    assert path.stat().st_size < 6_000_000
+    model, content = load_checkpoint(path)
+    assert "optimizer" not in content and content["task"] == task
+    assert (model.config.num_layers, model.config.cell_size, model.config.num_clusters) == (2, 400, 20)
+    if task == "synthesis":
+        learned = generate.learned_characters(content)
+        assert set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,'\"!?-();:") <= set(learned)
+
+
+def test_shipped_network_writes_a_line_from_left_to_right():
+    lines = generate.generate_conditionally("handwriting", bias=1.0, samples=4, seed=1)
+    assert sum(line.finished for line in lines) >= 3
+    for line in lines:
+        if line.finished:
+            width, height = np.ptp(np.cumsum(line.points[:, :2], axis=0), axis=0)
+            assert width > height  # whiteboard units
+            assert 100 < len(line.points) < 11 * 50
+
+
+def test_notebook_runs_on_a_fresh_clone(tmp_path):
+    notebook = nbformat.read(ROOT / "Results.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+
+
+def write_corpus(folder) -> None:
+    """A small corpus in the layout of IAM-OnDB, unpacked and without form lists."""
+    rng = np.random.default_rng(0)
+    for form in (f"a01-{number:03}" for number in range(24)):
+        strokes, texts = folder / "lineStrokes" / "a01" / form, folder / "ascii" / "a01" / form
+        strokes.mkdir(parents=True)
+        texts.mkdir(parents=True)
+        (texts / f"{form}.txt").write_text("OCR:\n\nab\n\nCSR:\n\nab ba\nba ab\n")
+        for line in (1, 2):
+            t = np.arange(60)
+            x, y = 100 + 20 * t, 500 + 100 * np.sin(t) + rng.normal(0, 3, 60)
+            points = [f'<Point x="{a}" y="{b:.0f}" time="{5 + c / 75:.2f}"/>' for a, b, c in zip(x, y, t, strict=True)]
+            body = f"<Stroke>{''.join(points[:30])}</Stroke><Stroke>{''.join(points[30:])}</Stroke>"
+            (strokes / f"{form}-0{line}.xml").write_text(f"<S><StrokeSet>{body}</StrokeSet></S>")
+
+
+def test_three_scripts_one_after_the_other(tmp_path):
+    write_corpus(tmp_path / "data")
+    result = run_script("data_preprocessing.py", cwd=tmp_path)
+    assert result.returncode == 0 and "48 lines of 24 forms" in result.stdout, result.stderr
+    for task in TASKS:
+        flags = ["--task", task, "--num_epochs", 2, "--cell_size", 8, "--sample_every", 1]
+        result = run_script("train.py", *flags, cwd=tmp_path)
+        assert result.returncode == 0 and "epoch 2: " in result.stdout, result.stderr
+        text = ["ab ba"] if task == "synthesis" else []
+        checkpoint = f"save/{task}_best.pt"
+        result = run_script("generate.py", *text, "--task", task, "--checkpoint", checkpoint, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "examples" / f"{task}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scripts_explain_themselves():
+    for script in ("data_preprocessing.py", "train.py", "generate.py"):
+        command = [sys.executable, str(ROOT / script), "--help"]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment())
+        assert result.returncode == 0 and "usage" in result.stdout
