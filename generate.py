@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from data_preprocessing import encode
-from model import POINTS_PER_CHARACTER, Mixture, Model, Window, log_density, log_window_weights, mixture
+from model import POINTS_PER_CHARACTER, Mixture, Model, Stepper, log_density, mixture
 from utils import (
     InputError,
     draw_attention,
@@ -55,75 +55,90 @@ class Line:
     finished: bool  # False where the cap on steps ended the line
 
 
-def draw_points(mix: Mixture, uniform: Tensor, normal: Tensor) -> Tensor:
-    """One point from each of B distributions (eq. 23), given uniform (B, 2) and normal (B, 2) random numbers.
+def draw_points(outputs: Tensor, bias: Tensor, noise: Tensor) -> Tensor:
+    """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M) and biases (B, 1).
 
-    Returns (B, 3), normalised.
+    noise (B, 4): two uniform and two normal random numbers a line. Returns (B, 3), normalised.
     """
-    cumulative = mix.log_pi.exp().cumsum(-1)  # (B, M)
-    chosen = (cumulative < uniform[:, :1] * cumulative[:, -1:]).sum(-1)  # (B,)
-    lines = torch.arange(len(chosen), device=chosen.device)
-    mu, sigma = mix.mu[lines, chosen], mix.log_sigma[lines, chosen].exp()  # (B, 2)
-    rho = torch.tanh(mix.atanh_rho[lines, chosen])
+    clusters = (outputs.shape[1] - 1) // 6
+    by_cluster = outputs[:, 1:].view(-1, 6, clusters)
+    cumulative = torch.softmax(by_cluster[:, 0] * (1 + bias), dim=1).cumsum(1)  # (B, M), (eq. 62)
+    chosen = (cumulative[:, :-1] < noise[:, :1]).sum(1, keepdim=True)  # (B, 1)
+    raw = by_cluster.gather(2, chosen[:, None].expand(-1, 6, -1))[..., 0]  # (B, 6) of the chosen component
+    mix = mixture(torch.cat([outputs[:, :1], raw], dim=1), bias[:, 0])
+    rho = mix.atanh_rho.tanh()  # (B, 1)
+    first, second = noise[:, 2:3], noise[:, 3:]
     # The lower triangle of the covariance's Cholesky factor is s1; s2 rho, s2 sqrt(1 - rho^2).
-    second = rho * normal[:, 0] + (1 - rho.square()).clamp(min=0).sqrt() * normal[:, 1]
-    offsets = mu + sigma * torch.stack([normal[:, 0], second], dim=-1)
-    end = (uniform[:, 1] < torch.sigmoid(mix.end_logit)).to(offsets.dtype)
-    return torch.cat([offsets, end[:, None]], dim=-1)
+    shape = torch.cat([first, rho * first + (1 - rho * rho).sqrt() * second], dim=1)
+    offsets = torch.addcmul(mix.mu[:, 0], mix.log_sigma[:, 0].exp(), shape)
+    end = noise[:, 1] < torch.sigmoid(mix.end_logit)
+    return torch.cat([offsets, end[:, None]], dim=1)
 
 
-@torch.no_grad()
-def sample(model: Model, texts: list[np.ndarray] | None, seeds: list[int], bias: float, steps: int) -> list[Line]:
+BLOCK = 256  # points for which random numbers are drawn and results kept in one piece
+
+
+@torch.inference_mode()
+def sample(
+    model: Model, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int]
+) -> list[Line]:
     """Write lines, all at once: one for each seed, and for each of the texts (codes, (U,)) if the network takes any.
 
     A line ends, by the paper's rule (section 5.3), at the first point where the window is stronger beyond the text
-    than on any of its characters; without a text, and at the latest, after `steps` points.
+    than on any of its characters; without a text, and at the latest, after `steps` points. `bias` and `steps` may be
+    one for all or one for each line. A line's ink depends on its seed, not on the lines beside it.
     """
-    device, B = model.mean.device, len(seeds)
-    uniform, normal = torch.empty(steps, B, 2), torch.empty(steps, B, 2)
-    for b, seed in enumerate(seeds):  # each line has random numbers of its own
-        generator = torch.Generator().manual_seed(seed)
-        uniform[:, b] = torch.rand(steps, 2, generator=generator)
-        normal[:, b] = torch.randn(steps, 2, generator=generator)
-    uniform, normal = uniform.to(device), normal.to(device)
-
-    characters = None
+    device, dtype, B = model.mean.device, model.mean.dtype, len(seeds)
+    text, width = None, 0
     if texts is not None:
-        lengths = torch.tensor([len(text) for text in texts], device=device)
-        codes = torch.full((B, int(lengths.max())), -1, device=device)
-        for b, text in enumerate(texts):
-            codes[b, : len(text)] = torch.as_tensor(text)
-        characters = model.one_hot(codes)  # (B, U, C)
-        beyond = torch.arange(codes.shape[1] + 1, device=device) > lengths[:, None]  # (B, U + 1)
+        width = max(map(len, texts)) + 1
+        text = torch.full((B, width - 1), -1)
+        for b, codes in enumerate(texts):
+            text[b, : len(codes)] = torch.as_tensor(codes)
+        text = text.to(device)
+    stepper = Stepper(model, text, B)
+    biases = torch.as_tensor(bias, dtype=dtype, device=device).expand(B)[:, None]  # (B, 1)
+    caps = torch.as_tensor(steps, device=device).expand(B)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    pieces = [[] for _ in range(B)]  # of each line: (points, outputs, log phi), in order
+    finished = [False] * B
+    alive = list(range(B))
+    x = model.normalise(torch.zeros(B, 3, dtype=dtype, device=device))
+    t = 0
+    while alive:  # write a block, or as much of it as there is until a line ends and leaves
+        start = t % BLOCK
+        if start == 0:
+            draws = [(torch.rand(BLOCK, 2, generator=g), torch.randn(BLOCK, 2, generator=g)) for g in generators]
+            noise = torch.stack([torch.cat(draw, dim=1) for draw in draws], dim=1).to(device, dtype)  # (BLOCK, n, 4)
+        size, n = min(BLOCK - start, int(caps.min()) - t), 0
+        points = x.new_empty(size, len(alive), 3)
+        outputs = x.new_empty(size, len(alive), model.head.out_features)
+        phis = x.new_empty(size, len(alive), width)
+        past = torch.zeros(len(alive), dtype=torch.bool, device=device)  # lines that are past their text
+        while n < size and not past.any():
+            log_phi = stepper.step(x, outputs[n])
+            if log_phi is not None:
+                phis[n] = log_phi
+                past = log_phi.argmax(1) == stepper.lengths
+            x = points[n] = draw_points(outputs[n], biases, noise[start + n])
+            n, t = n + 1, t + 1
+        for place, (line, is_past) in enumerate(zip(alive, past.tolist(), strict=True)):
+            finished[line] = texts is None or is_past
+            count = n - is_past  # the point that was drawn after a line's end does not count
+            pieces[line].append([tensor[:count, place] for tensor in (points, outputs, phis)])
+        staying = (~past & (caps > t)).nonzero()[:, 0]
+        if len(staying) < len(alive):
+            alive, generators = ([old[place] for place in staying.tolist()] for old in (alive, generators))
+            x, biases, caps, noise = x[staying], biases[staying], caps[staying], noise[:, staying]
+            stepper.keep(staying)
 
-    x, state = model.normalise(torch.zeros(1, B, 3, device=device)), None
-    ends = torch.full((B,), steps, device=device)  # points that each line has
-    points, outputs, phis = [], [], []
-    for t in range(steps):
-        output, state, window = model(x, characters, state)
-        if window is not None:
-            log_phi = log_window_weights(Window(*(p[0] for p in window)), codes.shape[1] + 1)  # (B, U + 1)
-            log_phi = log_phi.masked_fill(beyond, -torch.inf)
-            past = log_phi.argmax(-1) == lengths
-            ends = torch.where(past & (ends == steps), t, ends)
-            if (ends < steps).all():
-                break
-            phis.append(log_phi.exp())
-        x = draw_points(mixture(output[0], bias), uniform[t], normal[t])[None]
-        points.append(x[0])
-        outputs.append(output[0])
-
-    if not points:  # a window that starts beyond the text
-        return [Line(np.zeros((0, 3), np.float32), np.zeros((0, model.head.out_features), np.float32), None, True)] * B
-    drawn = model.denormalise(torch.stack(points)).cpu().numpy()  # (T, B, 3)
-    said = torch.stack(outputs).cpu().numpy()
-    weights = torch.stack(phis).cpu().numpy() if phis else None
     lines = []
-    for b, end in enumerate(ends.tolist()):
-        points = drawn[:end, b].copy()
+    for line, parts in enumerate(pieces):
+        points, outputs, phis = (torch.cat(part) for part in zip(*parts, strict=True))
+        points = model.denormalise(points).cpu().numpy()
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted
-        phi = None if weights is None else weights[:end, b, : len(texts[b]) + 1]
-        lines.append(Line(points, said[:end, b], phi, texts is None or end < steps))
+        phi = None if texts is None else phis[:, : len(texts[line]) + 1].exp().cpu().numpy()
+        lines.append(Line(points, outputs.cpu().numpy(), phi, finished[line]))
     return lines
 
 

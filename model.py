@@ -399,3 +399,89 @@ class Model(nn.Module):
             torch.where(mask, negative_log_likelihood(mix, points[1:]), zero),
             torch.where(mask, squared_error(mix, points[1:]), zero),
         )
+
+
+class Stepper:
+    """The same network for writing point by point, B lines at once: `Model.forward` with T = 1, without its overhead.
+
+    One row a line holds all that the layers read, [x, w, h1, h2, ...], and each layer is one product of its first
+    part with weights packed for it. Nothing is allocated between points but a few small temporaries.
+    """
+
+    def __init__(self, model: Model, text: Tensor | None, batch_size: int):
+        """`text` (B, U), codes with -1 for padding, for a network with a window."""
+        config = model.config
+        H, C = config.cell_size, config.num_chars
+        self.first, self.size = 3 + C, H  # where h1 starts in a row
+        zeros = model.mean.new_zeros
+        self.row = zeros(batch_size, self.first + config.num_layers * H)
+        self.cells = [zeros(batch_size, H) for _ in range(config.num_layers)]
+        self.packed = []  # (weight (n, 4H), bias (4H,)) of each layer, gates in the order of `WindowLSTM`
+        for n, layer in enumerate(model.layers):
+            weight, own = zeros(4 * H, self.first + (n + 1) * H), self.first + n * H
+            if isinstance(layer, WindowLSTM):
+                weight[:, :3], weight[:, 3:], bias = layer.input.weight, layer.recurrent.weight, layer.input.bias
+            else:
+                order = torch.arange(4 * H).view(4, H)[[3, 0, 1, 2]].flatten()  # torch has i, f, g, o
+                weight[:, : self.first] = layer.weight_ih_l0[order, : self.first]
+                if n:  # the layer below; those further down have no part in it
+                    weight[:, own - H : own] = layer.weight_ih_l0[order, self.first :]
+                weight[:, own:] = layer.weight_hh_l0[order]
+                bias = (layer.bias_ih_l0 + layer.bias_hh_l0)[order]
+            self.packed.append((weight.t(), bias))
+        self.head = (model.head.weight.t(), model.head.bias)
+        self.window = self.characters = None
+        if C:
+            self.window = (model.layers[0].window.weight.t(), model.layers[0].window.bias)
+            self.characters = model.one_hot(text)  # (B, U, C)
+            self.lengths = (text >= 0).sum(1)  # (B,)
+            self.kappa = zeros(batch_size, config.K)
+            self.u = torch.arange(1, text.shape[1] + 2, dtype=self.row.dtype, device=self.row.device)
+        self._make_views()
+
+    def _make_views(self) -> None:
+        """Name the parts of the rows, after their number has changed."""
+        B, H = len(self.row), self.size
+        self.x, self.w = self.row[:, :3], self.row[:, 3 : self.first]
+        self.hidden = self.row[:, self.first :]
+        starts = [self.first + n * H for n in range(len(self.cells))]
+        self.inputs = [self.row[:, : start + H] for start in starts]
+        self.hs = [self.row[:, start : start + H] for start in starts]
+        self.gates = self.row.new_empty(B, 4 * H)
+        self.sigmoids, self.candidate = self.gates[:, : 3 * H], self.gates[:, 3 * H :]
+        self.output_gate, self.input_gate, self.forget_gate = self.sigmoids.chunk(3, dim=1)
+        if self.window:
+            self.beyond = self.u > self.lengths[:, None] + 1  # (B, U + 1), what no line's text reaches
+
+    def keep(self, lines: Tensor) -> None:
+        """Go on with these lines (places, (n,)) only."""
+        self.row = self.row[lines]
+        self.cells = [cell[lines] for cell in self.cells]
+        if self.window:
+            self.characters, self.lengths = self.characters[lines], self.lengths[lines]
+            self.kappa = self.kappa[lines]
+        self._make_views()
+
+    def step(self, x: Tensor, output: Tensor) -> Tensor | None:
+        """Read normalised points x (B, 3), write the raw outputs to `output` (B, 1 + 6M).
+
+        Returns log phi of (eq. 46) (B, U + 1), -inf beyond a line's text and one, or None without a window.
+        """
+        self.x.copy_(x)
+        log_phi = None
+        for n, (weight, bias) in enumerate(self.packed):
+            torch.addmm(bias, self.inputs[n], weight, out=self.gates)
+            self.sigmoids.sigmoid_()
+            self.candidate.tanh_()
+            cell = self.cells[n].mul_(self.forget_gate).addcmul_(self.input_gate, self.candidate)
+            torch.mul(cell.tanh(), self.output_gate, out=self.hs[n])
+            if n == 0 and self.window:
+                raw = torch.addmm(self.window[1], self.hs[0], self.window[0])
+                alpha, beta, pace = raw.exp_().chunk(3, dim=1)
+                self.kappa += pace
+                log_phi = log_window_weights(Window(alpha, beta, self.kappa), len(self.u))
+                log_phi.masked_fill_(self.beyond, -torch.inf)
+                phi = log_phi[:, :-1].exp()
+                self.w.copy_((phi[:, None] @ self.characters)[:, 0])
+        torch.addmm(self.head[1], self.hidden, self.head[0], out=output)
+        return log_phi

@@ -8,7 +8,7 @@ from test_model import make_model, reference_distribution
 
 import generate
 from generate import draw_points, prepare_text, sample
-from model import Config, Model, Window, log_window_weights, mixture
+from model import Config, Model, Window, log_window_weights
 from utils import InputError, save_checkpoint, to_strokes
 
 COUNTS = [0, 5, 5, 5, 5, 5]  # of CHARSET; the blank was never learned
@@ -37,7 +37,8 @@ def test_points_are_drawn_from_the_mixture(bias):
     count = 200_000
     uniform = torch.rand(count, 2, dtype=torch.float64, generator=generator)
     normal = torch.randn(count, 2, dtype=torch.float64, generator=generator)
-    drawn = draw_points(mixture(outputs.expand(count, -1), bias), uniform, normal)
+    biases = torch.full((count, 1), bias, dtype=torch.float64)
+    drawn = draw_points(outputs.expand(count, -1), biases, torch.cat([uniform, normal], dim=1))
     reference = reference_distribution(outputs, bias)
     expected = reference.sample((count,))[:, 0]
     torch.testing.assert_close(drawn[:, :2].mean(0), reference.mean[0], atol=0.02, rtol=0)

@@ -10,6 +10,7 @@ from model import (
     Config,
     Model,
     State,
+    Stepper,
     Window,
     WindowLSTM,
     log_density,
@@ -206,6 +207,28 @@ def test_point_by_point_is_the_same_as_the_whole_line(num_layers, num_chars):
     torch.testing.assert_close(torch.cat(pieces), whole)
     for a, b in zip(state, last, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("num_chars", [0, 6])
+@torch.no_grad()
+def test_stepper_is_the_network(num_layers, num_chars):
+    model = make_model(num_layers, num_chars)
+    points, text = make_points(12, 3), make_text(3, 5, [5, 3, 4]) if num_chars else None
+    whole, _, window = model(points, model.one_hot(text) if num_chars else None)
+    stepper, lines = Stepper(model, text, 3), torch.arange(3)
+    for t, x in enumerate(points):
+        if t == 7:  # a line leaves
+            lines = torch.tensor([0, 2])
+            stepper.keep(lines)
+        output = torch.empty(len(lines), whole.shape[-1], dtype=torch.float64)
+        log_phi = stepper.step(x[lines], output)
+        torch.testing.assert_close(output, whole[t, lines])
+        if num_chars:
+            expected = log_window_weights(Window(*(p[t, lines] for p in window)), 6)
+            within = torch.isfinite(log_phi)
+            assert within.sum(1).tolist() == [length + 1 for length in (text[lines] >= 0).sum(1)]
+            torch.testing.assert_close(log_phi[within], expected[within])
 
 
 @torch.no_grad()
