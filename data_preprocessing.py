@@ -47,9 +47,6 @@ LINE_NAME = re.compile(r"(.+)-(\d+)")  # a01-000u-03: the third line of form a01
 SPLITS = ("train", "validation", "unlisted")
 
 
-# ------------------------------------------------------------------------------------------------------------ the file
-
-
 @dataclass(frozen=True)
 class Dataset:
     """The prepared data: N points in L lines, each field an array of the .npz under its own name.
@@ -109,6 +106,8 @@ def load_dataset(path: Path) -> Dataset:
             raise ValueError("the row starts do not fit the points")
         if not (np.isfinite(data.mean).all() and np.isfinite(data.std).all() and (data.std > 0).all()):
             raise ValueError("the statistics are not usable")
+    except PermissionError:
+        raise
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
     except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
@@ -124,13 +123,10 @@ def encode(text: str, charset: str) -> np.ndarray:
     return np.array([charset.index(character) for character in text], dtype=np.int64)
 
 
-# --------------------------------------------------------------------------------------------------------------- texts
-
-
 def read_transcription(data: bytes) -> list[str]:
     """Lines of text under the heading `CSR:` of a transcription file, blank ones left out."""
     _, _, corrected = data.decode("latin-1").partition("CSR:")
-    return [line for line in corrected.splitlines() if line.strip()]
+    return [line for line in corrected.replace("\r", "\n").split("\n") if line.strip()]
 
 
 def tidy_text(text: str) -> str:
@@ -143,6 +139,7 @@ def tidy_text(text: str) -> str:
     text = re.sub(r"(?<=[(\[]) +", "", text)
     text = re.sub(r"(?<=\w) \.(?=[A-Za-z])", ". ", text)  # Mr .Foot
     text = re.sub(r"(?<!\.) \.(?![.\d])", ".", text)  # but ` ...` keeps its blank
+    text = re.sub(r" ([\"'])(?=[,.;:!?)\]])", r"\1", text)  # Yes " , he
     for mark in "\"'":
         # Quotation marks apart from both neighbours: of a line's marks the first opens and the next closes, but the
         # line may be the rest of a speech: between a mark that ends one and a small letter, it closes.
@@ -157,8 +154,8 @@ def tidy_text(text: str) -> str:
     return text
 
 
-# ------------------------------------------------------------------------------------------------------------- strokes
-
+# No entities and nothing from the network; lxml's limits on sizes stand. The last two only save time.
+PARSER = etree.XMLParser(resolve_entities=False, no_network=True, collect_ids=False, remove_blank_text=True)
 # XPath hands out attributes without making a Python object of each of eight million elements.
 POINT_COLUMNS = [etree.XPath(f"//Stroke/Point/@{name}", smart_strings=False) for name in ("x", "y", "time")]
 
@@ -170,16 +167,8 @@ def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-    parser = etree.XMLParser(
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        huge_tree=False,
-        collect_ids=False,
-        remove_blank_text=True,
-    )  # the last two save time
     try:
-        root = etree.fromstring(data, parser)
+        root = etree.fromstring(data, PARSER)
     except etree.XMLSyntaxError as error:
         raise ValueError(f"XML error: {error}") from None
     try:
@@ -235,9 +224,6 @@ def prepare_lines(
     return lines
 
 
-# -------------------------------------------------------------------------------------------------------------- source
-
-
 def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, bytes]]:
     """(stem, bytes) of every file in `folder`, unpacked or as the official archive, which is read in place."""
     unpacked, archive = source / folder, source / f"{folder}-all.tar.gz"
@@ -253,6 +239,8 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, by
                         yield Path(member.name).stem, tar.extractfile(member).read(MAX_FILE_BYTES + 1)
                 while file.read(1 << 20):  # gzip compares its checksum at the very end, tarfile by itself never does
                     pass
+        except PermissionError:
+            raise
         except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
             raise InputError(f"{archive}: damaged ({error}); download it again") from None
     else:
@@ -285,8 +273,8 @@ def split_of(form: str, list_of: dict[str, str] | None) -> str:
 
 def read_lines(source: Path) -> tuple[list, dict[str, str]]:
     """All line files of the source, read on all cores: the lines by name, and what is wrong with the other files."""
-    lines, broken, waiting = [], {}, deque()
-    workers = os.cpu_count() or 1
+    lines, names, broken, waiting = [], set(), {}, deque()
+    workers = min(os.cpu_count() or 1, 8)
     with (
         ProcessPoolExecutor(workers) as pool,
         tqdm(unit=" lines", desc="reading", smoothing=0, disable=None) as progress,
@@ -298,7 +286,10 @@ def read_lines(source: Path) -> tuple[list, dict[str, str]]:
                     broken[name] = content[0]
                 elif not LINE_NAME.fullmatch(name):
                     broken[name] = "its name is not of the form a01-000u-03"
+                elif name in names:
+                    broken[name] = "a second file of this name"
                 else:
+                    names.add(name)
                     lines.append((name, *content))
                 progress.update()
 
@@ -373,7 +364,8 @@ def build_dataset(source: Path) -> Dataset:
     print(f"{len(names)} lines of {len(set(forms))} forms read, {len(broken)} files skipped")
     print(f"forms without a transcription: {' '.join(without_text) or 'none'}")
     print(f"forms with more lines of strokes than of text, kept for prediction only: {' '.join(with_less) or 'none'}")
-    print(f"transcriptions without strokes: {len(transcriptions.keys() - set(forms))}")
+    alone = sorted(transcriptions.keys() - set(forms))
+    print(f"{len(alone)} transcriptions without strokes: {' '.join(alone) or 'none'}")
     print(f"lines with struck-out words, kept for prediction only: {sum(struck_out)}")
     print(f"recording errors: {cleaned['filled']} missing points filled in, {cleaned['cut']} steps cut")
     if list_of is None:
@@ -382,6 +374,8 @@ def build_dataset(source: Path) -> Dataset:
         listed = Counter(list_of.get(form, "no list") for form in forms)
         print("lines by form list: " + ", ".join(f"{listed[name]} on {name}" for name in [*LISTS, "no list"]))
     describe(dataset)
+    if not (splits == "validation").any():
+        print("no form has fallen into validation: train.py will refuse this data")
     return dataset
 
 

@@ -9,7 +9,7 @@ From Python: `generate_conditionally` and `generate_unconditionally`.
 import argparse
 import sys
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,7 +40,7 @@ REPLACEMENTS = str.maketrans(
         "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u00ab": '"', "\u00bb": '"', "\u2033": '"',
         "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2015": "-", "\u2212": "-",
         "\u2026": "...", "\u00df": "ss", "\u00e6": "ae", "\u00c6": "Ae", "\u0153": "oe", "\u0152": "Oe",
-        "\u00f8": "o", "\u00d8": "O", "\u0142": "l", "\u0141": "L", "\u00d7": "x",
+        "\u02bc": "'", "\u2044": "/", "\u00f8": "o", "\u00d8": "O", "\u0142": "l", "\u0141": "L", "\u00d7": "x",
     }
 )  # fmt: skip
 
@@ -53,6 +53,7 @@ class Line:
     outputs: np.ndarray  # (T, 1 + 6M) float32: what the network said before each point; read it with `mixture`
     phi: np.ndarray | None  # (T, U + 1) float32: window weights (eq. 46); the last column is beyond the text
     finished: bool  # False where the cap on steps ended the line
+    text: str = ""  # what was written
 
 
 def draw_points(outputs: Tensor, bias: Tensor, noise: Tensor) -> Tensor:
@@ -142,9 +143,6 @@ def sample(
     return lines
 
 
-# --------------------------------------------------------------------------------------------------- for other programs
-
-
 @lru_cache(maxsize=4)
 def _load(path: Path, modified: int) -> tuple[Model, dict]:
     return load_checkpoint(path)
@@ -168,7 +166,7 @@ def generate_unconditionally(
     """Write at random (section 4): `samples` lines of `steps` points each, the shipped network's by default.
 
     `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i: the same seed gives the
-    same ink. Raises InputError for a checkpoint that cannot be used, ValueError for numbers out of range.
+    same ink. Raises InputError (a ValueError) for a checkpoint that cannot be used and for numbers out of range.
     """
     _check_numbers(samples, steps, bias, seed)
     model, _ = load_writer(checkpoint, "rand_write")
@@ -181,15 +179,16 @@ def generate_conditionally(
 ) -> list[Line]:  # fmt: skip
     """Write `text` (section 5) `samples` times; each line holds its window weights beside the points.
 
-    `steps` is the most points of a line, by default plenty for the text; the others are as for
-    `generate_unconditionally`. The text must consist of characters that the network learned, see `prepare_text`;
-    raises InputError for others.
+    The text that is written is what `prepare_text` makes of `text`, see `Line.text`. `steps` is the most points of a
+    line, by default plenty for the text; the others and the errors are as for `generate_unconditionally`, and
+    characters that the network never learned are an InputError that names them.
     """
-    _check_numbers(samples, steps, bias, seed)
     model, content = load_writer(checkpoint, "synthesis")
-    encode(text, learned_characters(content))  # names what was never learned, although it may have a code
-    codes = encode(text, content["charset"])
-    return sample(model, [codes] * samples, [seed + i for i in range(samples)], bias, steps or default_steps(text))
+    text, _ = prepare_text(text, learned_characters(content))
+    steps = default_steps(text) if steps is None else steps
+    _check_numbers(samples, steps, bias, seed)
+    lines = sample(model, [encode(text, content["charset"])] * samples, [seed + i for i in range(samples)], bias, steps)
+    return [replace(line, text=text) for line in lines]
 
 
 def learned_characters(content: dict) -> str:
@@ -212,11 +211,12 @@ def prepare_text(text: str, learned: str) -> tuple[str, list[str]]:
     for character in unicodedata.normalize("NFC", " ".join(text.split())):
         piece = character
         if character not in learned:
-            plain = unicodedata.normalize("NFKD", character.translate(REPLACEMENTS))
-            plain = "".join(c for c in plain if not unicodedata.combining(c)).translate(REPLACEMENTS)
-            if plain and set(plain) <= set(learned):
+            plain = unicodedata.normalize("NFKD", character.translate(REPLACEMENTS)).translate(REPLACEMENTS).strip()
+            plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
+            is_invisible = unicodedata.combining(character) or unicodedata.category(character) == "Cf"
+            if (plain or is_invisible) and set(plain) <= set(learned):
                 piece = plain
-                message = f"wrote {plain!r} for {character!r}"
+                message = f"wrote {plain!r} for {character!r}" if plain else f"left out {character!a}"
                 told += [message] if message not in told else []
         pieces.append(piece)
     prepared = "".join(pieces)
@@ -226,13 +226,11 @@ def prepare_text(text: str, learned: str) -> tuple[str, list[str]]:
     return prepared, told
 
 
-def _check_numbers(samples: int, steps: int | None, bias: float, seed: int) -> None:
-    for name, value, least, most in [
-        ("samples", samples, 1, 10_000), ("steps", 1 if steps is None else steps, 1, 100_000), ("bias", bias, 0, 100),
-        ("seed", seed, 0, 2**62),
-    ]:  # fmt: skip
+def _check_numbers(samples: int, steps: int, bias: float, seed: int) -> None:
+    ranges = {"samples": (samples, 1, 10_000), "steps": (steps, 1, 100_000), "bias": (bias, 0, 100)}
+    for name, (value, least, most) in (ranges | {"seed": (seed, 0, 2**62)}).items():
         if not least <= value <= most:
-            raise ValueError(f"{name} must be from {least} to {most}, not {value}")
+            raise InputError(f"{name} must be from {least} to {most}, not {value}")
 
 
 def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -241,45 +239,37 @@ def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tup
     As in the paper's figure 10. Returns (rows, columns), per square whiteboard unit, and the extent (left, right,
     bottom, top), y downwards.
     """
-    with torch.no_grad():
-        positions = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)
-        before = np.vstack([np.zeros((1, 2)), positions[:-1]])  # (T, 2), where the pen was when the network spoke
-        low, high = positions.min(0) - 80, positions.max(0) + 80
-        columns, rows = np.ceil((high - low) / cell).astype(int)
-        total = np.zeros((rows, columns))
-        mix = mixture(torch.from_numpy(line.outputs), bias)
-        std, mean = model.std.cpu().numpy(), model.mean.cpu().numpy()
-        reach = int(160 / cell)  # a step within a stroke is seldom longer
-        for t, start in enumerate(before):
-            column, row = ((start - low) / cell).astype(int)
-            x = np.arange(max(column - reach, 0), min(column + reach, columns))
-            y = np.arange(max(row - reach, 0), min(row + reach, rows))
-            places = np.stack(np.meshgrid(x, y), axis=-1)  # (h, w, 2)
-            offsets = (low + (places + 0.5) * cell - start - mean) / std
-            at = Mixture(*(p[t] for p in mix))
-            density = log_density(at, torch.from_numpy(offsets).float()).exp().numpy() / std.prod()
-            total[y[0] : y[-1] + 1, x[0] : x[-1] + 1] += density
+    path = np.vstack([np.zeros((1, 2)), np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)])  # (T + 1, 2)
+    low, high = path.min(0) - 80, path.max(0) + 80
+    columns, rows = np.ceil((high - low) / cell).astype(int)
+    total = np.zeros((rows, columns))
+    mix = mixture(torch.from_numpy(line.outputs), bias)
+    std, mean = model.std.cpu().numpy(), model.mean.cpu().numpy()
+    reach = int(160 / cell)  # a step within a stroke is seldom longer
+    for t, start in enumerate(path[:-1]):  # where the pen was when the network spoke
+        column, row = ((start - low) / cell).astype(int)
+        x = np.arange(max(column - reach, 0), min(column + reach, columns))
+        y = np.arange(max(row - reach, 0), min(row + reach, rows))
+        places = np.stack(np.meshgrid(x, y), axis=-1)  # (h, w, 2)
+        offsets = torch.from_numpy((low + (places + 0.5) * cell - start - mean) / std).float()
+        density = log_density(Mixture(*(p[t] for p in mix)), offsets).exp().numpy() / std.prod()
+        total[y[0] : y[-1] + 1, x[0] : x[-1] + 1] += density
     return total, (low[0], low[0] + columns * cell, low[1] + rows * cell, low[1])
 
 
-# -------------------------------------------------------------------------------------------------------- command line
-
-
-def write_pictures(options: argparse.Namespace, lines: list[Line], text: str, model: Model) -> None:
-    """Write the line picture, and beside it those of the window and of the densities, of the first line."""
-    save_figure(lines_figure([line.points for line in lines]), options.output)
-    print(f"wrote {options.output}")
+def write_pictures(options: argparse.Namespace, lines: list[Line], model: Model) -> None:
+    """Write the lines' picture, and beside it those of the window and of the densities, of the first line."""
+    figures = {"": lines_figure([line.points for line in lines])}
+    text = lines[0].text
     if options.attention:
-        figure = Figure(figsize=(10, max(2.5, 0.16 * len(text))), layout="constrained")
-        draw_attention(figure.subplots(), lines[0].phi[:, :-1], text)
-        path = options.output.with_stem(options.output.stem + "_attention")
-        save_figure(figure, path)
-        print(f"wrote {path}")
+        figures["_attention"] = Figure(figsize=(10, max(2.5, 0.16 * len(text))), layout="constrained")
+        draw_attention(figures["_attention"].subplots(), lines[0].phi[:, :-1], text)
     if options.density:
         density, extent = density_map(model, lines[0], options.bias)
-        figure = Figure(figsize=(12, 1 + 12 * density.shape[0] / density.shape[1]), layout="constrained")
-        draw_density(figure.subplots(), lines[0].points, density, extent)
-        path = options.output.with_stem(options.output.stem + "_density")
+        figures["_density"] = Figure(figsize=(12, 1 + 12 * density.shape[0] / density.shape[1]), layout="constrained")
+        draw_density(figures["_density"].subplots(), density, extent)
+    for suffix, figure in figures.items():
+        path = options.output.with_stem(options.output.stem + suffix)
         save_figure(figure, path)
         print(f"wrote {path}")
 
@@ -314,33 +304,25 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError("--attention: a network that writes at random has no window over a text")
     options.output = options.output or Path("examples") / f"{options.task}.png"
     if options.output.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"{options.output}: cannot write {options.output.suffix or 'a file without ending'}; use .png, .svg or .pdf"
-        )
+        raise InputError(f"{options.output}: not a picture that can be written; name a .png, .svg or .pdf file")
     options.bias = (0.5 if with_text else 0.0) if options.bias is None else options.bias
-    common = {name: getattr(options, name) for name in ("samples", "bias", "seed", "checkpoint")}
+    given = {name: getattr(options, name) for name in ("samples", "steps", "bias", "seed", "checkpoint")}
+    given = {name: value for name, value in given.items() if value is not None}
     model, content = load_writer(options.checkpoint, options.task)
-    text = ""
-    try:
-        if with_text:
-            text, told = prepare_text(options.text, learned_characters(content))
-            for message in told:
-                print(f"note: {message}", file=sys.stderr)
-            lines = generate_conditionally(text, steps=options.steps, **common)
-        else:
-            lines = generate_unconditionally(steps=700 if options.steps is None else options.steps, **common)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    unfinished = [options.seed + i for i, line in enumerate(lines) if not line.finished]
+    if with_text:
+        for message in prepare_text(options.text, learned_characters(content))[1]:
+            print(f"note: {message}", file=sys.stderr)
+    lines = generate_conditionally(options.text, **given) if with_text else generate_unconditionally(**given)
+    unfinished = [str(options.seed + i) for i, line in enumerate(lines) if not line.finished]
     if unfinished:
         print(
-            f"note: not at the end of the text after {len(lines[unfinished[0] - options.seed].points)} points, seed "
-            f"{', '.join(map(str, unfinished))}; try another --seed, more --bias or more --steps",
+            f"note: the cap on points came before the end of the text with seed {', '.join(unfinished)}; try another "
+            "--seed, more --bias or more --steps",
             file=sys.stderr,
         )
     if not all(len(line.points) for line in lines):
         raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
-    write_pictures(options, lines, text, model)
+    write_pictures(options, lines, model)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ training lines; `Model.normalise` and `Model.denormalise` go from and to whitebo
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 POINTS_PER_CHARACTER = 25  # of a line of IAM-OnDB (section 5.1); an untrained window moves at this pace
 
@@ -65,11 +67,10 @@ class Mixture(NamedTuple):
     atanh_rho: Tensor  # (..., M), the number whose tanh is rho
 
 
-# ---------------------------------------------------------------------------------------------------- mixture density
-
 # Guards against overflow, beyond what data can ask for: recorded offsets are whole whiteboard units, some 0.02
-# deviations apart, so that a deviation of exp(-10) is a point already, and tanh(9) is 1 in float32.
-LEAST_LOG_SIGMA = -10.0
+# deviations apart, so that a deviation of exp(-10) is a point already and one of exp(10) the whole board, and tanh(9)
+# is 1 in float32.
+GREATEST_LOG_SIGMA = 10.0
 GREATEST_ATANH_RHO = 9.0
 
 
@@ -86,7 +87,7 @@ def mixture(outputs: Tensor, bias: float | Tensor = 0.0) -> Mixture:
         end_logit=-end[..., 0],  # (eq. 18): e = 1 / (1 + exp(e^)), so its logit is -e^
         log_pi=torch.log_softmax(pi * (1 + bias), dim=-1),  # (eq. 19) and (eq. 62)
         mu=torch.stack([mu1, mu2], dim=-1),  # (eq. 20)
-        log_sigma=log_sigma.clamp(min=LEAST_LOG_SIGMA),  # (eq. 21)
+        log_sigma=log_sigma.clamp(-GREATEST_LOG_SIGMA, GREATEST_LOG_SIGMA),  # (eq. 21)
         atanh_rho=rho.clamp(-GREATEST_ATANH_RHO, GREATEST_ATANH_RHO),  # (eq. 22)
     )
 
@@ -116,9 +117,6 @@ def squared_error(mix: Mixture, targets: Tensor) -> Tensor:
     """Squared distance of each target (..., 3) from the mixture's mean, in normalised units; result (...)."""
     mean = (mix.log_pi.exp()[..., None] * mix.mu).sum(-2)  # (..., 2)
     return (mean - targets[..., :2]).square().sum(-1)
-
-
-# --------------------------------------------------------------------------------------------------------- soft window
 
 
 def log_window_weights(window: Window, num_chars: int) -> Tensor:
@@ -203,8 +201,8 @@ class WindowFunction(torch.autograd.Function):
         """gates (T, B, 4H) from the points, weight (4H, C + H), window_weight (3K, H), window_bias (3K,),
         characters (B, U, C), before (B, C + H) = (w, h), cell (B, H), kappa (B, K).
 
-        Returns (w, h) (T, B, C + H), alpha, beta, kappa (T, B, K) without gradient but for the last kappa's, which
-        is not needed within a line, and the last cell (B, H).
+        Returns (w, h) (T, B, C + H), alpha, beta and kappa (T, B, K each; the first two without gradient), and the
+        last cell (B, H).
         """
         T, B, H = gates.shape[0], gates.shape[1], cell.shape[1]
         U, C = characters.shape[1:]
@@ -260,8 +258,13 @@ class WindowFunction(torch.autograd.Function):
         return states[1:], alphas, betas, kappas[1:], cells[T].clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d_states, _alpha, _beta, d_kappas, d_cell):
-        """The paper's (eq. 56-60) for the window, the usual rules for the LSTM."""
+        """The paper's (eq. 56-60) for the window, the usual rules for the LSTM.
+
+        From forward: factors (T, B, 4H) and to_cell (T, B, H), what d h and d cell are multiplied by to give
+        d gates and d cell; kept (T, B, H), the forget gates.
+        """
         factors, to_cell, kept, states, parameters, kappas, weight, window_weight, characters, u = ctx.saved_tensors
         T, B, H = kept.shape
         U, C = characters.shape[1:]
@@ -278,10 +281,10 @@ class WindowFunction(torch.autograd.Function):
             distance = kappas[t + 1][:, :, None] - u  # (B, K, U)
             d_phi = characters @ d_w[:, :, None]  # (B, U, 1)
             bell = (distance.square() * -beta[:, :, None]).clamp_(min=LEAST_EXPONENT).exp_()
-            epsilon = bell.mul_(alpha[:, :, None]).mul_(d_phi.view(B, 1, U))  # (eq. 56), (B, K, U)
+            epsilon = bell.mul_(alpha[:, :, None]).mul_(d_phi.view(B, 1, U))  # (eq. 56), (B, K, U): alpha bell d phi
             torch.sum(epsilon, 2, out=d_parameters[t, :, :K])  # (eq. 57)
-            first = epsilon.mul_(distance).sum(2)
-            second = epsilon.mul_(distance).sum(2)
+            first = epsilon.mul_(distance).sum(2)  # sum over u of epsilon (kappa - u), (B, K)
+            second = epsilon.mul_(distance).sum(2)  # and of epsilon (kappa - u)^2
             torch.mul(beta, second, out=d_parameters[t, :, K : 2 * K]).neg_()  # (eq. 58)
             d_kappa = d_kappa + d_kappas[t] - 2 * beta * first  # (eq. 59)
             torch.mul(pace, d_kappa, out=d_parameters[t, :, 2 * K :])  # (eq. 60)
@@ -301,13 +304,10 @@ class WindowFunction(torch.autograd.Function):
         return d_gates, d_weight, d_window_weight, d_flat.sum(0), None, d_before, d_cell, d_kappa, None, None
 
 
-# ------------------------------------------------------------------------------------------------------------- network
-
-
 class Model(nn.Module):
     """Layers of LSTM with skip connections from the input to every layer and from every layer to the output.
 
-    Prediction (eq. 7-14 and 15-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). The parameters, the
+    Prediction (eq. 1-11 and 15-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). The parameters, the
     window, the mixture and the loss are float32; set `product_dtype` to torch.bfloat16 for faster products.
     """
 
@@ -370,7 +370,7 @@ class Model(nn.Module):
                 hidden, windows, window, cell = layer(points, characters, state, self.product_dtype)
                 points = torch.cat([points, windows], dim=-1)  # the upper layers see w_t (eq. 53), (T, B, 3 + C)
             else:
-                with torch.autocast(points.device.type, self.product_dtype, enabled=low):
+                with torch.autocast(points.device.type, self.product_dtype) if low else nullcontext():
                     hidden, (_, cell) = layer(inputs, (state.hidden[n : n + 1], state.cell[n : n + 1]))
                 hidden, cell = hidden.to(points.dtype), cell[0].to(state.cell.dtype)
             inputs = torch.cat([points, hidden], dim=-1)  # skip connection, (T, B, 3 + C + H)

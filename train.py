@@ -12,8 +12,10 @@ import argparse
 import csv
 import io
 import math
+import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,9 +54,6 @@ SETTINGS = (
 )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------------- batches
-
-
 def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
     """Put lines of similar length together: arrays of places in `lengths`, in random order if there is an `rng`.
 
@@ -67,7 +66,7 @@ def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator 
 
 
 def collate(
-    dataset: Dataset, lines: np.ndarray, charset: str, timesteps: int | None = None
+    dataset: Dataset, lines: np.ndarray, charset: str, timesteps: int | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Pad lines to one length, at most `timesteps` predictions: the arguments of `Model.losses`.
 
@@ -86,50 +85,39 @@ def collate(
         text = np.full((len(lines), max(map(len, codes))), -1)
         for b, code in enumerate(codes):
             text[b, : len(code)] = code
-        text = torch.from_numpy(text)
-    return torch.from_numpy(points), torch.from_numpy(mask), text
-
-
-def move(batch: tuple[Tensor, Tensor, Tensor | None], device: torch.device) -> list[Tensor | None]:
-    """A batch of `collate` on `device`."""
-    return [None if tensor is None else tensor.to(device, non_blocking=True) for tensor in batch]
-
-
-# ---------------------------------------------------------------------------------------------------------- evaluation
+        text = torch.from_numpy(text).to(device)
+    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
 
 
 @torch.no_grad()
 def evaluate(model: Model, dataset: Dataset, charset: str, batch_size: int = 50) -> dict[str, float]:
     """Losses over the whole validation split, lines uncut.
 
-    Returns loss (nats a line, normalised units), per_point and per_point_raw (nats a point in normalised and in
-    whiteboard units), sse (squared error a point, normalised units), lines and points. Densities in whiteboard units
-    are smaller by the product of the deviations.
+    Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
+    (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard units
+    is smaller by the product of the deviations.
     """
     chosen = dataset.lines("validation", bool(charset))
-    if not len(chosen):
-        raise InputError("the data set has no line for validation")
     was_training = model.training
     model.eval()
     nats = squares = points = 0.0
     for batch in make_batches(np.diff(dataset.starts)[chosen], batch_size):
-        strokes, mask, text = move(collate(dataset, chosen[batch], charset), model.mean.device)
+        strokes, mask, text = collate(dataset, chosen[batch], charset, device=model.mean.device)
         losses, errors = model.losses(strokes, mask, text)
-        nats += losses.sum(dtype=torch.float64).item()
-        squares += errors.sum(dtype=torch.float64).item()
+        nats += losses.cpu().double().sum().item()
+        squares += errors.cpu().double().sum().item()
         points += mask.sum().item()
     model.train(was_training)
+    scale = model.std.log().sum().item()
     return {
         "loss": nats / len(chosen),
+        "loss_raw": (nats + points * scale) / len(chosen),
         "per_point": nats / points,
-        "per_point_raw": nats / points + model.std.log().sum().item(),
+        "per_point_raw": nats / points + scale,
         "sse": squares / points,
         "lines": len(chosen),
         "points": points,
     }
-
-
-# -------------------------------------------------------------------------------------------------------- optimisation
 
 
 class GravesRMSprop(torch.optim.Optimizer):
@@ -155,7 +143,7 @@ class GravesRMSprop(torch.optim.Optimizer):
                 n, g, delta = state["n"], state["g"], state["delta"]
                 n.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)  # (eq. 38)
                 g.mul_(decay).add_(gradient, alpha=1 - decay)  # (eq. 39)
-                root = (n - g.square() + group["epsilon"]).sqrt_()
+                root = (n - g.square()).clamp_(min=0).add_(group["epsilon"]).sqrt_()  # rounding may leave n < g^2
                 delta.mul_(group["momentum"]).addcdiv_(gradient, root, value=-group["lr"])  # (eq. 40)
                 parameter.add_(delta)  # (eq. 41)
 
@@ -174,8 +162,8 @@ def choose_device(name: str) -> torch.device:
     """The device by its name; `auto` is the GPU if PyTorch sees one."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from None
     return device
 
@@ -186,19 +174,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            checks = [
-                getattr(torch.cpu, check, None) for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-            ]
-            fast = device.type == "cpu" and any(check() for check in checks if check)
+            names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+            fast = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
         name = "bf16" if fast else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
 
 
-# ----------------------------------------------------------------------------------------------------------------- run
-
-
 class Run:
-    """One training run: what it works on, and how far it has come (`progress`, numbers only, saved as it is)."""
+    """One training run: what it works on, and how far it has come.
+
+    `progress` is saved as it is: epochs that have ended, batches and sums of the one going on, steps and seconds of
+    the run, its best validation loss, and steps that were not finite, in all (`skipped`) and just now (`in_row`).
+    """
 
     def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: tuple[Model, dict] | None):
         self.options, self.dataset = options, dataset
@@ -207,11 +194,11 @@ class Run:
         self.charset = "".join(dataset.charset) if with_text else ""
         self.char_counts = dataset.char_counts.tolist() if with_text else []
         self.lines = dataset.lines("train", with_text)
-        if not len(self.lines):
-            raise InputError(f"{options.data}: holds no line to train the task {options.task} on")
-        lengths = np.minimum(np.diff(dataset.starts)[self.lines], options.timesteps + 1)
-        self.lengths = lengths
-        self.steps_per_epoch = math.ceil(len(lengths) / options.batch_size)
+        for split in ("train", "validation"):
+            if not len(dataset.lines(split, with_text)):
+                raise InputError(f"{options.data}: its {split} split holds no line for the task {options.task}")
+        self.lengths = np.minimum(np.diff(dataset.starts)[self.lines], options.timesteps + 1)
+        self.steps_per_epoch = math.ceil(len(self.lines) / options.batch_size)
         self.log: list[dict[str, float]] = []
         self.progress = {"epoch": 0, "batch": 0, "step": 0, "seconds": 0.0, "best": math.inf, "skipped": 0, "in_row": 0}
         self.reset_sums()
@@ -258,7 +245,7 @@ class Run:
         options, progress = self.options, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(options, progress["step"], self.steps_per_epoch)
-        strokes, mask, text = move(collate(self.dataset, batch, self.charset, options.timesteps), self.device)
+        strokes, mask, text = collate(self.dataset, batch, self.charset, options.timesteps, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         losses, _ = self.model.losses(strokes, mask, text)
         loss = losses.sum() / len(batch)
@@ -268,42 +255,35 @@ class Run:
         progress["step"] += 1
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
-            sums = progress["sums"]
-            sums["nats"] += loss * len(batch)
-            sums["points"] += points
-            sums["lines"] += len(batch)
-            sums["norm"] += norm
-            sums["steps"] += 1
+            added = {"nats": loss * len(batch), "points": points, "lines": len(batch), "norm": norm, "steps": 1}
+            for name, value in added.items():
+                progress["sums"][name] += value
+            progress["in_row"] = 0
+        else:
+            progress["skipped"] += 1
+            progress["in_row"] += 1
         return loss * len(batch) / points, norm
 
-    def train_epoch(self, bar: tqdm, should_stop: Callable[[], bool]) -> bool:
-        """Go through the rest of the epoch in progress. Returns False if it was told to stop before the end."""
+    def train_epoch(self, bar: tqdm, should_stop: Callable[[], bool]) -> None:
+        """Go through the rest of the epoch in progress, or until told to stop."""
         progress, options = self.progress, self.options
         rng = np.random.default_rng([options.seed, progress["epoch"]])  # the order follows from seed and epoch
         batches = make_batches(self.lengths, options.batch_size, rng)
-        while progress["batch"] < len(batches):
-            if should_stop():
-                return False
+        while progress["batch"] < len(batches) and not should_stop():
             started = time.perf_counter()
             loss, norm = self.train_step(self.lines[batches[progress["batch"]]])
             progress["batch"] += 1
-            is_finite = math.isfinite(loss) and math.isfinite(norm)
-            progress["skipped"] += not is_finite
-            progress["in_row"] = 0 if is_finite else progress["in_row"] + 1
             if progress["in_row"] == MOST_SKIPPED:
                 raise InputError(
                     f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite, the last at step "
-                    f"{progress['step']}; start again from an earlier checkpoint with a lower --learning_rate"
+                    f"{progress['step']}; delete the newest checkpoints and --resume with a lower --learning_rate"
                 )
-            seconds, sums = time.perf_counter() - started, progress["sums"]
+            sums, seconds = progress["sums"], time.perf_counter() - started
             sums["seconds"] += seconds
             progress["seconds"] += seconds
-            bar.set_postfix_str(
-                f"loss {loss:.3f} a point, gradient {norm:.0f}, {sums['points'] / sums['seconds']:.0f} points/s",
-                refresh=False,
-            )
+            pace = f"{sums['points'] / sums['seconds']:.0f} points/s"
+            bar.set_postfix_str(f"loss {loss:.3f} a point, gradient {norm:.0f}, {pace}", refresh=False)
             bar.update()
-        return True
 
     def finish_epoch(self) -> None:
         """Evaluate, log, and write the checkpoints of the epoch that has ended."""
@@ -313,14 +293,16 @@ class Run:
         progress["seconds"] += time.perf_counter() - started
         progress["epoch"] += 1
         progress["batch"] = 0
-        steps, points = max(sums["steps"], 1), max(sums["points"], 1)
+        none = sums["steps"] == 0  # all were skipped
+        lines, points, steps = (math.nan if none else sums[name] for name in ("lines", "points", "steps"))
         self.log.append(
             {
                 "epoch": progress["epoch"], "step": progress["step"], "minutes": progress["seconds"] / 60,
-                "train_loss": sums["nats"] / max(sums["lines"], 1), "train_per_point": sums["nats"] / points,
-                "validation_loss": found["loss"], "validation_per_point": found["per_point"],
-                "validation_per_point_raw": found["per_point_raw"], "validation_sse": found["sse"],
-                "gradient_norm": sums["norm"] / steps, "points_per_second": points / max(sums["seconds"], 1e-9),
+                "train_loss": sums["nats"] / lines, "train_per_point": sums["nats"] / points,
+                "validation_loss": found["loss"], "validation_loss_raw": found["loss_raw"],
+                "validation_per_point": found["per_point"], "validation_per_point_raw": found["per_point_raw"],
+                "validation_sse": found["sse"],
+                "gradient_norm": sums["norm"] / steps, "points_per_second": points / sums["seconds"],
                 "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress["skipped"],
             }
         )  # fmt: skip
@@ -340,10 +322,10 @@ class Run:
         stem = str(options.model_dir / options.task)
         tqdm.write(
             f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line, validation "
-            f"{row['validation_loss']:.1f} a line, {row['validation_per_point']:.4f} a point "
-            f"({row['validation_per_point_raw']:.4f} in whiteboard units), SSE {row['validation_sse']:.3f}; gradient "
-            f"{row['gradient_norm']:.1f}, {row['points_per_second']:.0f} points/s, step {row['step']}, "
-            f"{row['minutes']:.1f} min, {row['skipped_steps']} skipped",
+            f"{row['validation_loss']:.1f} a line, {row['validation_per_point']:.4f} a point (normalised; whiteboard "
+            f"units: {row['validation_loss_raw']:.1f} and {row['validation_per_point_raw']:.4f}), SSE "
+            f"{row['validation_sse']:.3f}; gradient {row['gradient_norm']:.0f}, {row['points_per_second']:.0f} "
+            f"points/s, step {row['step']}, {row['minutes']:.1f} min, {row['skipped_steps']} skipped",
             file=sys.stdout,
         )
         sys.stdout.flush()
@@ -362,21 +344,24 @@ class Run:
             if self.charset:
                 text = "".join(character for character in SAMPLE_TEXT if character in self.charset) or self.charset
                 texts, steps = [encode(text, self.charset)] * len(seeds), default_steps(text)
-            lines = sample(self.model, texts, seeds, bias=0.5, steps=steps)
+            lines = [line.points for line in sample(self.model, texts, seeds, bias=0.5, steps=steps)]
             self.model.train()
-            save_figure(
-                lines_figure([line.points for line in lines if len(line.points)]),
-                Path(f"{stem}_samples_epoch_{row['epoch']}.png"),
-            )
+            lines = [points for points in lines if len(points) and np.isfinite(points).all()]
+            if lines:
+                save_figure(lines_figure(lines), Path(f"{stem}_samples_epoch_{row['epoch']}.png"))
+            else:
+                tqdm.write("no picture of samples: the network wrote nothing that can be drawn", file=sys.stdout)
 
     def go(self) -> None:
         """Train until the last epoch, a limit, or a signal."""
         options, progress = self.options, self.progress
         signals: list[int] = []
-        handlers = {
-            number: signal.signal(number, lambda number, _: signals.append(number))
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+
+        def note(number: int, _frame: object) -> None:
+            os.write(2, b"\nstopping after this step\n")
+            signals.append(number)
+
+        handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
         most_steps = options.max_steps or math.inf
 
@@ -384,16 +369,17 @@ class Run:
             return bool(signals) or time.perf_counter() > deadline or progress["step"] >= most_steps
 
         total = options.num_epochs * self.steps_per_epoch
-        pace = 0.5 if sys.stderr.isatty() else 60  # seconds; a log file gets a line a minute
+        is_screen = sys.stderr.isatty()  # a log file gets a line a minute
+        where = {"file": sys.stderr, "mininterval": 0.5} if is_screen else {"file": sys.stdout, "mininterval": 60}
         try:
-            with tqdm(total=total, initial=progress["step"], unit=" steps", smoothing=0.05, mininterval=pace) as bar:
+            with tqdm(total=total, initial=progress["step"], unit=" steps", smoothing=0.05, **where) as bar:
                 while progress["epoch"] < options.num_epochs:
                     bar.set_description(f"epoch {progress['epoch'] + 1}")
-                    if not self.train_epoch(bar, should_stop):
+                    self.train_epoch(bar, should_stop)
+                    if signals or progress["batch"] < self.steps_per_epoch:
                         self.save("interrupted")
                         bar.close()
-                        print(f"stopped at step {progress['step']}; go on with the same command and --resume")
-                        return
+                        return print(f"stopped at step {progress['step']} of {total}; go on with --resume")
                     self.finish_epoch()
         finally:
             for number, handler in handlers.items():
@@ -402,18 +388,20 @@ class Run:
         print(f"done: best validation loss {progress['best']:.1f} nats a line, in {best}")
 
 
-# -------------------------------------------------------------------------------------------------------- command line
-
-
 def epoch_checkpoints(folder: Path, task: str) -> list[Path]:
     """Checkpoints of a run's epochs, oldest first."""
     numbers = {path: path.stem.removeprefix(f"{task}_epoch_") for path in folder.glob(f"{task}_epoch_*.pt")}
     return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
 
 
+def newest_checkpoints(folder: Path, task: str) -> list[Path]:
+    """Where a run can be resumed: the last epoch's checkpoint, and that of an interrupted epoch."""
+    return epoch_checkpoints(folder, task)[-1:] + list(folder.glob(f"{task}_interrupted.pt"))
+
+
 def newest_checkpoint(folder: Path, task: str) -> tuple[Model, dict[str, Any]]:
     """The checkpoint of the run in `folder` that has come furthest. Raises InputError if there is none."""
-    paths = epoch_checkpoints(folder, task)[-1:] + list(folder.glob(f"{task}_interrupted.pt"))
+    paths = newest_checkpoints(folder, task)
     if not paths:
         raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
     found = [load_checkpoint(path) for path in paths]
@@ -427,10 +415,17 @@ def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     """Print a checkpoint's figures on the validation split."""
     model, content = load_checkpoint(path, choose_device(options.device))
     model.product_dtype = choose_precision(options.precision, model.mean.device)
-    found = evaluate(model, load_dataset(options.data), content["charset"])
+    dataset = load_dataset(options.data)
+    unknown = set("".join(dataset.texts)) - set(content["charset"])
+    if content["charset"] and unknown:
+        raise InputError(f"{options.data}: has characters that {path} does not know: {' '.join(sorted(unknown))}")
+    if not len(dataset.lines("validation", bool(content["charset"]))):
+        raise InputError(f"{options.data}: its validation split holds no line for {path}")
+    found = evaluate(model, dataset, content["charset"])
     (mx, my), (sx, sy) = model.mean.tolist(), model.std.tolist()
     print(f"{path} on the validation split: {found['lines']} lines, {found['points']:.0f} predicted points")
     print(f"  loss, nats a line, normalised units     {found['loss']:10.2f}")
+    print(f"  loss, nats a line, whiteboard units     {found['loss_raw']:10.2f}")
     print(f"  loss, nats a point, normalised units    {found['per_point']:10.4f}")
     print(f"  loss, nats a point, whiteboard units    {found['per_point_raw']:10.4f}")
     print(f"  SSE a point, normalised units           {found['sse']:10.4f}")
@@ -524,17 +519,26 @@ def main(arguments: list[str] | None = None) -> None:
                 raise InputError(
                     f"--{name}: cannot change within a run; that in {options.model_dir} has {settings[name]}"
                 )
-    elif epoch_checkpoints(options.model_dir, options.task):
+    elif newest_checkpoints(options.model_dir, options.task):
         raise InputError(
             f"{options.model_dir}: holds a run of {options.task} already; --resume it, or choose another --model_dir"
         )
     if "learning_rate" not in options:
         options.learning_rate = {"adam": 8e-4, "rmsprop": 1e-4}[options.optimizer]
     dataset = load_dataset(options.data)
+    if resumed and options.max_steps and options.max_steps <= resumed[1]["progress"]["step"]:
+        raise InputError(f"--max_steps: the run is at step {resumed[1]['progress']['step']} already; give a higher one")
+    try:
+        run = Run(options, dataset, resumed)
+    except RuntimeError as error:
+        raise InputError(f"a network of these sizes cannot be made here ({str(error).splitlines()[0]})") from None
     options.model_dir.mkdir(parents=True, exist_ok=True)
-    run = Run(options, dataset, resumed)
+    with tempfile.TemporaryFile(dir=options.model_dir):  # find out now, not after an epoch, whether it can be written
+        pass
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
+    (mx, my), (sx, sy) = run.model.mean.tolist(), run.model.std.tolist()
+    print(f"offsets are normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units")
     print(
         f"{options.task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
         f"{run.device} with {str(run.model.product_dtype).removeprefix('torch.')} products"

@@ -19,10 +19,8 @@ if TYPE_CHECKING:  # imported where they are used: they take seconds, and prepro
 
     from model import Model
 
-# ----------------------------------------------------------------------------------------------------------- bad input
 
-
-class InputError(Exception):
+class InputError(ValueError):
     """Something that the user gave cannot be used. The message names it and says what to do."""
 
 
@@ -30,6 +28,7 @@ def main_program(main: Callable[[], None]) -> None:
     """Run `main`; end with one line on stderr and status 2 on bad input, with status 130 on Ctrl-C."""
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
@@ -48,20 +47,23 @@ def _complain(message: str) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` to write to, and rename it to `path` if all went well: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Open a temporary file in the folder of `path`, and rename it to `path` if all went well: whole or not at all."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    temporary = path.with_name(f".{path.name}.part")  # one left by a killed program is written over by the next
     try:
-        with beside.open("wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
 
-
-# --------------------------------------------------------------------------------------------------------- checkpoints
 
 VERSION = 1  # of the checkpoint's form
 
@@ -99,11 +101,11 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Mod
         raise InputError(f"{path}: no such checkpoint; train one with train.py, or name another one")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged file makes torch.load raise nearly anything
-        reason = str(error).strip().splitlines()
-        raise InputError(
-            f"{path}: damaged, or not a checkpoint ({reason[0] if reason else type(error).__name__})"
-        ) from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: damaged, or not a checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise InputError(f"{path}: not a checkpoint of this version of the project")
     try:
@@ -118,9 +120,6 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Mod
     return model.to(device).eval(), content
 
 
-# ------------------------------------------------------------------------------------------------------------- drawing
-
-
 def to_strokes(points: np.ndarray) -> list[np.ndarray]:
     """Points (T, 3) of offsets and end-of-stroke bits -> strokes, each (n, 2) of positions in whiteboard units."""
     positions = np.cumsum(points[:, :2], axis=0, dtype=np.float64)
@@ -128,39 +127,36 @@ def to_strokes(points: np.ndarray) -> list[np.ndarray]:
     return [stroke for stroke in np.split(positions, after) if len(stroke)]
 
 
-def draw_strokes(axes: Axes, points: np.ndarray, color: str = "black", width: float = 1.2) -> None:
-    """Draw a line of handwriting, points (T, 3) in whiteboard units, with equal scales and y downwards."""
+def draw_lines(axes: Axes, lines: list[np.ndarray], titles: list[str] | None = None, width: float = 1.2) -> None:
+    """Draw lines of handwriting, points (T, 3) each, left-aligned below each other and at one scale.
+
+    The axes are in whiteboard units with y downwards; `width` is the pen's, in typographic points.
+    """
     from matplotlib.collections import LineCollection
 
-    strokes = to_strokes(points)
-    lines = [stroke if len(stroke) > 1 else np.repeat(stroke, 2, axis=0) for stroke in strokes]  # a dot is a line too
-    axes.add_collection(LineCollection(lines, colors=color, linewidths=width, capstyle="round", joinstyle="round"))
-    low, high = (np.stack([f(np.concatenate(strokes), axis=0) for f in (np.min, np.max)])) + [[-60.0], [60.0]]
-    axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), aspect="equal")
+    segments, right, top = [], 0.0, 0.0
+    for number, points in enumerate(lines):
+        strokes = to_strokes(points)
+        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
+        if titles:
+            axes.text(0, top, titles[number], fontsize=8, color="gray", va="top")
+            top += 160
+        moved = [stroke - low + [0, top] for stroke in strokes]
+        segments += [stroke if len(stroke) > 1 else np.repeat(stroke, 2, axis=0) for stroke in moved]  # dots are lines
+        right, top = max(right, high[0] - low[0]), top + max(high[1] - low[1], 200) + 120
+    axes.add_collection(LineCollection(segments, colors="black", linewidths=width, capstyle="round", joinstyle="round"))
+    axes.set(xlim=(-60, right + 60), ylim=(top - 60, -60), aspect="equal")
     axes.axis("off")
 
 
 def lines_figure(lines: list[np.ndarray], titles: list[str] | None = None) -> Figure:
-    """One figure with lines of handwriting below each other, left-aligned and all at the same scale."""
+    """A figure of `draw_lines`, 400 whiteboard units to the inch: a recorded line would be some 14 inches wide."""
     from matplotlib.figure import Figure
 
-    extents = [np.ptp(np.concatenate(to_strokes(points)), axis=0) + 120 for points in lines]  # (width, height)
-    width = max(extent[0] for extent in extents)
-    inches = 1 / 400  # a written line of some 5,000 whiteboard units gets about 12 inches
-    heights = [max(extent[1], 200) for extent in extents]
-    gap = 90 if titles else 0
-    figure = Figure(figsize=(width * inches, (sum(heights) + gap * len(lines)) * inches))
-    total, top = sum(heights) + gap * len(lines), 0.0
-    for number, (points, height) in enumerate(zip(lines, heights, strict=True)):
-        top += gap
-        axes = figure.add_axes((0, 1 - (top + height) / total, 1, height / total))
-        draw_strokes(axes, points)
-        left = axes.get_xlim()[0]
-        middle = sum(axes.get_ylim()) / 2
-        axes.set(xlim=(left, left + width), ylim=(middle + height / 2, middle - height / 2))
-        if titles:
-            axes.set_title(titles[number], fontsize=8, loc="left", color="gray", pad=0)
-        top += height
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_lines(axes, lines, titles)
+    figure.set_size_inches(np.ptp(axes.get_xlim()) / 400, np.ptp(axes.get_ylim()) / 400)
     return figure
 
 
@@ -171,11 +167,12 @@ def draw_attention(axes: Axes, phi: np.ndarray, text: str) -> None:
     axes.set(xlabel="point", ylabel="character")
 
 
-def draw_density(axes: Axes, points: np.ndarray, density: np.ndarray, extent: tuple[float, ...]) -> None:
-    """The added densities of the next point, (rows, columns) over `extent`, as in the paper's figure 10."""
-    axes.imshow(density, extent=extent, cmap="inferno", aspect="equal", interpolation="bilinear")
-    for stroke in to_strokes(points):
-        axes.plot(*stroke.T, color="white", linewidth=0.3, alpha=0.6)
+def draw_density(axes: Axes, density: np.ndarray, extent: tuple[float, ...]) -> None:
+    """The added densities of the next point, (rows, columns) over `extent`, as in the paper's figure 10.
+
+    The colours follow the fourth root, or the dense spots within strokes would hide the rest.
+    """
+    axes.imshow(density**0.25, extent=extent, cmap="inferno", aspect="equal", interpolation="bilinear")
     axes.axis("off")
 
 
@@ -189,10 +186,15 @@ def draw_losses(axes: Axes, log: dict[str, np.ndarray]) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as the ending of `path` says; the same figure gives the same bytes."""
-    kind = path.suffix.lower().lstrip(".")
-    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    """Write a figure as the ending of `path` says; the same figure gives the same bytes.
+
+    Very large figures get fewer pixels to the inch: at most 60,000 along a side and 50 million in all.
+    """
     from matplotlib import rc_context
 
+    width, height = figure.get_size_inches()
+    dpi = min(150, 60_000 / max(width, height), (5e7 / (width * height)) ** 0.5)
+    kind = path.suffix.lower().lstrip(".")
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with replacing(path) as file, rc_context({"svg.hashsalt": "ink"}):
-        figure.savefig(file, format=kind, dpi=150, metadata=dates.get(kind))
+        figure.savefig(file, format=kind, dpi=dpi, metadata=dates.get(kind))

@@ -96,6 +96,27 @@ def test_line_ends_where_the_window_is_strongest_beyond_the_text():
     assert longer.phi[-1, 2] > longer.phi[-1, :2].max() or longer.phi[-1, 3] > longer.phi[-1, :2].max()
 
 
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_the_cap_changes_nothing_before_it(num_chars):
+    model = make_model(2, num_chars)
+    with torch.no_grad():
+        if num_chars:
+            model.layers[0].window.bias[-4:] = -20.0
+    texts = [np.array([1, 2, 3])] if num_chars else None
+    short, long = (sample(model, texts, [0], 0.0, steps)[0] for steps in (70, 300))
+    np.testing.assert_allclose(short.points[:-1], long.points[:69], atol=1e-9)
+    assert (short.outputs == long.outputs[:70]).all()
+
+
+def test_each_line_has_its_own_bias_and_cap():
+    model = make_model(2, 0)
+    lines = sample(model, None, [3, 3, 4], [0.0, 2.0, 0.0], [50, 30, 20])
+    assert [len(line.points) for line in lines] == [50, 30, 20]
+    for line, bias in zip(lines, [0.0, 2.0, 0.0], strict=True):
+        (alone,) = sample(model, None, [4 if len(line.points) == 20 else 3], bias, len(line.points))
+        np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
+
+
 def test_the_cap_on_steps_holds():
     model = make_model(2, 6)
     with torch.no_grad():
@@ -123,6 +144,9 @@ def test_functions_return_whiteboard_units_and_window_weights(checkpoints):
     for wrong in ({"samples": 0}, {"steps": 0}, {"bias": -1}, {"bias": float("nan")}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             generate.generate_unconditionally(checkpoint=checkpoints / "rand_write.pt", **wrong)
+    with pytest.raises(InputError, match="empty"):
+        generate.generate_conditionally(" ", checkpoint=checkpoints / "synthesis.pt")
+    assert generate.generate_conditionally("\u00e4b", checkpoint=checkpoints / "synthesis.pt")[0].text == "ab"
     with pytest.raises(InputError, match="other task"):
         generate.generate_unconditionally(checkpoint=checkpoints / "synthesis.pt")
 
@@ -139,6 +163,7 @@ LEARNED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ '\"-.,"
         ("\u201cCaf\u00e9\u201d \u2014 it\u2019s na\u00efve\u2026", '"Cafe" - it\'s naive...'),
         ("Stra\u00dfe, \u0141\u00f3d\u017a, \u00c6r\u00f8", "Strasse, Lodz, Aero"),
         ("e\u0301 and \ufb01", "e and fi"),
+        ("x\u0301, e\u0301\u0301, soft\u00adhyphen, zero\u200bwidth", "x, e, softhyphen, zerowidth"),
         ("  two\nlines\tand\u00a0blanks ", "two lines and blanks"),
     ],
 )
@@ -192,6 +217,14 @@ def test_density_adds_up_to_one_for_each_point(checkpoints):
     assert extent[0] < extent[1] and extent[3] < extent[2]  # y downwards
     mass = density.sum() * 4.0 * 4.0  # cells of 4 by 4 whiteboard units
     assert 0.6 * 5 < mass <= 5.05  # some of it lies beyond the picture
+
+
+def test_density_of_a_line_that_jumps_first(checkpoints):
+    model, _ = generate.load_writer(checkpoints / "rand_write.pt", "rand_write")
+    points = np.array([[300, 0, 0], [3, 3, 1]], dtype=np.float32)
+    line = generate.Line(points, np.zeros((2, 19), dtype=np.float32), None, True)
+    density, _ = generate.density_map(model, line, 0.0)
+    assert density.sum() > 0
 
 
 def test_every_point_is_drawn():

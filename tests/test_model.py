@@ -281,16 +281,18 @@ def test_gradient_ignores_what_stands_in_the_padding():
         torch.testing.assert_close(a, b)
 
 
-def test_bfloat16_products_stay_near_float32():
-    model = make_model(2, 6, cell_size=32).float()
-    points, characters = make_points(40, 4).float(), model.one_hot(make_text(4, 8, [8, 8, 5, 3]))
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_bfloat16_products_stay_near_float32(num_chars):
+    model = make_model(2, num_chars, cell_size=32).float()
+    points = make_points(40, 4).float()
+    characters = model.one_hot(make_text(4, 8, [8, 8, 5, 3])) if num_chars else None
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         model.product_dtype = dtype
         outputs, state, window = model(points, characters)
-        assert outputs.dtype == state.kappa.dtype == window.alpha.dtype == torch.float32
-        gradient = torch.autograd.grad(outputs.square().sum(), model.layers[0].recurrent.weight)[0]
-        found[dtype] = (outputs, window.kappa, gradient)
+        assert outputs.dtype == state.kappa.dtype == torch.float32
+        gradients = torch.autograd.grad(outputs.square().sum(), list(model.parameters()), allow_unused=True)
+        found[dtype] = (outputs, *gradients, *(window or ()))
     for a, b in zip(found[torch.bfloat16], found[torch.float32], strict=True):
         assert not torch.equal(a, b)  # or bfloat16 was not used
         assert (a - b).norm() < 0.03 * b.norm()

@@ -232,11 +232,12 @@ TIDY = [
     ("wait ! why ? tea , milk ; so : etc . , yes", "wait! why? tea, milk; so: etc., yes"),
     ("( so it was ) , [ sic ]", "(so it was), [sic]"), ("  blanks \t of  all kinds ", "blanks of all kinds"),
     ('" Good day , " she said .', '"Good day," she said.'), ("' Good day , ' she said .", "'Good day,' she said."),
-    ('said Tom . " Come in . "', 'said Tom. "Come in."'), ('a " yes " or a " no "', 'a "yes" or a "no"'),
+    ('said Tom . " Come in . "', 'said Tom. "Come in."'), ('" Yes " , he said', '"Yes", he said'),
+    ('a " yes " or a " no "', 'a "yes" or a "no"'),
     ('will you ? " she asked', 'will you?" she asked'),  # the rest of a speech
-    # an apostrophe within a word is counted as a quotation mark
+    # an apostrophe within a word is no quotation mark
     ("don't say ' yes ' now", "don't say 'yes' now"),
-    # a number that begins with its point is glued to the word before
+    # a number may begin with its point
     ("the .22 bore", "the .22 bore"),
 ]  # fmt: skip
 UNCHANGED = ["", "1/2", "don't", "well ...", "up... down", "2,415", "3.5", "U.S.A.", "rock 'n' roll", "the boys' toys",
@@ -334,7 +335,7 @@ def test_an_oversized_file_is_skipped_and_never_read_whole(packed, tmp_path, mon
 
 
 def test_a_damaged_archive_is_never_taken_for_a_whole_one(tmp_path):
-    # the checksum of the .gz is never looked at, so bits may flip and the end may be missing unnoticed
+    # bits that flip and an end that is missing show in the checksum of the .gz alone
     archive = put(tmp_path, source_files(), packed=True) / "lineStrokes-all.tar.gz"
     whole, content = archive.read_bytes(), list(dp.read_files(tmp_path, "lineStrokes", ".xml"))
     damaged = {f"cut at {n}": whole[:n] for n in range(0, len(whole), 11)}
@@ -399,7 +400,6 @@ BAD_SOURCES = {  # what is wrong: how to make it, and what the message is to nam
     "texts cut off": (lambda folder: cut_archive(folder, "ascii"), "ascii-all.tar.gz: damaged"),
     "list missing": (lambda folder: with_lists(folder, testset_t=None), "testset_t.txt"),
     "form on two": (lambda folder: with_lists(folder, testset_v="d04-031b c03-020"), "form c03-020"),
-    # the progress bar stands on stderr before the message in the remaining cases
     "strokes cut off": (lambda folder: cut_archive(folder, "lineStrokes"), "lineStrokes-all.tar.gz: damaged"),
     "all broken": (lambda folder: put(folder, dict.fromkeys(source_files(lists={}), b"<W>")), "source: no usable"),
 }
@@ -422,7 +422,6 @@ def test_a_bad_source_ends_with_one_line_and_writes_nothing(make, named, older, 
 
 @pytest.mark.parametrize("output", [".", "a_folder"])
 def test_a_folder_as_output_is_refused_by_name(output, tmp_path):
-    # a traceback for ".", and a name that the user never gave for another folder
     (tmp_path / "a_folder").mkdir()
     result = run(put(tmp_path / "source", source_files()), output)
     assert result.returncode == 2 and "Traceback" not in result.stderr

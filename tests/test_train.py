@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +94,7 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
     assert found["sse"] == pytest.approx(squares / points, rel=1e-5)
     # a density over whiteboard units is smaller by the area of a normalised unit
     assert found["per_point_raw"] - found["per_point"] == pytest.approx(math.log(np.prod(dataset.std)), rel=1e-5)
+    assert found["loss_raw"] == pytest.approx(found["per_point_raw"] * points / len(nats), rel=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- optimisation
@@ -113,6 +115,43 @@ def test_rmsprop_takes_the_steps_of_the_paper():
             delta[i] = 0.9 * delta[i] - 1e-4 * epsilon / math.sqrt(n[i] - g[i] ** 2 + 1e-4)
             w[i] += delta[i]
     assert parameter.tolist() == pytest.approx(w, rel=1e-12)
+
+
+def test_rmsprop_stays_finite_where_rounding_makes_the_variance_negative():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = train.GravesRMSprop([parameter])
+    for _ in range(600):
+        parameter.grad = torch.tensor([15.0, 100.0, 500.0])
+        optimizer.step()
+    assert torch.isfinite(parameter).all()
+
+
+def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
+    """A gradient cut to nothing moves nothing; lines cut to 5 predictions have 5 points each."""
+    flags = ["--max_steps", 1, "--optimizer", "rmsprop", "--learning_rate", 1]
+    torch.manual_seed(0)
+    sizes = {"cell_size": 8, "num_clusters": 2, "K": 2}
+    initial = Model(Config(**sizes)).head.weight
+    for clip, moves in ((0, True), (1e-6, False)):
+        run_in_process(data_file, tmp_path / str(clip), *flags, "--grad_clip", clip, "--timesteps", 5)
+        model, content = load_checkpoint(tmp_path / str(clip) / "rand_write_interrupted.pt")
+        assert (
+            (model.head.weight - initial).abs().max().item() > 0.01
+            if moves
+            else torch.allclose(model.head.weight, initial, atol=1e-3)
+        )
+        assert content["progress"]["sums"]["points"] == 6 * 5
+
+
+def test_precision(monkeypatch):
+    cpu = torch.device("cpu")
+    assert (
+        train.choose_precision("fp32", cpu) == torch.float32 and train.choose_precision("bf16", cpu) == torch.bfloat16
+    )
+    for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda supported=supported: supported, raising=False)
+        assert train.choose_precision("auto", cpu) == expected
 
 
 def test_step_sizes():
@@ -152,7 +191,40 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
     assert read_log(tmp_path / "broken", task) == read_log(tmp_path / "unbroken", task)
     last = f"{task}_epoch_3.pt"
     assert_same_weights(weights_of(tmp_path / "broken" / last), weights_of(tmp_path / "unbroken" / last))
+    best = [load_checkpoint(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
+    assert_same_weights(*(model.state_dict() for model, _ in best))
+    assert best[0][1]["progress"]["best"] == best[1][1]["progress"]["best"]
     assert not (tmp_path / "broken" / f"{task}_interrupted.pt").exists()
+
+
+@pytest.mark.parametrize("fatal", range(1, 10))
+def test_death_while_writing_loses_an_epoch_at_most(data_file, tmp_path, monkeypatch, fatal):
+    """The program dies in place of its `fatal`-th renaming of a file; then it is resumed."""
+    flags = ["--num_epochs", 3, "--sample_every", 0]
+    run_in_process(data_file, tmp_path / "unbroken", *flags)
+    original, calls = Path.replace, []
+
+    def die(self, target):
+        calls.append(target)
+        if len(calls) == fatal:
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_process(data_file, tmp_path / "broken", *flags)
+    monkeypatch.undo()
+    has_epoch = any((tmp_path / "broken").glob("rand_write_epoch_*.pt"))
+    run_in_process(data_file, tmp_path / "broken", *flags, *(["--resume"] if has_epoch else []))
+    for name in ("best", "epoch_3"):
+        weights = [weights_of(tmp_path / run / f"rand_write_{name}.pt") for run in ("broken", "unbroken")]
+        assert_same_weights(*weights)
+
+
+def test_flags_given_anew_override_those_of_the_run(data_file, tmp_path):
+    run_in_process(data_file, tmp_path, "--num_epochs", 1)
+    run_in_process(data_file, tmp_path, "--num_epochs", 2, "--resume", "--learning_rate", 0.5)
+    assert [float(row["learning_rate"]) for row in read_log(tmp_path, "rand_write")] == [8e-4, 0.5]
 
 
 def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
@@ -227,6 +299,27 @@ def test_a_run_that_went_wrong_stops(data_file, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="in a row"):
         run_in_process(data_file, tmp_path, "--num_epochs", 100)
     assert not (tmp_path / "rand_write_best.pt").exists()
+
+
+def test_a_run_that_explodes_goes_on_with_or_without_pictures(data_file, tmp_path):
+    flags = ["--num_epochs", 3, "--sample_every", 1, "--learning_rate", 10, "--grad_clip", 0]
+    run_in_process(data_file, tmp_path, *flags)
+    assert len(read_log(tmp_path, "rand_write")) == 3
+
+
+def test_data_without_validation_is_refused_at_once(dataset, tmp_path):
+    save_dataset(replace(dataset, splits=np.full(len(dataset.splits), "train")), tmp_path / "all.npz")
+    with pytest.raises(InputError, match=r"all\.npz.*validation"):
+        run_in_process(tmp_path / "all.npz", tmp_path)
+
+
+def test_a_run_interrupted_in_its_first_epoch_is_kept(data_file, tmp_path):
+    run_in_process(data_file, tmp_path, "--num_epochs", 2, "--max_steps", 2)
+    with pytest.raises(InputError, match="--resume"):
+        run_in_process(data_file, tmp_path, "--num_epochs", 2)
+    with pytest.raises(InputError, match="--max_steps"):
+        run_in_process(data_file, tmp_path, "--resume", "--max_steps", 2)
+    assert load_checkpoint(tmp_path / "rand_write_interrupted.pt")[1]["progress"]["step"] == 2
 
 
 def test_a_new_run_does_not_overwrite_another(data_file, tmp_path):
@@ -331,11 +424,23 @@ def test_failed_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["kept.pt"]
 
 
-def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, tmp_path, capsys):
-    run_in_process(data_file, tmp_path, "--num_epochs", 1)
-    row = read_log(tmp_path, "rand_write")[0]
+@pytest.mark.parametrize("task", train.TASKS)
+def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp_path, capsys, task):
+    run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", task)
+    row = read_log(tmp_path, task)[0]
     capsys.readouterr()
-    train.main(["--data", str(data_file), "--evaluate", str(tmp_path / "rand_write_best.pt"), "--precision", "fp32"])
+    train.main(["--data", str(data_file), "--evaluate", str(tmp_path / f"{task}_best.pt"), "--precision", "fp32"])
     output = capsys.readouterr().out
-    assert f"{float(row['validation_loss']):.1f}" in output
-    assert "whiteboard units" in output and "deviation" in output
+    for label, name in [
+        ("nats a line, normalised", "validation_loss"), ("nats a line, whiteboard", "validation_loss_raw"),
+        ("nats a point, normalised", "validation_per_point"), ("nats a point, whiteboard", "validation_per_point_raw"),
+        ("SSE a point", "validation_sse"),
+    ]:  # fmt: skip
+        (line,) = (line for line in output.splitlines() if label in line)
+        assert float(line.split()[-1]) == pytest.approx(float(row[name]), rel=1e-3)
+    assert f"deviation {dataset.std[0]:.4f}" in output
+    other = replace(dataset, charset=np.array(list("#7Qabc")), texts=np.char.add(dataset.texts, "#"))
+    save_dataset(other, tmp_path / "other.npz")
+    if task == "synthesis":
+        with pytest.raises(InputError, match=r"other\.npz.*#"):
+            train.main(["--data", str(tmp_path / "other.npz"), "--evaluate", str(tmp_path / "synthesis_best.pt")])
