@@ -20,15 +20,7 @@ from torch import Tensor
 
 from data_preprocessing import encode
 from model import POINTS_PER_CHARACTER, Mixture, Model, Stepper, log_density, mixture
-from utils import (
-    InputError,
-    draw_attention,
-    draw_density,
-    lines_figure,
-    load_checkpoint,
-    main_program,
-    save_figure,
-)
+from utils import InputError, draw_attention, draw_density, lines_figure, load_checkpoint, main_program, save_figure
 
 FORMATS = (".png", ".svg", ".pdf")
 SHIPPED = Path(__file__).parent / "save"

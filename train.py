@@ -457,12 +457,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
-    add(
-        "--export",
-        type=Path,
-        metavar="FILE",
-        help="write the best checkpoint's weights alone, in half precision, and stop",
-    )
+    add("--export", type=Path, metavar="FILE", help="write the best weights alone, in half precision, and stop")
     add = parser.add_argument_group("network").add_argument
     add("--num_layers", type=whole, default=2, help="LSTM layers; the paper has 3, and 1 with --cell_size 900")
     add("--cell_size", type=whole, default=400, help="cells of a layer")
@@ -479,12 +474,8 @@ def make_parser() -> argparse.ArgumentParser:
     kinds = "step size: constant, times --decay_rate after every epoch, or a cosine to zero over --num_epochs"
     add("--anneal", choices=("none", "epoch", "cosine"), default="none", help=kinds)
     add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
-    add(
-        "--grad_clip",
-        type=at_least(0, float),
-        default=500.0,
-        help="the gradient (of nats a line) is cut to this norm; 0: never",
-    )
+    norm = "the gradient's norm (of nats a line) is cut to this; 0: never"
+    add("--grad_clip", type=at_least(0, float), default=500.0, help=norm)
     add("--seed", type=at_least(0), default=0, help="of the first weights and of the order of lines")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
