@@ -1,0 +1,278 @@
+"""How fast training and writing are, side by side with the textbook version and with what the processor can do.
+
+    python benchmarks/speed.py            # about ten minutes on two cores
+    python benchmarks/speed.py --quick    # under three
+
+The textbook version is good PyTorch code without tricks: float32 and autograd throughout, every line padded to 800
+points in batches of 50, nn.LSTM for whole layers, nn.LSTMCell step by step where the window needs it, and sampling
+point by point through the same module. Both versions run in turns, on the same lines, and medians are compared.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data_preprocessing import Dataset, load_dataset
+from generate import sample
+from model import Config, Model
+from train import choose_precision, collate, make_batches
+
+CHARS = 79
+BATCH, TIMESTEPS = 50, 800
+
+
+class Textbook(nn.Module):
+    """The network of model.py as one writes it first."""
+
+    def __init__(self, num_chars: int, H: int = 400, M: int = 20, K: int = 10):
+        super().__init__()
+        self.C, self.H, self.K = num_chars, H, K
+        self.first = nn.LSTMCell(3 + num_chars, H) if num_chars else nn.LSTM(3, H)
+        self.window = nn.Linear(H, 3 * K) if num_chars else None
+        self.second = nn.LSTM(3 + num_chars + H, H)
+        self.head = nn.Linear(2 * H, 1 + 6 * M)
+
+    def forward(self, x: Tensor, characters: Tensor | None, state=None):
+        """x (T, B, 3), characters (B, U, C). Returns outputs (T, B, 1 + 6M) and the state."""
+        B = x.shape[1]
+        if state is None:
+            zeros = x.new_zeros
+            first = (zeros(B, self.H), zeros(B, self.H)) if self.C else None
+            state = (first, None, zeros(B, self.C), zeros(B, self.K))
+        first, second, w, kappa = state
+        if self.C:
+            u = torch.arange(1, characters.shape[1] + 1, dtype=x.dtype)
+            hs, ws = [], []
+            for step in x:
+                first = self.first(torch.cat([step, w], dim=1), first)
+                alpha, beta, pace = self.window(first[0]).exp().chunk(3, dim=1)
+                kappa = kappa + pace / 25
+                phi = (alpha[..., None] * torch.exp(-beta[..., None] * (kappa[..., None] - u) ** 2)).sum(1)
+                w = (phi[:, None] @ characters)[:, 0]
+                hs.append(first[0])
+                ws.append(w)
+            h, x = torch.stack(hs), torch.cat([x, torch.stack(ws)], dim=2)
+        else:
+            h, first = self.first(x, first)
+        h2, second = self.second(torch.cat([x, h], dim=2), second)
+        return self.head(torch.cat([h, h2], dim=2)), (first, second, w, kappa)
+
+    @staticmethod
+    def parameters_of(y: Tensor):
+        """Raw outputs -> e, pi, mu1, mu2, sigma1, sigma2, rho."""
+        M = (y.shape[-1] - 1) // 6
+        e, pi, mu1, mu2, s1, s2, rho = y.split([1] + [M] * 6, dim=-1)
+        return e[..., 0], pi.softmax(-1), mu1, mu2, s1.exp(), s2.exp(), rho.tanh()
+
+    def loss(self, points: Tensor, mask: Tensor, characters: Tensor | None) -> Tensor:
+        """Nats a line."""
+        y, _ = self(points[:-1], characters)
+        e, pi, mu1, mu2, s1, s2, rho = self.parameters_of(y)
+        z1, z2 = (points[1:, :, :1] - mu1) / s1, (points[1:, :, 1:2] - mu2) / s2
+        rest = 1 - rho**2 + 1e-6
+        log_normal = -(z1**2 + z2**2 - 2 * rho * z1 * z2) / (2 * rest) - torch.log(2 * torch.pi * s1 * s2 * rest.sqrt())
+        log_density = torch.logsumexp(torch.log(pi + 1e-20) + log_normal, dim=-1)
+        pen = F.binary_cross_entropy_with_logits(-e, points[1:, :, 2], reduction="none")
+        return ((pen - log_density) * mask).sum() / points.shape[1]
+
+    @torch.no_grad()
+    def write(self, characters: Tensor | None, steps: int) -> Tensor:
+        """Sample one line point by point. Returns (steps, 3)."""
+        x, state, points = torch.zeros(1, 1, 3), None, []
+        for _ in range(steps):
+            y, state = self(x, characters, state)
+            e, pi, mu1, mu2, s1, s2, rho = self.parameters_of(y[0])
+            k = torch.multinomial(pi, 1)
+            m1, m2, d1, d2, r = (p.gather(1, k)[0, 0] for p in (mu1, mu2, s1, s2, rho))
+            n1, n2 = torch.randn(2)
+            offset = torch.stack([m1 + d1 * n1, m2 + d2 * (r * n1 + (1 - r**2).sqrt() * n2)])
+            end = torch.bernoulli(torch.sigmoid(-e))
+            x = torch.cat([offset, end]).view(1, 1, 3)
+            points.append(x[0, 0])
+        return torch.stack(points)
+
+
+def made_up_lines(count: int = 2000) -> Dataset:
+    """Lines as long as those of IAM-OnDB (median 620 points, 5 % above 955), of noise."""
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.normal(628, 190, count), 31, 1940).astype(int)
+    ends = rng.random(lengths.sum()) < 0.04
+    texts = ["".join(rng.choice([chr(33 + c) for c in range(CHARS)], max(length // 25, 1))) for length in lengths]
+    return Dataset(
+        offsets=rng.normal(0, 40, (lengths.sum(), 2)).astype(np.int16), ends=ends,
+        starts=np.concatenate([[0], np.cumsum(lengths)]), texts=np.array(texts), names=np.array([""] * count),
+        splits=np.array(["train"] * count), charset=np.array([chr(33 + c) for c in range(CHARS)]),
+        char_counts=np.ones(CHARS, dtype=int), mean=np.zeros(2), std=np.full(2, 40.0),
+    )  # fmt: skip
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def trainer(task: str, dataset: Dataset) -> tuple[Callable[[np.ndarray], None], int]:
+    """One step of our training on a batch of lines, and the network's weights."""
+    charset = "".join(dataset.charset) if task == "synthesis" else ""
+    model = Model(Config(num_chars=len(charset)))
+    model.mean.copy_(torch.from_numpy(dataset.mean))
+    model.std.copy_(torch.from_numpy(dataset.std))
+    model.product_dtype = choose_precision("auto", torch.device("cpu"))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step(lines: np.ndarray) -> None:
+        points, mask, text = collate(dataset, lines, charset, TIMESTEPS)
+        optimizer.zero_grad(set_to_none=True)
+        (model.losses(points, mask, text)[0].sum() / len(lines)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 500.0)
+        optimizer.step()
+
+    return step, sum(p.numel() for p in model.parameters())
+
+
+def textbook_trainer(task: str, dataset: Dataset) -> Callable[[np.ndarray], None]:
+    """The textbook's step on the same lines, padded to 800."""
+    charset = "".join(dataset.charset) if task == "synthesis" else ""
+    model = Textbook(len(charset))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step(lines: np.ndarray) -> None:
+        points, mask, text = collate(dataset, lines, charset, TIMESTEPS)
+        padding = TIMESTEPS + 1 - len(points)
+        points, mask = F.pad(points, (0, 0, 0, 0, 0, padding)), F.pad(mask, (0, 0, 0, padding))
+        points = torch.cat([points[..., :2] / torch.from_numpy(dataset.std).float(), points[..., 2:]], dim=-1)
+        characters = None
+        if text is not None:
+            characters = (F.one_hot(text.clamp(min=0), len(charset)) * (text >= 0)[..., None]).float()
+        optimizer.zero_grad(set_to_none=True)
+        model.loss(points, mask, characters).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 500.0)
+        optimizer.step()
+
+    return step
+
+
+def measure_training(task: str, dataset: Dataset, repeats: int) -> dict[str, float]:
+    """Real points a second of both versions, on the same batches in turns."""
+    lines = dataset.lines("train", task == "synthesis")
+    lengths = np.minimum(np.diff(dataset.starts)[lines], TIMESTEPS + 1)
+    batches = make_batches(lengths, BATCH, np.random.default_rng(1))[: repeats + 1]
+    (ours, weights), textbook = trainer(task, dataset), textbook_trainer(task, dataset)
+    rates = {"ours": [], "textbook": []}
+    for number, batch in enumerate(batches):
+        points = int((lengths[batch] - 1).sum())
+        for name, step in (("textbook", textbook), ("ours", ours)):
+            seconds = timed(lambda step=step, batch=batch: step(lines[batch]))
+            if number:  # the first is for warming up
+                rates[name].append(points / seconds)
+    ours, textbook = (statistics.median(rates[name]) for name in ("ours", "textbook"))
+    return {"ours": ours, "textbook": textbook, "ratio": ours / textbook, "weights": weights}
+
+
+def product_rate() -> float:
+    """Operations a second of a large product in the precision that training uses."""
+    dtype = choose_precision("auto", torch.device("cpu"))
+    a, b = torch.randn(4096, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
+    seconds = min(timed(lambda: a @ b) for _ in range(10))
+    return 2 * 4096 * 2048 * 2048 / seconds
+
+
+def measure_sampling(steps: int, repeats: int) -> dict[str, float]:
+    """Seconds a point for one line of both versions, for each of 32 at once, and for reading the weights once."""
+    torch.manual_seed(0)
+    model, textbook = Model(Config(num_chars=CHARS)), Textbook(CHARS)
+    with torch.no_grad():
+        model.layers[0].window.bias[-10:] = -10.0  # a window that never comes to the end
+    text = np.arange(40) % CHARS
+    characters = model.one_hot(torch.from_numpy(text)[None])
+    weights = [p.detach() for p in model.parameters() if p.dim() == 2]
+    vectors = [torch.randn(w.shape[1]) for w in weights]
+
+    def read() -> None:
+        for w, v in zip(weights, vectors, strict=True):
+            torch.mv(w, v)
+
+    runs = {
+        "textbook": lambda: textbook.write(characters, steps),
+        "one": lambda: sample(model, [text], [0], 0.5, steps),
+        "many": lambda: sample(model, [text] * 32, list(range(32)), 0.5, steps),
+        "read": lambda: [read() for _ in range(steps)],
+    }
+    seconds = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            seconds[name].append(timed(run) / steps)
+    found = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    return found | {"many": found["many"] / 32}
+
+
+def peak_memory() -> float:
+    """GB that a process needs for two training steps on 50 lines of 800 points."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import speed; speed.two_full_steps()"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return float(output.split()[-1])
+
+
+def two_full_steps() -> None:
+    """Train on two full batches, and print the most memory that this process has had, in GB."""
+    dataset = made_up_lines(300)
+    long = np.flatnonzero(np.diff(dataset.starts) > TIMESTEPS)
+    step, _ = trainer("synthesis", dataset)
+    for _ in range(2):
+        step(np.resize(long, BATCH))
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes or KiB
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Measure training and writing against the textbook version.")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats: under three minutes on two cores")
+    parser.add_argument("--data", type=Path, default=Path("data/iam-ondb.npz"), help="lines to train on, if there")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    dataset = load_dataset(options.data) if options.data.is_file() else made_up_lines()
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, lines: ", end="")
+    print(options.data if options.data.is_file() else "made up, with the lengths of IAM-OnDB")
+    figures, rate = {}, product_rate()
+    repeats = 3 if options.quick else 9
+    for task in ("synthesis", "rand_write"):
+        found = measure_training(task, dataset, repeats)
+        figures[f"train_{task}"] = found["ratio"]
+        share = 6 * found["weights"] * found["ours"] / rate
+        print(
+            f"training, {task}: {found['ours']:.0f} points/s, textbook {found['textbook']:.0f}, ratio "
+            f"{found['ratio']:.2f}; {share:.0%} of the processor's product rate ({rate / 1e9:.0f} GFLOP/s)"
+        )
+    found = measure_sampling(200 if options.quick else 500, 3 if options.quick else 7)
+    figures["sample_one"] = found["textbook"] / found["one"]
+    figures["sample_one_over_read"] = found["one"] / found["read"]
+    figures["sample_32"] = found["one"] / found["many"]
+    print(
+        f"writing one line: {1e3 * found['one']:.3f} ms/point, textbook {1e3 * found['textbook']:.3f}, ratio "
+        f"{figures['sample_one']:.1f}; {figures['sample_one_over_read']:.2f} times reading the weights once "
+        f"({1e3 * found['read']:.3f} ms)"
+    )
+    print(f"writing 32 lines at once: {1e3 * found['many']:.3f} ms/point a line, ratio {figures['sample_32']:.1f}")
+    figures["peak_gb"] = peak_memory()
+    print(f"peak memory of training, batch 50 x 800: {figures['peak_gb']:.2f} GB")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
