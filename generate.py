@@ -237,11 +237,13 @@ def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tup
     total = np.zeros((rows, columns))
     mix = mixture(torch.from_numpy(line.outputs), bias)
     std, mean = model.std.cpu().numpy(), model.mean.cpu().numpy()
-    reach = int(160 / cell)  # a step within a stroke is seldom longer
+    # A component is nothing beyond four deviations from its mean, nor one with next to no weight anywhere.
+    far = (mix.mu.abs() + 4 * mix.log_sigma.exp()) * (mix.log_pi > np.log(1e-4))[..., None]  # (T, M, 2)
+    reaches = np.ceil((far.amax(1).numpy() * std + np.abs(mean)) / cell).astype(int) + 1  # (T, 2), in cells
     for t, start in enumerate(path[:-1]):  # where the pen was when the network spoke
-        column, row = ((start - low) / cell).astype(int)
-        x = np.arange(max(column - reach, 0), min(column + reach, columns))
-        y = np.arange(max(row - reach, 0), min(row + reach, rows))
+        (column, row), (across, down) = ((start - low) / cell).astype(int), reaches[t]
+        x = np.arange(max(column - across, 0), min(column + across, columns))
+        y = np.arange(max(row - down, 0), min(row + down, rows))
         places = np.stack(np.meshgrid(x, y), axis=-1)  # (h, w, 2)
         offsets = torch.from_numpy((low + (places + 0.5) * cell - start - mean) / std).float()
         density = log_density(Mixture(*(p[t] for p in mix)), offsets).exp().numpy() / std.prod()
@@ -258,8 +260,8 @@ def write_pictures(options: argparse.Namespace, lines: list[Line], model: Model)
         draw_attention(figures["_attention"].subplots(), lines[0].phi[:, :-1], text)
     if options.density:
         density, extent = density_map(model, lines[0], options.bias)
-        figures["_density"] = Figure(figsize=(12, 1 + 12 * density.shape[0] / density.shape[1]), layout="constrained")
-        draw_density(figures["_density"].subplots(), density, extent)
+        figures["_density"] = Figure(figsize=(12, 12 * density.shape[0] / density.shape[1]))
+        draw_density(figures["_density"].add_axes((0, 0, 1, 1)), density, extent)
     for suffix, figure in figures.items():
         path = options.output.with_stem(options.output.stem + suffix)
         save_figure(figure, path)
