@@ -475,7 +475,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--anneal", choices=("none", "epoch", "cosine"), default="none", help=kinds)
     add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
     norm = "the gradient's norm (of nats a line) is cut to this; 0: never"
-    add("--grad_clip", type=at_least(0, float), default=500.0, help=norm)
+    add("--grad_clip", type=at_least(0, float), default=10_000.0, help=norm)
     add("--seed", type=at_least(0), default=0, help="of the first weights and of the order of lines")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
