@@ -238,7 +238,7 @@ def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
 
 def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
     flags = ["--task", "rand_write", "--num_epochs", "60", "--sample_every", "0"]
-    process = start_and_wait_for(data_file, tmp_path / "killed", "rand_write_epoch_2.pt", *flags)
+    process = start_and_wait_for(data_file, tmp_path / "killed", "rand_write_log.csv", *flags)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
@@ -249,7 +249,7 @@ def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_leave(data_file, tmp_path, number):
-    process = start_and_wait_for(data_file, tmp_path, "rand_write_epoch_1.pt", "--num_epochs", "100000")
+    process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", "--num_epochs", "100000")
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
