@@ -19,7 +19,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from data_preprocessing import encode
-from model import POINTS_PER_CHARACTER, Mixture, Model, Stepper, log_density, mixture
+from model import (
+    GREATEST_LOG_SIGMA,
+    POINTS_PER_CHARACTER,
+    Mixture,
+    Model,
+    Stepper,
+    log_density,
+    mixture,
+)
 from utils import InputError, draw_attention, draw_density, lines_figure, load_checkpoint, main_program, save_figure
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -48,24 +56,38 @@ class Line:
     text: str = ""  # what was written
 
 
-def draw_points(outputs: Tensor, bias: Tensor, noise: Tensor) -> Tensor:
+def draw_noise(generators: list[torch.Generator], points: int, clusters: int) -> np.ndarray:
+    """The random numbers that `draw_points` needs for `points` points of each line: (points, B, 3 + M)."""
+    pieces = []
+    for generator in generators:  # each line has its own
+        normal = torch.randn(points, 2, generator=generator)
+        uniform = torch.rand(points, 1 + clusters, generator=generator).clamp_(min=1e-30)
+        logistic = torch.special.logit(uniform[:, :1])
+        gumbel = -torch.log(-torch.log(uniform[:, 1:]))
+        pieces.append(torch.cat([normal, logistic, gumbel], dim=1))
+    return torch.stack(pieces, dim=1).numpy()
+
+
+def draw_points(outputs: np.ndarray, bias: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M) and biases (B, 1).
 
-    noise (B, 4): two uniform and two normal random numbers a line. Returns (B, 3), normalised.
+    noise (B, 3 + M) from `draw_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, to which the
+    greatest sum of log probability and noise has the component's probability. Returns (B, 3), normalised. The
+    parameters are those of `mixture`, but only the chosen component's are worked out.
     """
-    clusters = (outputs.shape[1] - 1) // 6
-    by_cluster = outputs[:, 1:].view(-1, 6, clusters)
-    cumulative = torch.softmax(by_cluster[:, 0] * (1 + bias), dim=1).cumsum(1)  # (B, M), (eq. 62)
-    chosen = (cumulative[:, :-1] < noise[:, :1]).sum(1, keepdim=True)  # (B, 1)
-    raw = by_cluster.gather(2, chosen[:, None].expand(-1, 6, -1))[..., 0]  # (B, 6) of the chosen component
-    mix = mixture(torch.cat([outputs[:, :1], raw], dim=1), bias[:, 0])
-    rho = mix.atanh_rho.tanh()  # (B, 1)
-    first, second = noise[:, 2:3], noise[:, 3:]
+    by_cluster = outputs[:, 1:].reshape(len(outputs), 6, -1)
+    chosen = (by_cluster[:, 0] * (1 + bias) + noise[:, 3:]).argmax(1)  # (B,), (eq. 62)
+    raw = by_cluster[np.arange(len(outputs)), :, chosen]  # (B, 6)
+    sigma = np.exp(np.minimum(raw[:, 3:5] - bias, GREATEST_LOG_SIGMA))  # (eq. 61)
+    rho = np.tanh(raw[:, 5])  # (eq. 22)
+    point = np.empty((len(outputs), 3), outputs.dtype)
     # The lower triangle of the covariance's Cholesky factor is s1; s2 rho, s2 sqrt(1 - rho^2).
-    shape = torch.cat([first, rho * first + (1 - rho * rho).sqrt() * second], dim=1)
-    offsets = torch.addcmul(mix.mu[:, 0], mix.log_sigma[:, 0].exp(), shape)
-    end = noise[:, 1] < torch.sigmoid(mix.end_logit)
-    return torch.cat([offsets, end[:, None]], dim=1)
+    point[:, 0] = noise[:, 0]
+    point[:, 1] = rho * noise[:, 0] + np.sqrt(1 - rho * rho) * noise[:, 1]
+    point[:, :2] *= sigma
+    point[:, :2] += raw[:, 1:3]
+    point[:, 2] = outputs[:, 0] + noise[:, 2] < 0  # with probability e (eq. 18)
+    return point
 
 
 BLOCK = 256  # points for which random numbers are drawn and results kept in one piece
@@ -81,35 +103,33 @@ def sample(
     than on any of its characters; without a text, and at the latest, after `steps` points. `bias` and `steps` may be
     one for all or one for each line. A line's ink depends on its seed, not on the lines beside it.
     """
-    device, dtype, B = model.mean.device, model.mean.dtype, len(seeds)
+    B = len(seeds)
     text, width = None, 0
     if texts is not None:
         width = max(map(len, texts)) + 1
         text = torch.full((B, width - 1), -1)
         for b, codes in enumerate(texts):
             text[b, : len(codes)] = torch.as_tensor(codes)
-        text = text.to(device)
     stepper = Stepper(model, text, B)
-    biases = torch.as_tensor(bias, dtype=dtype, device=device).expand(B)[:, None]  # (B, 1)
-    caps = torch.as_tensor(steps, device=device).expand(B)
+    x = model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
+    biases = np.broadcast_to(np.asarray(bias, x.dtype), B)[:, None]  # (B, 1)
+    caps = np.broadcast_to(steps, B)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     pieces = [[] for _ in range(B)]  # of each line: (points, outputs, log phi), in order
     finished = [False] * B
     alive = list(range(B))
-    x = model.normalise(torch.zeros(B, 3, dtype=dtype, device=device))
     t = 0
     while alive:  # write a block, or as much of it as there is until a line ends and leaves
         start = t % BLOCK
         if start == 0:
-            draws = [(torch.rand(BLOCK, 2, generator=g), torch.randn(BLOCK, 2, generator=g)) for g in generators]
-            noise = torch.stack([torch.cat(draw, dim=1) for draw in draws], dim=1).to(device, dtype)  # (BLOCK, n, 4)
+            noise = draw_noise(generators, BLOCK, model.config.num_clusters)  # (BLOCK, n, 3 + M)
         size, n = min(BLOCK - start, int(caps.min()) - t), 0
-        points = x.new_empty(size, len(alive), 3)
-        outputs = x.new_empty(size, len(alive), model.head.out_features)
-        phis = x.new_empty(size, len(alive), width)
-        past = torch.zeros(len(alive), dtype=torch.bool, device=device)  # lines that are past their text
+        points = np.empty((size, len(alive), 3), x.dtype)
+        outputs = np.empty((size, len(alive), model.head.out_features), x.dtype)
+        phis = np.empty((size, len(alive), width), x.dtype)
+        past = np.zeros(len(alive), dtype=bool)  # lines that are past their text
         while n < size and not past.any():
-            log_phi = stepper.step(x, outputs[n])
+            outputs[n], log_phi = stepper.step(x)
             if log_phi is not None:
                 phis[n] = log_phi
                 past = log_phi.argmax(1) == stepper.lengths
@@ -118,20 +138,21 @@ def sample(
         for place, (line, is_past) in enumerate(zip(alive, past.tolist(), strict=True)):
             finished[line] = texts is None or is_past
             count = n - is_past  # the point that was drawn after a line's end does not count
-            pieces[line].append([tensor[:count, place] for tensor in (points, outputs, phis)])
-        staying = (~past & (caps > t)).nonzero()[:, 0]
+            pieces[line].append([array[:count, place] for array in (points, outputs, phis)])
+        staying = np.flatnonzero(~past & (caps > t))
         if len(staying) < len(alive):
-            alive, generators = ([old[place] for place in staying.tolist()] for old in (alive, generators))
+            alive, generators = ([old[place] for place in staying] for old in (alive, generators))
             x, biases, caps, noise = x[staying], biases[staying], caps[staying], noise[:, staying]
             stepper.keep(staying)
 
+    std, mean = model.std.cpu().numpy(), model.mean.cpu().numpy()
     lines = []
     for line, parts in enumerate(pieces):
-        points, outputs, phis = (torch.cat(part) for part in zip(*parts, strict=True))
-        points = model.denormalise(points).cpu().numpy()
+        points, outputs, phis = (np.concatenate(part) for part in zip(*parts, strict=True))
+        points[:, :2] = points[:, :2] * std + mean
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted
-        phi = None if texts is None else phis[:, : len(texts[line]) + 1].exp().cpu().numpy()
-        lines.append(Line(points, outputs.cpu().numpy(), phi, finished[line]))
+        phi = None if texts is None else np.exp(phis[:, : len(texts[line]) + 1])
+        lines.append(Line(points, outputs, phi, finished[line]))
     return lines
 
 

@@ -11,10 +11,13 @@ training lines; `Model.normalise` and `Model.denormalise` go from and to whitebo
 """
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -152,20 +155,19 @@ class WindowLSTM(nn.Module):
         """Run over a whole line.
 
         points (T, B, 3), characters (B, U, C) one-hot with rows of zeros for padding, state of the network.
-        Returns hidden (T, B, H), windows (T, B, C), Window, and the last cell (B, H).
+        Returns windows and hidden side by side (T, B, C + H) in `product_dtype`, Window, and the last cell (B, H).
         """
         before = torch.cat([state.window, state.hidden[0]], dim=-1)  # (B, C + H)
-        outputs, alpha, beta, kappa, cell = WindowFunction.apply(
-            self.input(points), self.recurrent.weight, self.window.weight, self.window.bias,
-            characters, before, state.cell[0], state.kappa, product_dtype, torch.is_grad_enabled(),
+        outputs, cell, alpha, beta, kappa = Recurrence.apply(
+            points, self.input.weight, self.input.bias, self.recurrent.weight, before, state.cell[0], product_dtype,
+            torch.is_grad_enabled(), self.window.weight, self.window.bias, characters, state.kappa,
         )  # fmt: skip
-        windows, hidden = outputs.split([characters.shape[-1], self.window.in_features], dim=-1)
-        return hidden, windows, Window(alpha, beta, kappa), cell
+        return outputs, Window(alpha, beta, kappa), cell
 
     def forward_by_steps(self, points: Tensor, characters: Tensor, state: State):
         """The same, point by point, as the equations stand in the paper: what `forward` is tested against."""
         w, h, c, kappa = state.window, state.hidden[0], state.cell[0], state.kappa
-        hiddens, windows, parameters = [], [], []
+        outputs, parameters = [], []
         for x in points:
             gates = self.input(x) + self.recurrent(torch.cat([w, h], dim=-1))  # (B, 4H)
             o, i, f, g = gates.chunk(4, dim=-1)
@@ -176,132 +178,200 @@ class WindowLSTM(nn.Module):
             window = Window(alpha, beta, kappa)
             phi = log_window_weights(window, characters.shape[1]).exp()  # (eq. 46), (B, U)
             w = (phi[:, None, :] @ characters)[:, 0]  # (eq. 47), (B, C)
-            hiddens.append(h)
-            windows.append(w)
+            outputs.append(torch.cat([w, h], dim=-1))
             parameters.append(window)
         window = Window(*(torch.stack(p) for p in zip(*parameters, strict=True)))
-        return torch.stack(hiddens), torch.stack(windows), window, c
+        return torch.stack(outputs), window, c
 
 
-# Of the Gaussians in `WindowFunction`: exp(-60) is nothing beside the others, and numbers so small that they are stored
+def run_lstm(
+    layer: nn.LSTM, inputs: Tensor, hidden: Tensor, cell: Tensor, product_dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """An LSTM without a window over a whole line: (eq. 7-11), without peepholes.
+
+    inputs (T, B, I), hidden and cell (B, H) before the first point. Returns hidden (T, B, H) in `product_dtype`, and
+    the last cell (B, H). On a GPU cuDNN does this, elsewhere `Recurrence`.
+    """
+    if inputs.is_cuda:
+        with torch.autocast("cuda", product_dtype) if product_dtype == torch.bfloat16 else nullcontext():
+            outputs, (_, cell) = layer(inputs, (hidden[None], cell[None]))
+        return outputs.to(product_dtype), cell[0].to(hidden.dtype)
+    H = layer.hidden_size  # roll: torch's gates stand in the order input, forget, candidate, output
+    outputs, cell = Recurrence.apply(
+        inputs, layer.weight_ih_l0.roll(H, 0), (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H), layer.weight_hh_l0.roll(H, 0),
+        hidden, cell, product_dtype, torch.is_grad_enabled(),
+    )  # fmt: skip
+    return outputs, cell
+
+
+# Of the Gaussians in `Recurrence`: exp(-60) is nothing beside the others, and numbers so small that they are stored
 # denormalised, as exp(-90) is in float32, take a processor ten times as long.
 LEAST_EXPONENT = -60.0
+BLOCK = 4  # points whose intermediate results stay in the processor's cache
 
 
-class WindowFunction(torch.autograd.Function):
-    """`WindowLSTM` over a whole line, with its gradient in closed form.
+def product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """The function x (rows, I) -> x @ weight.T for one weight (N, I) and many x.
+
+    For bfloat16 on a processor oneDNN puts the weight in order once, not at every product. PyTorch's compiler uses
+    these operations, they are not part of its public interface: without them it is the plain product.
+    """
+    onednn = getattr(torch.ops, "mkldnn", None)
+    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and hasattr(onednn, "_linear_pointwise"):
+        packed = onednn._reorder_linear_weight(weight.contiguous(), rows)
+        return lambda x: onednn._linear_pointwise(x, packed, None, "none", [], "")
+    weight_t = weight.t().contiguous()
+    return lambda x: x @ weight_t
+
+
+
+class Recurrence(torch.autograd.Function):
+    """A layer of LSTM over a whole line, with or without a window, and its gradient in closed form.
 
     Autograd would take a product for the weights' gradient, and some forty small ones, at every point. Here a point
     costs one product in each direction and a few element-wise ones, and the weights' gradients are one large product
-    at the end. Products are in `product_dtype`; everything that adds up over the line stays in the inputs' type.
+    at the end. Products, and what is kept for backward, are in `product_dtype`; everything that adds up over the line
+    stays in the type of the weights.
     """
 
     @staticmethod
-    def forward(ctx, gates, weight, window_weight, window_bias, characters, before, cell, kappa, product_dtype, train):
-        """gates (T, B, 4H) from the points, weight (4H, C + H), window_weight (3K, H), window_bias (3K,),
-        characters (B, U, C), before (B, C + H) = (w, h), cell (B, H), kappa (B, K).
+    def forward(
+        ctx, x, weight, bias, recurrent, before, cell, product_dtype, train,
+        window_weight=None, window_bias=None, characters=None, kappa=None,
+    ):  # fmt: skip
+        """x (T, B, I), weight (4H, I), bias (4H,), recurrent (4H, C + H), before (B, C + H) = (w, h), cell (B, H);
+        for a window window_weight (3K, H), window_bias (3K,), characters (B, U, C), kappa (B, K); else C is 0.
 
-        Returns (w, h) (T, B, C + H), alpha, beta and kappa (T, B, K each; the first two without gradient), and the
-        last cell (B, H).
+        Returns (w, h) (T, B, C + H) in product_dtype, the last cell (B, H), and with a window alpha, beta and kappa
+        (T, B, K each; the first two without gradient).
         """
-        T, B, H = gates.shape[0], gates.shape[1], cell.shape[1]
-        U, C = characters.shape[1:]
-        K = kappa.shape[1]
-        gates = gates.clone()
-        product_weight = weight.t().to(product_dtype).contiguous()
-        window_weight_t = window_weight.t()
-        u = torch.arange(1, U + 1, dtype=gates.dtype, device=gates.device)
-
-        states = gates.new_empty(T + 1, B, C + H)  # states[t] = (w, h) before point t
+        (T, B, I), H = x.shape, cell.shape[1]
+        C = before.shape[1] - H
+        states = x.new_empty(T + 1, B, C + H, dtype=product_dtype)  # states[t] = (w, h) before point t
         states[0] = before
-        squashed = gates.new_empty(T, B, H)  # tanh of the cells
-        cells = gates.new_empty(T + 1, B, H)
+        kept = states.new_empty(T, B, 6, H) if train else None
+        # What a block of points needs, small enough to stay in the processor's cache.
+        gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)
         cells[0] = cell
-        parameters = gates.new_empty(T, B, 3 * K)  # alpha, beta, and the step of kappa
-        kappas = gates.new_empty(T + 1, B, K)
-        kappas[0] = kappa
-        for t in range(T):
-            gate = gates[t]
-            gate += states[t].to(product_dtype) @ product_weight
-            gate[:, : 3 * H].sigmoid_()
-            gate[:, 3 * H :].tanh_()
-            o, i, f, g = gate.view(B, 4, H).unbind(1)
-            torch.mul(f, cells[t], out=cells[t + 1]).addcmul_(i, g)
-            h = torch.tanh(cells[t + 1], out=squashed[t]) * o
-            p = torch.addmm(window_bias, h, window_weight_t, out=parameters[t]).exp_()
-            alpha, beta, pace = p.view(B, 3, K, 1).unbind(1)  # (B, K, 1) each
-            torch.add(kappas[t], pace[..., 0], out=kappas[t + 1])
-            distance = kappas[t + 1][:, :, None] - u  # (B, K, U)
-            bell = distance.square_().mul_(-beta).clamp_(min=LEAST_EXPONENT).exp_()
-            phi = alpha.view(B, 1, K) @ bell  # (B, 1, U)
-            states[t + 1, :, :C] = (phi @ characters)[:, 0]
-            states[t + 1, :, C:] = h
+        squashed, hidden = cells.new_empty(BLOCK, B, H), cells.new_empty(BLOCK, B, H)
+        steps = [
+            (gate, gate[:, : 3 * H], gate[:, 3 * H :], *gate.view(B, 4, H).unbind(1), *rest)
+            for gate, *rest in zip(gates, cells, cells[1:], squashed, hidden, strict=False)
+        ]
+        rows, hs, ws = states.unbind(0), states[:, :, C:].unbind(0), states[:, :, None, :C].unbind(0)
+        input_product = product_with(weight.to(x.dtype), BLOCK * B)
+        recurrent_product = product_with(recurrent.to(product_dtype), B)
+        u = parameters = kappas = None
+        if C:
+            K = kappa.shape[1]
+            window_weight_t = window_weight.t()
+            u = torch.arange(1, characters.shape[1] + 1, dtype=cell.dtype, device=cell.device)
+            parameters = cell.new_empty(T, B, 3 * K)  # alpha, beta, and the step of kappa
+            kappas = cell.new_empty(T + 1, B, K, 1)
+            kappas[0] = kappa[..., None]
+            alphas, betas, paces = (p.unbind(0) for p in parameters.view(T, B, 3, K, 1).unbind(2))  # T times (B, K, 1)
+            kappas_, parameters_ = kappas.unbind(0), parameters.unbind(0)
+        for start in range(0, T, BLOCK):
+            S = min(BLOCK, T - start)
+            torch.add(input_product(x[start : start + S].reshape(S * B, I)), bias, out=gates[:S].view(S * B, 4 * H))
+            for t, step in zip(range(start, start + S), steps, strict=False):
+                gate, sigmoids, candidate, o, i, f, g, old, new, tanh, h = step
+                gate += recurrent_product(rows[t])
+                sigmoids.sigmoid_()
+                candidate.tanh_()
+                torch.mul(f, old, out=new).addcmul_(i, g)
+                torch.mul(torch.tanh(new, out=tanh), o, out=h)
+                hs[t + 1].copy_(h)
+                if C:
+                    torch.addmm(window_bias, h, window_weight_t, out=parameters_[t]).exp_()
+                    torch.add(kappas_[t], paces[t], out=kappas_[t + 1])
+                    distance = kappas_[t + 1] - u  # (B, K, U)
+                    bell = distance.square_().mul_(betas[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
+                    phi = alphas[t].mT @ bell  # (B, 1, U)
+                    ws[t + 1].copy_(phi @ characters)
+            if train:  # what backward multiplies by
+                o, i, f, g = gates[:S].view(S, B, 4, H).unbind(2)
+                tanh, h = squashed[:S], hidden[:S]
+                # d gate = factor * d h for the output gate, factor * d cell for the others
+                of_output, of_input, of_forget, of_candidate, to_cell, to_before = kept[start : start + S].unbind(2)
+                sigmoids = gates[:S, :, : 3 * H].view(S, B, 3, H)
+                slopes = torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1)
+                torch.mul(slopes[:, :, 0], tanh, out=of_output)
+                torch.mul(slopes[:, :, 1], g, out=of_input)
+                torch.mul(slopes[:, :, 2], cells[:S], out=of_forget)
+                torch.addcmul(i, i * g, g, value=-1, out=of_candidate)
+                torch.addcmul(o, h, tanh, value=-1, out=to_cell)  # d cell / d h = o (1 - tanh^2)
+                to_before.copy_(f)  # d cell / d cell before
+            cells[0] = cells[S]
 
+        ctx.product_dtype = product_dtype
+        ctx.save_for_backward(
+            x, weight, recurrent, kept, states, window_weight, characters, u, parameters, kappas
+        )
+        if C:
+            kappas = kappas[..., 0]
+        if not C:
+            return states[1:], cells[S].clone()
         alphas, betas, _ = parameters.split(K, dim=-1)
         alphas, betas = alphas.contiguous(), betas.contiguous()
-        if train:
-            # Turn the gates, in place, into what backward multiplies by: d gate = d cell * factor, and for the
-            # output gate d h * factor.
-            o, i, f, g = gates.view(T, B, 4, H).unbind(2)
-            to_cell = squashed.square().neg_().add_(1).mul_(o)  # d cell / d h
-            kept = f.clone()
-            o.copy_(o * (1 - o) * squashed)
-            f.copy_(f * (1 - f) * cells[:-1])
-            input_factor = i * (1 - i) * g
-            g.copy_((1 - g * g) * i)
-            i.copy_(input_factor)
-            ctx.save_for_backward(
-                gates, to_cell, kept, states, parameters, kappas, weight, window_weight, characters, u
-            )
-            ctx.product_dtype = product_dtype
         ctx.mark_non_differentiable(alphas, betas)
-        return states[1:], alphas, betas, kappas[1:], cells[T].clone()
+        return states[1:], cells[S].clone(), alphas, betas, kappas[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_states, _alpha, _beta, d_kappas, d_cell):
-        """The paper's (eq. 56-60) for the window, the usual rules for the LSTM.
-
-        From forward: factors (T, B, 4H) and to_cell (T, B, H), what d h and d cell are multiplied by to give
-        d gates and d cell; kept (T, B, H), the forget gates.
-        """
-        factors, to_cell, kept, states, parameters, kappas, weight, window_weight, characters, u = ctx.saved_tensors
-        T, B, H = kept.shape
-        U, C = characters.shape[1:]
-        K = kappas.shape[-1]
-        product_weight = weight.to(ctx.product_dtype)
-        d_gates = torch.empty_like(factors)
-        d_parameters = torch.empty_like(parameters)
+    def backward(ctx, d_states, d_cell, _alpha=None, _beta=None, d_kappas=None):
+        """The paper's (eq. 56-60) for the window, the usual rules for the LSTM."""
+        x, weight, recurrent, kept, states, window_weight, characters, u, parameters, kappas = ctx.saved_tensors
+        T, B, _, H = kept.shape
+        C = states.shape[-1] - H
+        low = ctx.product_dtype
+        recurrent_product = product_with(recurrent.t().to(low), B)
+        d_gates = states.new_empty(T, B, 4 * H)
+        d_gate = d_cell.new_empty(B, 4, H)
         d_before = torch.zeros_like(states[0])  # d loss / d (w, h) through the point after
         d_cell = d_cell.clone()
-        d_kappa = torch.zeros_like(kappas[0])
-        for t in reversed(range(T)):
-            d_w, d_h = (d_before + d_states[t]).split([C, H], dim=-1)
-            alpha, beta, pace = parameters[t].view(B, 3, K).unbind(1)  # (B, K) each
-            distance = kappas[t + 1][:, :, None] - u  # (B, K, U)
-            d_phi = characters @ d_w[:, :, None]  # (B, U, 1)
-            bell = (distance.square() * -beta[:, :, None]).clamp_(min=LEAST_EXPONENT).exp_()
-            epsilon = bell.mul_(alpha[:, :, None]).mul_(d_phi.view(B, 1, U))  # (eq. 56), (B, K, U): alpha bell d phi
-            torch.sum(epsilon, 2, out=d_parameters[t, :, :K])  # (eq. 57)
-            first = epsilon.mul_(distance).sum(2)  # sum over u of epsilon (kappa - u), (B, K)
-            second = epsilon.mul_(distance).sum(2)  # and of epsilon (kappa - u)^2
-            torch.mul(beta, second, out=d_parameters[t, :, K : 2 * K]).neg_()  # (eq. 58)
-            d_kappa = d_kappa + d_kappas[t] - 2 * beta * first  # (eq. 59)
-            torch.mul(pace, d_kappa, out=d_parameters[t, :, 2 * K :])  # (eq. 60)
-            d_h = torch.addmm(d_h, d_parameters[t], window_weight)
-            d_cell.addcmul_(d_h, to_cell[t])
-            factor, d_gate = factors[t].view(B, 4, H), d_gates[t].view(B, 4, H)
-            torch.mul(factor[:, 0], d_h, out=d_gate[:, 0])
-            torch.mul(factor[:, 1:], d_cell[:, None], out=d_gate[:, 1:])
-            d_cell.mul_(kept[t])
-            d_before = (d_gates[t].to(ctx.product_dtype) @ product_weight).to(d_gates.dtype)
+        if C:
+            K = kappas.shape[2]
+            characters_t = characters.transpose(1, 2).contiguous()  # (B, C, U)
+            d_parameters = torch.empty_like(parameters)
+            d_kappa = torch.zeros_like(d_kappas[0])
+        for start in reversed(range(0, T, BLOCK)):
+            factors = kept[start : start + BLOCK].to(d_cell.dtype)  # (S, B, 6, H)
+            d_outputs = d_states[start : start + BLOCK].to(d_cell.dtype)  # (S, B, C + H)
+            for t, factor, d_state in reversed(list(zip(range(start, T), factors, d_outputs, strict=False))):
+                d_state += d_before
+                d_h = d_state[:, C:]
+                if C:
+                    alpha, beta, pace = parameters[t].view(B, 3, K).unbind(1)  # (B, K) each
+                    distance = kappas[t + 1] - u  # (B, K, U)
+                    d_phi = d_state[:, None, :C] @ characters_t  # (B, 1, U)
+                    bell = (distance.square() * -beta[:, :, None]).clamp_(min=LEAST_EXPONENT).exp_()
+                    epsilon = bell.mul_(alpha[:, :, None]).mul_(d_phi)  # (eq. 56), (B, K, U)
+                    torch.sum(epsilon, 2, out=d_parameters[t, :, :K])  # (eq. 57)
+                    first = epsilon.mul_(distance).sum(2)  # sum over u of epsilon (kappa - u), (B, K)
+                    second = epsilon.mul_(distance).sum(2)  # and of epsilon (kappa - u)^2
+                    torch.mul(beta, second, out=d_parameters[t, :, K : 2 * K]).neg_()  # (eq. 58)
+                    d_kappa = d_kappa + d_kappas[t] - 2 * beta * first  # (eq. 59)
+                    torch.mul(pace, d_kappa, out=d_parameters[t, :, 2 * K :])  # (eq. 60)
+                    d_h = torch.addmm(d_h, d_parameters[t], window_weight)
+                d_cell.addcmul_(d_h, factor[:, 4])
+                torch.mul(factor[:, 0], d_h, out=d_gate[:, 0])
+                torch.mul(factor[:, 1:4], d_cell[:, None], out=d_gate[:, 1:])
+                d_cell.mul_(factor[:, 5])
+                d_before = recurrent_product(d_gates[t].copy_(d_gate.view(B, 4 * H)))
 
         flat = d_gates.view(T * B, 4 * H)
-        inputs = states[:-1].reshape(T * B, C + H)
-        d_weight = (flat.to(ctx.product_dtype).t() @ inputs.to(ctx.product_dtype)).to(weight.dtype)
+        flat_t = flat.t()
+        d_x = (flat @ weight.to(low)).view(x.shape) if ctx.needs_input_grad[0] else None
+        d_weight = (flat_t @ x.to(low).view(T * B, -1)).to(weight.dtype)
+        d_recurrent = (flat_t @ states[:-1].view(T * B, C + H)).to(weight.dtype)
+        d_bias = flat.sum(0).to(weight.dtype)
+        gradients = (d_x, d_weight, d_bias, d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
+        if not C:
+            return *gradients, None, None, None, None
         d_flat = d_parameters.view(T * B, 3 * K)
-        d_window_weight = d_flat.t() @ states[1:, :, C:].reshape(T * B, H)
-        return d_gates, d_weight, d_window_weight, d_flat.sum(0), None, d_before, d_cell, d_kappa, None, None
+        d_window_weight = (d_flat.t().to(low) @ states[1:, :, C:].reshape(T * B, H)).to(weight.dtype)
+        return *gradients, d_window_weight, d_flat.sum(0), None, d_kappa
 
 
 class Model(nn.Module):
@@ -363,24 +433,24 @@ class Model(nn.Module):
         if (characters is None) == (self.config.num_chars > 0):
             raise ValueError("a network with a window needs a text, one without takes none")
         state = self.initial_state(B) if state is None else state
-        hiddens, cells, inputs, window = [], [], points, None
-        low = self.product_dtype == torch.bfloat16
+        window, windows = None, state.window[None]
+        inputs, low_points = points, points.to(self.product_dtype)
+        hiddens, cells = [], []
         for n, layer in enumerate(self.layers):
             if isinstance(layer, WindowLSTM):
-                hidden, windows, window, cell = layer(points, characters, state, self.product_dtype)
-                points = torch.cat([points, windows], dim=-1)  # the upper layers see w_t (eq. 53), (T, B, 3 + C)
+                outputs, window, cell = layer(points, characters, state, self.product_dtype)
+                windows, hidden = outputs.split([self.config.num_chars, self.config.cell_size], dim=-1)
+                low_points = torch.cat([low_points, windows], dim=-1)  # the upper layers see w_t (eq. 53), (T, B, 3 + C)
             else:
-                with torch.autocast(points.device.type, self.product_dtype) if low else nullcontext():
-                    hidden, (_, cell) = layer(inputs, (state.hidden[n : n + 1], state.cell[n : n + 1]))
-                hidden, cell = hidden.to(points.dtype), cell[0].to(state.cell.dtype)
-            inputs = torch.cat([points, hidden], dim=-1)  # skip connection, (T, B, 3 + C + H)
+                hidden, cell = run_lstm(layer, inputs, state.hidden[n], state.cell[n], self.product_dtype)
+            inputs = torch.cat([low_points, hidden], dim=-1)  # skip connection, (T, B, 3 + C + H)
             hiddens.append(hidden)  # (T, B, H)
             cells.append(cell)  # (B, H)
-        outputs = self.head(torch.cat(hiddens, dim=-1))  # (eq. 17), (T, B, 1 + 6M)
+        outputs = self.head(torch.cat(hiddens, dim=-1).to(points.dtype))  # (eq. 17), (T, B, 1 + 6M)
         after = State(
-            hidden=torch.stack([h[-1] for h in hiddens]),
+            hidden=torch.stack([h[-1] for h in hiddens]).to(points.dtype),
             cell=torch.stack(cells),
-            window=windows[-1] if window else state.window,
+            window=windows[-1].to(points.dtype),
             kappa=window.kappa[-1] if window else state.kappa,
         )
         return outputs, after, window
@@ -404,84 +474,121 @@ class Model(nn.Module):
 class Stepper:
     """The same network for writing point by point, B lines at once: `Model.forward` with T = 1, without its overhead.
 
-    One row a line holds all that the layers read, [x, w, h1, h2, ...], and each layer is one product of its first
-    part with weights packed for it. Nothing is allocated between points but a few small temporaries.
+    It runs on the processor. One row a line holds all that the layers read, [x, w, h1, h2, ...], and each layer is one
+    product of its first part with weights packed for it. Between the products all is numpy's, on the same memory, for
+    what an operation costs there on a few hundred numbers. As sigmoid(a) = (1 + tanh(a / 2)) / 2, the weights of the
+    sigmoid gates are packed by half, and one tanh does all four gates. Of w only the characters of the texts are kept.
     """
 
     def __init__(self, model: Model, text: Tensor | None, batch_size: int):
         """`text` (B, U), codes with -1 for padding, for a network with a window."""
         config = model.config
-        H, C = config.cell_size, config.num_chars
-        self.first, self.size = 3 + C, H  # where h1 starts in a row
-        zeros = model.mean.new_zeros
-        self.row = zeros(batch_size, self.first + config.num_layers * H)
-        self.cells = [zeros(batch_size, H) for _ in range(config.num_layers)]
-        self.packed = []  # (weight (n, 4H), bias (4H,)) of each layer, gates in the order of `WindowLSTM`
+        H = config.cell_size
+        used = torch.arange(0) if text is None else text[text >= 0].unique().cpu()
+        inputs = torch.cat([torch.arange(3), 3 + used])  # columns of the weights that multiply x and w
+        self.first, self.size = len(inputs), H  # where h1 starts in a row
+        zeros = model.mean.cpu().new_zeros
+        halves = zeros(4).add_(torch.tensor([0.5, 0.5, 0.5, 1.0])).repeat_interleave(H)
+
+        def pack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            """A product's second factor (n, N) and the bias (N,), stored as is best for one line or for many."""
+            weight_t = weight.detach().cpu().t()
+            return weight_t if batch_size == 1 else weight_t.contiguous(), bias.detach().cpu()
+
+        self.packed = []
         for n, layer in enumerate(model.layers):
             weight, own = zeros(4 * H, self.first + (n + 1) * H), self.first + n * H
             if isinstance(layer, WindowLSTM):
-                weight[:, :3], weight[:, 3:], bias = layer.input.weight, layer.recurrent.weight, layer.input.bias
+                weight[:, :3], weight[:, 3:own], bias = layer.input.weight, layer.recurrent.weight[:, used], layer.input.bias
+                weight[:, own:] = layer.recurrent.weight[:, config.num_chars :]
             else:
-                order = torch.arange(4 * H).view(4, H)[[3, 0, 1, 2]].flatten()  # torch has i, f, g, o
-                weight[:, : self.first] = layer.weight_ih_l0[order, : self.first]
+                below = layer.weight_ih_l0.roll(H, 0)
+                weight[:, : self.first] = below[:, inputs]
                 if n:  # the layer below; those further down have no part in it
-                    weight[:, own - H : own] = layer.weight_ih_l0[order, self.first :]
-                weight[:, own:] = layer.weight_hh_l0[order]
-                bias = (layer.bias_ih_l0 + layer.bias_hh_l0)[order]
-            self.packed.append((weight.t(), bias))
-        self.head = (model.head.weight.t(), model.head.bias)
-        self.window = self.characters = None
-        if C:
-            self.window = (model.layers[0].window.weight.t(), model.layers[0].window.bias)
-            self.characters = model.one_hot(text)  # (B, U, C)
-            self.lengths = (text >= 0).sum(1)  # (B,)
-            self.kappa = zeros(batch_size, config.K)
-            self.u = torch.arange(1, text.shape[1] + 2, dtype=self.row.dtype, device=self.row.device)
+                    weight[:, own - H : own] = below[:, 3 + config.num_chars :]
+                weight[:, own:] = layer.weight_hh_l0.roll(H, 0)
+                bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
+            self.packed.append(pack(weight.mul_(halves[:, None]), bias.cpu() * halves))
+        self.packed.append(pack(model.head.weight, model.head.bias))
+        self.row = zeros(batch_size, self.first + config.num_layers * H)
+        self.cells = [zeros(batch_size, H).numpy() for _ in range(config.num_layers)]
+        self.has_window = text is not None
+        if self.has_window:
+            self.packed.append(pack(model.layers[0].window.weight, model.layers[0].window.bias))
+            self.characters = model.one_hot(text.to(model.mean.device)).cpu()[..., used]  # (B, U, characters used)
+            self.lengths = (text >= 0).sum(1).numpy()  # (B,)
+            self.kappa = zeros(batch_size, config.K, 1).numpy()
+            self.u = np.arange(1, text.shape[1] + 2, dtype=self.kappa.dtype)
         self._make_views()
 
     def _make_views(self) -> None:
         """Name the parts of the rows, after their number has changed."""
-        B, H = len(self.row), self.size
-        self.x, self.w = self.row[:, :3], self.row[:, 3 : self.first]
-        self.hidden = self.row[:, self.first :]
-        starts = [self.first + n * H for n in range(len(self.cells))]
-        self.inputs = [self.row[:, : start + H] for start in starts]
-        self.hs = [self.row[:, start : start + H] for start in starts]
-        self.gates = self.row.new_empty(B, 4 * H)
+        B, H, L = len(self.row), self.size, len(self.cells)
+        row, gates = self.row.numpy(), self.row.new_empty(B, 4 * H)
+        outputs = self.row.new_empty(B, len(self.packed[L][1]))
+        self.gates, self.outputs = gates.numpy(), outputs.numpy()
         self.sigmoids, self.candidate = self.gates[:, : 3 * H], self.gates[:, 3 * H :]
-        self.output_gate, self.input_gate, self.forget_gate = self.sigmoids.chunk(3, dim=1)
-        if self.window:
+        self.output_gate, self.input_gate, self.forget_gate = np.split(self.sigmoids, 3, axis=1)
+        self.x, self.w = row[:, :3], self.row[:, None, 3 : self.first]
+        ends = [self.first + n * H for n in range(1, L + 1)]
+        self.hs = [row[:, end - H : end] for end in ends]
+        sources, targets = [self.row[:, :end] for end in ends] + [self.row[:, self.first :]], [gates] * L + [outputs]
+        if self.has_window:
+            raw = self.row.new_empty(B, 3 * self.kappa.shape[1])  # log alpha, log beta, log of the step of kappa
+            sources, targets = [*sources, self.row[:, self.first : self.first + H]], [*targets, raw]
+            raw = raw.numpy().reshape(B, 3, self.kappa.shape[1], 1)
+            self.log_alpha, self.others = raw[:, 0], raw[:, 1:]
+            self.beta, self.pace = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
+            self.phi = self.row.new_empty(B, 1, len(self.u) - 1)
+            self.phi_array = self.phi.numpy()[:, 0]
             self.beyond = self.u > self.lengths[:, None] + 1  # (B, U + 1), what no line's text reaches
+        self.products = [
+            partial(torch.addmm, bias, source, weight, out=target)
+            for (weight, bias), source, target in zip(self.packed, sources, targets, strict=True)
+        ]  # of the layers, of the head, of the window
 
-    def keep(self, lines: Tensor) -> None:
+    def keep(self, lines: np.ndarray) -> None:
         """Go on with these lines (places, (n,)) only."""
-        self.row = self.row[lines]
+        self.row = self.row[torch.from_numpy(lines)]
         self.cells = [cell[lines] for cell in self.cells]
-        if self.window:
-            self.characters, self.lengths = self.characters[lines], self.lengths[lines]
+        if self.has_window:
+            self.characters, self.lengths = self.characters[torch.from_numpy(lines)], self.lengths[lines]
             self.kappa = self.kappa[lines]
         self._make_views()
 
-    def step(self, x: Tensor, output: Tensor) -> Tensor | None:
-        """Read normalised points x (B, 3), write the raw outputs to `output` (B, 1 + 6M).
+    def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read normalised points x (B, 3).
 
-        Returns log phi of (eq. 46) (B, U + 1), -inf beyond a line's text and one, or None without a window.
+        Returns the raw outputs (B, 1 + 6M), to be copied before the next step, and log phi of (eq. 46) (B, U + 1),
+        -inf beyond a line's text and one, or None without a window.
         """
-        self.x.copy_(x)
+        self.x[:] = x
         log_phi = None
-        for n, (weight, bias) in enumerate(self.packed):
-            torch.addmm(bias, self.inputs[n], weight, out=self.gates)
-            self.sigmoids.sigmoid_()
-            self.candidate.tanh_()
-            cell = self.cells[n].mul_(self.forget_gate).addcmul_(self.input_gate, self.candidate)
-            torch.mul(cell.tanh(), self.output_gate, out=self.hs[n])
-            if n == 0 and self.window:
-                raw = torch.addmm(self.window[1], self.hs[0], self.window[0])
-                alpha, beta, pace = raw.exp_().chunk(3, dim=1)
-                self.kappa += pace
-                log_phi = log_window_weights(Window(alpha, beta, self.kappa), len(self.u))
-                log_phi.masked_fill_(self.beyond, -torch.inf)
-                phi = log_phi[:, :-1].exp()
-                self.w.copy_((phi[:, None] @ self.characters)[:, 0])
-        torch.addmm(self.head[1], self.hidden, self.head[0], out=output)
-        return log_phi
+        for n, (cell, h) in enumerate(zip(self.cells, self.hs, strict=True)):
+            self.products[n]()
+            np.tanh(self.gates, out=self.gates)
+            self.sigmoids *= 0.5
+            self.sigmoids += 0.5
+            cell *= self.forget_gate  # (eq. 9)
+            self.candidate *= self.input_gate
+            cell += self.candidate
+            np.tanh(cell, out=h)
+            h *= self.output_gate  # (eq. 11)
+            if n == 0 and self.has_window:
+                self.products[-1]()
+                np.exp(self.others, out=self.others)
+                self.kappa += self.pace  # (eq. 51)
+                exponent = self.kappa - self.u  # (B, K, U + 1)
+                exponent *= exponent
+                exponent *= self.beta
+                np.subtract(self.log_alpha, exponent, out=exponent)
+                greatest = exponent.max(1, keepdims=True)
+                exponent -= greatest
+                np.maximum(exponent, LEAST_EXPONENT, out=exponent)
+                log_phi = np.log(np.exp(exponent, out=exponent).sum(1))
+                log_phi += greatest[:, 0]  # (eq. 46)
+                log_phi[self.beyond] = -np.inf
+                np.exp(np.maximum(log_phi[:, :-1], LEAST_EXPONENT), out=self.phi_array)
+                torch.bmm(self.phi, self.characters, out=self.w)  # (eq. 47)
+        self.products[len(self.cells)]()
+        return self.outputs, log_phi

@@ -7,7 +7,7 @@ from conftest import CHARSET, assert_refused, run_script
 from test_model import make_model, reference_distribution
 
 import generate
-from generate import draw_points, prepare_text, sample
+from generate import draw_noise, draw_points, prepare_text, sample
 from model import Config, Model, Window, log_window_weights
 from utils import InputError, save_checkpoint, to_strokes
 
@@ -35,10 +35,9 @@ def test_points_are_drawn_from_the_mixture(bias):
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randn(1, 1 + 6 * 4, dtype=torch.float64, generator=generator)
     count = 200_000
-    uniform = torch.rand(count, 2, dtype=torch.float64, generator=generator)
-    normal = torch.randn(count, 2, dtype=torch.float64, generator=generator)
     biases = torch.full((count, 1), bias, dtype=torch.float64)
-    drawn = draw_points(outputs.expand(count, -1), biases, torch.cat([uniform, normal], dim=1))
+    noise = draw_noise([generator], count, 4)[:, 0]
+    drawn = torch.from_numpy(draw_points(outputs.expand(count, -1).numpy(), biases.numpy(), noise))
     reference = reference_distribution(outputs, bias)
     torch.manual_seed(0)
     expected = reference.sample((count,))[:, 0]

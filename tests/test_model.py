@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
@@ -17,6 +18,7 @@ from model import (
     log_window_weights,
     mixture,
     negative_log_likelihood,
+    run_lstm,
     squared_error,
 )
 
@@ -137,14 +139,15 @@ def test_window_layer_is_the_loop_of_the_paper():
     model = make_model()
     lengths = [5, 2, 4]
     points, text = make_points(9, 3), make_text(3, 5, lengths)
-    hidden, windows, window, _ = model.layers[0](points, model.one_hot(text), model.initial_state(3), torch.float64)
+    outputs, window, _ = model.layers[0](points, model.one_hot(text), model.initial_state(3), torch.float64)
+    windows, hidden = outputs.split([model.config.num_chars, model.config.cell_size], dim=-1)
     for b, length in enumerate(lengths):
         expected = loop_from_the_paper(model.layers[0], points[:, b], text[b, :length], model.initial_state(1))
         for found, wanted in zip((hidden[:, b], windows[:, b], window.kappa[:, b]), expected, strict=True):
             torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize(("T", "B", "U", "H", "K"), [(1, 1, 1, 1, 1), (6, 3, 5, 7, 4), (30, 2, 9, 5, 10)])
+@pytest.mark.parametrize(("T", "B", "U", "H", "K"), [(1, 1, 1, 1, 1), (6, 3, 5, 7, 4), (35, 2, 9, 5, 10)])
 def test_fused_window_layer_has_the_outputs_and_gradients_of_the_plain_one(T, B, U, H, K):
     model = make_model(cell_size=H, K=K)
     layer = model.layers[0]
@@ -154,14 +157,28 @@ def test_fused_window_layer_has_the_outputs_and_gradients_of_the_plain_one(T, B,
     inputs = [points, *state, *layer.parameters()]
 
     def run(layer_function, *arguments):
-        hidden, windows, window, cell = layer_function(points, characters, state, *arguments)
-        outputs = (hidden, windows, window.kappa, cell)
+        outputs, window, cell = layer_function(points, characters, state, *arguments)
+        outputs = (outputs, window.kappa, cell)
         generator = torch.Generator().manual_seed(5)
         weights = [torch.randn(o.shape, generator=generator, dtype=torch.float64) for o in outputs]
         return (*outputs, window.alpha, window.beta), torch.autograd.grad(outputs, inputs, weights)
 
     found, wanted = run(layer.forward, torch.float64), run(layer.forward_by_steps)
     for a, b in zip(found[0] + found[1], wanted[0] + wanted[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 1, 1), (16, 3, 4, 7), (35, 2, 9, 5)])
+def test_fused_lstm_has_the_outputs_and_gradients_of_torch(T, B, I, H):
+    torch.manual_seed(T)
+    layer = torch.nn.LSTM(I, H).double()
+    inputs = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in [(T, B, I), (B, H), (B, H)]]
+    outputs, (_, cell) = layer(inputs[0], (inputs[1][None], inputs[2][None]))
+    weights = torch.randn_like(outputs), torch.randn_like(cell[0])
+    wanted = torch.autograd.grad((outputs, cell[0]), [*inputs, *layer.parameters()], weights)
+    found_outputs, found_cell = run_lstm(layer, *inputs, torch.float64)
+    found = torch.autograd.grad((found_outputs, found_cell), [*inputs, *layer.parameters()], weights)
+    for a, b in zip((found_outputs, found_cell, *found), (outputs, cell[0], *wanted), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
@@ -174,10 +191,10 @@ def test_fused_window_layer_passes_gradcheck():
 
     def run(points, *values):
         weights = dict(zip(names, values, strict=True))
-        hidden, windows, window, cell = torch.func.functional_call(
+        outputs, window, cell = torch.func.functional_call(
             model.layers[0], weights, (points, characters, state, torch.float64)
         )
-        return hidden, windows, window.kappa, cell
+        return outputs, window.kappa, cell
 
     assert torch.autograd.gradcheck(run, (make_points(4, 2).requires_grad_(), *parameters))
 
@@ -216,19 +233,18 @@ def test_stepper_is_the_network(num_layers, num_chars):
     model = make_model(num_layers, num_chars)
     points, text = make_points(12, 3), make_text(3, 5, [5, 3, 4]) if num_chars else None
     whole, _, window = model(points, model.one_hot(text) if num_chars else None)
-    stepper, lines = Stepper(model, text, 3), torch.arange(3)
+    stepper, lines = Stepper(model, text, 3), np.arange(3)
     for t, x in enumerate(points):
         if t == 7:  # a line leaves
-            lines = torch.tensor([0, 2])
+            lines = np.array([0, 2])
             stepper.keep(lines)
-        output = torch.empty(len(lines), whole.shape[-1], dtype=torch.float64)
-        log_phi = stepper.step(x[lines], output)
-        torch.testing.assert_close(output, whole[t, lines])
+        output, log_phi = stepper.step(x[lines].numpy())
+        np.testing.assert_allclose(output, whole[t, lines].numpy(), rtol=1e-7, atol=1e-9)
         if num_chars:
             expected = log_window_weights(Window(*(p[t, lines] for p in window)), 6)
-            within = torch.isfinite(log_phi)
+            within = np.isfinite(log_phi)
             assert within.sum(1).tolist() == [length + 1 for length in (text[lines] >= 0).sum(1)]
-            torch.testing.assert_close(log_phi[within], expected[within])
+            np.testing.assert_allclose(log_phi[within], expected.numpy()[within], rtol=1e-9)
 
 
 @torch.no_grad()
@@ -246,8 +262,9 @@ def test_every_layer_sees_the_input_and_the_output_sees_every_layer():
 def test_upper_layers_see_the_window_of_the_same_point():
     model = make_model(2, 6)
     points, characters = make_points(6, 2), model.one_hot(make_text(2, 5, [5, 3]))
-    hidden, windows, _, _ = model.layers[0].forward_by_steps(points, characters, model.initial_state(2))
-    upper, _ = model.layers[1](torch.cat([points, windows, hidden], dim=-1))
+    outputs, _, _ = model.layers[0].forward_by_steps(points, characters, model.initial_state(2))
+    upper, _ = model.layers[1](torch.cat([points, outputs], dim=-1))
+    hidden = outputs[..., -model.config.cell_size :]
     torch.testing.assert_close(model(points, characters)[0], model.head(torch.cat([hidden, upper], dim=-1)))
 
 
