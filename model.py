@@ -208,6 +208,7 @@ def run_lstm(
 # denormalised, as exp(-90) is in float32, take a processor ten times as long.
 LEAST_EXPONENT = -60.0
 BLOCK = 4  # points whose intermediate results stay in the processor's cache
+SPAN = 64  # points, a multiple of BLOCK, whose gradients go into one product for the weights' gradients
 
 
 def product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
@@ -223,6 +224,11 @@ def product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     weight_t = weight.t().contiguous()
     return lambda x: x @ weight_t
 
+
+
+def by_point(parameters: Tensor, K: int) -> list[tuple[Tensor, ...]]:
+    """Three parameters of a window side by side (T, B, 3K) -> for each of the three, T views (B, K, 1)."""
+    return [parameter.unbind(0) for parameter in parameters.unflatten(2, (3, K, 1)).unbind(2)]
 
 
 class Recurrence(torch.autograd.Function):
@@ -249,7 +255,7 @@ class Recurrence(torch.autograd.Function):
         C = before.shape[1] - H
         states = x.new_empty(T + 1, B, C + H, dtype=product_dtype)  # states[t] = (w, h) before point t
         states[0] = before
-        kept = states.new_empty(T, B, 6, H) if train else None
+        kept = []  # for each block what backward multiplies by, (S, B, 6, H)
         # What a block of points needs, small enough to stay in the processor's cache.
         gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)
         cells[0] = cell
@@ -259,7 +265,7 @@ class Recurrence(torch.autograd.Function):
             for gate, *rest in zip(gates, cells, cells[1:], squashed, hidden, strict=False)
         ]
         rows, hs, ws = states.unbind(0), states[:, :, C:].unbind(0), states[:, :, None, :C].unbind(0)
-        input_product = product_with(weight.to(x.dtype), BLOCK * B)
+        input_product = product_with(weight.to(x.dtype), BLOCK * B) if x.dtype != weight.dtype else None
         recurrent_product = product_with(recurrent.to(product_dtype), B)
         u = parameters = kappas = None
         if C:
@@ -269,11 +275,15 @@ class Recurrence(torch.autograd.Function):
             parameters = cell.new_empty(T, B, 3 * K)  # alpha, beta, and the step of kappa
             kappas = cell.new_empty(T + 1, B, K, 1)
             kappas[0] = kappa[..., None]
-            alphas, betas, paces = (p.unbind(0) for p in parameters.view(T, B, 3, K, 1).unbind(2))  # T times (B, K, 1)
+            alphas, betas, paces = by_point(parameters, K)
             kappas_, parameters_ = kappas.unbind(0), parameters.unbind(0)
         for start in range(0, T, BLOCK):
             S = min(BLOCK, T - start)
-            torch.add(input_product(x[start : start + S].reshape(S * B, I)), bias, out=gates[:S].view(S * B, 4 * H))
+            points, target = x[start : start + S].reshape(S * B, I), gates[:S].view(S * B, 4 * H)
+            if input_product:
+                torch.add(input_product(points), bias, out=target)
+            else:
+                torch.addmm(bias, points, weight.t(), out=target)
             for t, step in zip(range(start, start + S), steps, strict=False):
                 gate, sigmoids, candidate, o, i, f, g, old, new, tanh, h = step
                 gate += recurrent_product(rows[t])
@@ -289,11 +299,13 @@ class Recurrence(torch.autograd.Function):
                     bell = distance.square_().mul_(betas[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
                     phi = alphas[t].mT @ bell  # (B, 1, U)
                     ws[t + 1].copy_(phi @ characters)
-            if train:  # what backward multiplies by
+            if train:
+                factors = states.new_empty(S, B, 6, H)
+                kept.append(factors)
                 o, i, f, g = gates[:S].view(S, B, 4, H).unbind(2)
                 tanh, h = squashed[:S], hidden[:S]
                 # d gate = factor * d h for the output gate, factor * d cell for the others
-                of_output, of_input, of_forget, of_candidate, to_cell, to_before = kept[start : start + S].unbind(2)
+                of_output, of_input, of_forget, of_candidate, to_cell, to_before = factors.unbind(2)
                 sigmoids = gates[:S, :, : 3 * H].view(S, B, 3, H)
                 slopes = torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1)
                 torch.mul(slopes[:, :, 0], tanh, out=of_output)
@@ -306,7 +318,7 @@ class Recurrence(torch.autograd.Function):
 
         ctx.product_dtype = product_dtype
         ctx.save_for_backward(
-            x, weight, recurrent, kept, states, window_weight, characters, u, parameters, kappas
+            x, weight, recurrent, states, window_weight, characters, u, parameters, kappas, *kept
         )
         if C:
             kappas = kappas[..., 0]
@@ -321,57 +333,99 @@ class Recurrence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_states, d_cell, _alpha=None, _beta=None, d_kappas=None):
         """The paper's (eq. 56-60) for the window, the usual rules for the LSTM."""
-        x, weight, recurrent, kept, states, window_weight, characters, u, parameters, kappas = ctx.saved_tensors
-        T, B, _, H = kept.shape
+        x, weight, recurrent, states, window_weight, characters, u, parameters, kappas, *kept = ctx.saved_tensors
+        (T, B, I), H = x.shape, recurrent.shape[0] // 4
         C = states.shape[-1] - H
         low = ctx.product_dtype
         recurrent_product = product_with(recurrent.t().to(low), B)
-        d_gates = states.new_empty(T, B, 4 * H)
-        d_gate = d_cell.new_empty(B, 4, H)
+        d_gates = states.new_empty(SPAN, B, 4 * H)
+        d_weight, d_recurrent = torch.zeros_like(weight), torch.zeros_like(recurrent)
+        d_bias = weight.new_zeros(4 * H)
+        d_x = states.new_empty(x.shape) if ctx.needs_input_grad[0] else None
+        weight_low, x_low = weight.to(low), x.to(low)
+        d_gate = d_cell.new_empty(B, 4 * H)
+        d_output_gate, d_other_gates = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:]
         d_before = torch.zeros_like(states[0])  # d loss / d (w, h) through the point after
         d_cell = d_cell.clone()
         if C:
             K = kappas.shape[2]
             characters_t = characters.transpose(1, 2).contiguous()  # (B, C, U)
             d_parameters = torch.empty_like(parameters)
-            d_kappa = torch.zeros_like(d_kappas[0])
+            alphas, betas, paces = by_point(parameters, K)
+            d_alphas, d_betas, d_paces = by_point(d_parameters, K)
+            kappas_, d_kappas_, d_parameters_ = (p.unbind(0) for p in (kappas, d_kappas[..., None], d_parameters))
+            d_kappa = torch.zeros_like(kappas[0])  # (B, K, 1)
         for start in reversed(range(0, T, BLOCK)):
-            factors = kept[start : start + BLOCK].to(d_cell.dtype)  # (S, B, 6, H)
+            factors = kept[start // BLOCK].to(d_cell.dtype)  # (S, B, 6, H)
             d_outputs = d_states[start : start + BLOCK].to(d_cell.dtype)  # (S, B, C + H)
-            for t, factor, d_state in reversed(list(zip(range(start, T), factors, d_outputs, strict=False))):
-                d_state += d_before
-                d_h = d_state[:, C:]
+            of_output, of_others, to_cell, to_before = (
+                part.unbind(0) for part in (factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4], factors[:, :, 5])
+            )
+            d_states_, d_ws, d_hs = d_outputs.unbind(0), d_outputs[:, :, None, :C].unbind(0), d_outputs[:, :, C:].unbind(0)
+            for s in reversed(range(len(factors))):
+                t = start + s
+                d_states_[s].add_(d_before)
+                d_h = d_hs[s]
                 if C:
-                    alpha, beta, pace = parameters[t].view(B, 3, K).unbind(1)  # (B, K) each
-                    distance = kappas[t + 1] - u  # (B, K, U)
-                    d_phi = d_state[:, None, :C] @ characters_t  # (B, 1, U)
-                    bell = (distance.square() * -beta[:, :, None]).clamp_(min=LEAST_EXPONENT).exp_()
-                    epsilon = bell.mul_(alpha[:, :, None]).mul_(d_phi)  # (eq. 56), (B, K, U)
-                    torch.sum(epsilon, 2, out=d_parameters[t, :, :K])  # (eq. 57)
-                    first = epsilon.mul_(distance).sum(2)  # sum over u of epsilon (kappa - u), (B, K)
-                    second = epsilon.mul_(distance).sum(2)  # and of epsilon (kappa - u)^2
-                    torch.mul(beta, second, out=d_parameters[t, :, K : 2 * K]).neg_()  # (eq. 58)
-                    d_kappa = d_kappa + d_kappas[t] - 2 * beta * first  # (eq. 59)
-                    torch.mul(pace, d_kappa, out=d_parameters[t, :, 2 * K :])  # (eq. 60)
-                    d_h = torch.addmm(d_h, d_parameters[t], window_weight)
-                d_cell.addcmul_(d_h, factor[:, 4])
-                torch.mul(factor[:, 0], d_h, out=d_gate[:, 0])
-                torch.mul(factor[:, 1:4], d_cell[:, None], out=d_gate[:, 1:])
-                d_cell.mul_(factor[:, 5])
-                d_before = recurrent_product(d_gates[t].copy_(d_gate.view(B, 4 * H)))
+                    distance = kappas_[t + 1] - u  # (B, K, U)
+                    d_phi = d_ws[s] @ characters_t  # (B, 1, U)
+                    bell = distance.square().mul_(betas[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
+                    epsilon = bell.mul_(alphas[t]).mul_(d_phi)  # (eq. 56), (B, K, U)
+                    torch.sum(epsilon, 2, keepdim=True, out=d_alphas[t])  # (eq. 57)
+                    first = epsilon.mul_(distance).sum(2, keepdim=True)  # sum of epsilon (kappa - u), (B, K, 1)
+                    second = epsilon.mul_(distance).sum(2, keepdim=True)  # and of epsilon (kappa - u)^2
+                    torch.mul(second, betas[t], out=d_betas[t]).neg_()  # (eq. 58)
+                    d_kappa.add_(d_kappas_[t]).addcmul_(betas[t], first, value=-2)  # (eq. 59)
+                    torch.mul(paces[t], d_kappa, out=d_paces[t])  # (eq. 60)
+                    d_h = torch.addmm(d_h, d_parameters_[t], window_weight)
+                d_cell.addcmul_(d_h, to_cell[s])
+                torch.mul(of_output[s], d_h, out=d_output_gate)
+                torch.mul(of_others[s], d_cell[:, None], out=d_other_gates)
+                d_cell.mul_(to_before[s])
+                d_before = recurrent_product(d_gates[t % SPAN].copy_(d_gate))
+            if start % SPAN == 0:
+                span = slice(start, min(start + SPAN, T))
+                flat = d_gates[: span.stop - start].view(-1, 4 * H)
+                d_weight += flat.t() @ x_low[span].reshape(-1, I)
+                d_recurrent += flat.t() @ states[span].view(-1, C + H)
+                d_bias += flat.sum(0)
+                if d_x is not None:
+                    torch.mm(flat, weight_low, out=d_x[span].view(-1, I))
 
-        flat = d_gates.view(T * B, 4 * H)
-        flat_t = flat.t()
-        d_x = (flat @ weight.to(low)).view(x.shape) if ctx.needs_input_grad[0] else None
-        d_weight = (flat_t @ x.to(low).view(T * B, -1)).to(weight.dtype)
-        d_recurrent = (flat_t @ states[:-1].view(T * B, C + H)).to(weight.dtype)
-        d_bias = flat.sum(0).to(weight.dtype)
         gradients = (d_x, d_weight, d_bias, d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
         if not C:
             return *gradients, None, None, None, None
         d_flat = d_parameters.view(T * B, 3 * K)
         d_window_weight = (d_flat.t().to(low) @ states[1:, :, C:].reshape(T * B, H)).to(weight.dtype)
-        return *gradients, d_window_weight, d_flat.sum(0), None, d_kappa
+        return *gradients, d_window_weight, d_flat.sum(0), None, d_kappa[..., 0]
+
+
+class Head(torch.autograd.Function):
+    """The outputs (eq. 17) of all layers' hidden states, whatever type these have in the type of the weights.
+
+    Only the gradients' products are in the type of the hidden states. Nothing of the size of a whole line is made but
+    the outputs.
+    """
+
+    @staticmethod
+    def forward(ctx, weight, bias, *hiddens):
+        """weight (N, L H), bias (N,), L times (T, B, H). Returns (T, B, N)."""
+        ctx.save_for_backward(weight, *hiddens)
+        outputs = weight.new_empty(*hiddens[0].shape[:2], len(weight))
+        for rows in zip(*(h.split(SPAN) for h in (outputs, *hiddens)), strict=True):
+            rows = [row.flatten(0, 1) for row in rows]
+            torch.addmm(bias, torch.cat(rows[1:], dim=1).to(weight.dtype), weight.t(), out=rows[0])
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_outputs):
+        weight, *hiddens = ctx.saved_tensors
+        low = d_outputs.to(hiddens[0].dtype).flatten(0, 1)
+        parts = weight.to(low.dtype).split(hiddens[0].shape[2], dim=1)
+        d_weight = torch.cat([low.t() @ h.flatten(0, 1) for h in hiddens], dim=1).to(weight.dtype)
+        d_hiddens = [(low @ part).view_as(h) for part, h in zip(parts, hiddens, strict=True)]
+        return d_weight, d_outputs.sum((0, 1)), *d_hiddens
 
 
 class Model(nn.Module):
@@ -446,7 +500,7 @@ class Model(nn.Module):
             inputs = torch.cat([low_points, hidden], dim=-1)  # skip connection, (T, B, 3 + C + H)
             hiddens.append(hidden)  # (T, B, H)
             cells.append(cell)  # (B, H)
-        outputs = self.head(torch.cat(hiddens, dim=-1).to(points.dtype))  # (eq. 17), (T, B, 1 + 6M)
+        outputs = Head.apply(self.head.weight, self.head.bias, *hiddens)  # (T, B, 1 + 6M)
         after = State(
             hidden=torch.stack([h[-1] for h in hiddens]).to(points.dtype),
             cell=torch.stack(cells),
