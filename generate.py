@@ -16,18 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from data_preprocessing import encode
-from model import (
-    GREATEST_LOG_SIGMA,
-    POINTS_PER_CHARACTER,
-    Mixture,
-    Model,
-    Stepper,
-    log_density,
-    mixture,
-)
+from model import GREATEST_LOG_SIGMA, POINTS_PER_CHARACTER, Mixture, Model, Stepper, log_density, mixture
 from utils import InputError, draw_attention, draw_density, lines_figure, load_checkpoint, main_program, save_figure
 
 FORMATS = (".png", ".svg", ".pdf")

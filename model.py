@@ -196,19 +196,10 @@ def run_lstm(
         with torch.autocast("cuda", product_dtype) if product_dtype == torch.bfloat16 else nullcontext():
             outputs, (_, cell) = layer(inputs, (hidden[None], cell[None]))
         return outputs.to(product_dtype), cell[0].to(hidden.dtype)
-    H = layer.hidden_size  # roll: torch's gates stand in the order input, forget, candidate, output
-    outputs, cell = Recurrence.apply(
-        inputs, layer.weight_ih_l0.roll(H, 0), (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H), layer.weight_hh_l0.roll(H, 0),
-        hidden, cell, product_dtype, torch.is_grad_enabled(),
-    )  # fmt: skip
-    return outputs, cell
-
-
-# Of the Gaussians in `Recurrence`: exp(-60) is nothing beside the others, and numbers so small that they are stored
-# denormalised, as exp(-90) is in float32, take a processor ten times as long.
-LEAST_EXPONENT = -60.0
-BLOCK = 4  # points whose intermediate results stay in the processor's cache
-SPAN = 64  # points, a multiple of BLOCK, whose gradients go into one product for the weights' gradients
+    H = layer.hidden_size  # torch's gates stand in the order input, forget, candidate, output: roll them
+    weight, recurrent = layer.weight_ih_l0.roll(H, 0), layer.weight_hh_l0.roll(H, 0)
+    bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
+    return Recurrence.apply(inputs, weight, bias, recurrent, hidden, cell, product_dtype, torch.is_grad_enabled())
 
 
 def product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
@@ -225,20 +216,76 @@ def product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     return lambda x: x @ weight_t
 
 
+# Of the window's Gaussians: exp(-60) is nothing beside the others, and numbers so small that they are stored
+# denormalised, as exp(-90) is in float32, take a processor ten times as long.
+LEAST_EXPONENT = -60.0
 
-def by_point(parameters: Tensor, K: int) -> list[tuple[Tensor, ...]]:
-    """Three parameters of a window side by side (T, B, 3K) -> for each of the three, T views (B, K, 1)."""
-    return [parameter.unbind(0) for parameter in parameters.unflatten(2, (3, K, 1)).unbind(2)]
+
+class WindowSteps:
+    """The window at all points of B lines, forwards (eq. 46-51) and backwards (eq. 56-60), a point at a time.
+
+    Calls are by point t from 0, `forward` upwards and then, any number of times, `start_backward` and `backward`
+    downwards. What has one value for each Gaussian has the shape (B, K, 1).
+    """
+
+    def __init__(self, T: int, weight: Tensor, bias: Tensor, characters: Tensor, kappa: Tensor):
+        """weight (3K, H) and bias (3K,) of (eq. 48), characters (B, U, C), kappa (B, K) before the first point."""
+        (B, K), U = kappa.shape, characters.shape[1]
+        self.weight, self.weight_t, self.bias, self.K = weight, weight.t(), bias, K
+        self.characters = characters
+        self.u = torch.arange(1, U + 1, dtype=kappa.dtype, device=kappa.device)
+        self.parameters = kappa.new_empty(T, B, 3 * K)  # alpha, beta, and the step of kappa
+        self.kappas = kappa.new_empty(T + 1, B, K, 1)  # kappas[t + 1] is that of point t
+        self.kappas[0] = kappa[..., None]
+        self.at, (self.alpha, self.beta, self.pace) = self.parameters.unbind(0), self.by_point(self.parameters)
+        self.kappa = self.kappas.unbind(0)
+
+    def by_point(self, parameters: Tensor) -> list[tuple[Tensor, ...]]:
+        """(T, B, 3K) -> for each of the three parameters T views (B, K, 1)."""
+        return [parameter.unbind(0) for parameter in parameters.unflatten(2, (3, self.K, 1)).unbind(2)]
+
+    def forward(self, t: int, h: Tensor) -> Tensor:
+        """h (B, H) of point t -> its window w (B, 1, C)."""
+        torch.addmm(self.bias, h, self.weight_t, out=self.at[t]).exp_()  # (eq. 48-51)
+        torch.add(self.kappa[t], self.pace[t], out=self.kappa[t + 1])  # (eq. 51)
+        exponent = (self.kappa[t + 1] - self.u).square_().mul_(self.beta[t]).neg_()  # (B, K, U)
+        phi = self.alpha[t].mT @ exponent.clamp_(min=LEAST_EXPONENT).exp_()  # (eq. 46), (B, 1, U)
+        return phi @ self.characters  # (eq. 47)
+
+    def start_backward(self, d_kappas: Tensor) -> None:
+        """d_kappas (T, B, K): the gradient of the loss with respect to what `Recurrence` returns as kappa."""
+        self.characters_t = self.characters.transpose(1, 2).contiguous()  # (B, C, U)
+        self.d_parameters = torch.empty_like(self.parameters)  # before the exponential of (eq. 49-51)
+        self.d_at, (self.d_alpha, self.d_beta, self.d_pace) = (
+            self.d_parameters.unbind(0), self.by_point(self.d_parameters)
+        )  # fmt: skip
+        self.d_kappas, self.d_kappa = d_kappas[..., None].unbind(0), torch.zeros_like(self.kappas[0])
+
+    def backward(self, t: int, d_w: Tensor, d_h: Tensor) -> Tensor:
+        """d_w (B, 1, C), and d_h (B, H) from elsewhere -> d_h (B, H) with what comes through the window."""
+        distance = self.kappa[t + 1] - self.u  # (B, K, U)
+        bell = distance.square().mul_(self.beta[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
+        epsilon = bell.mul_(self.alpha[t]).mul_(d_w @ self.characters_t)  # (eq. 56), (B, K, U)
+        torch.sum(epsilon, 2, keepdim=True, out=self.d_alpha[t])  # (eq. 57)
+        first = epsilon.mul_(distance).sum(2, keepdim=True)  # of epsilon (kappa - u)
+        second = epsilon.mul_(distance).sum(2, keepdim=True)  # of epsilon (kappa - u)^2
+        torch.mul(second, self.beta[t], out=self.d_beta[t]).neg_()  # (eq. 58)
+        self.d_kappa.add_(self.d_kappas[t]).addcmul_(self.beta[t], first, value=-2)  # (eq. 59)
+        torch.mul(self.pace[t], self.d_kappa, out=self.d_pace[t])  # (eq. 60)
+        return torch.addmm(d_h, self.d_at[t], self.weight)
 
 
 class Recurrence(torch.autograd.Function):
     """A layer of LSTM over a whole line, with or without a window, and its gradient in closed form.
 
     Autograd would take a product for the weights' gradient, and some forty small ones, at every point. Here a point
-    costs one product in each direction and a few element-wise ones, and the weights' gradients are one large product
-    at the end. Products, and what is kept for backward, are in `product_dtype`; everything that adds up over the line
+    costs one product in each direction and a few element-wise ones, and the weights' gradients are a few large
+    products. Products, and what is kept for backward, are in `product_dtype`; everything that adds up over the line
     stays in the type of the weights.
     """
+
+    BLOCK = 4  # points whose intermediate results stay in the processor's cache
+    SPAN = 64  # points, a multiple of BLOCK, whose gradients go into one product for the weights' gradients
 
     @staticmethod
     def forward(
@@ -248,156 +295,122 @@ class Recurrence(torch.autograd.Function):
         """x (T, B, I), weight (4H, I), bias (4H,), recurrent (4H, C + H), before (B, C + H) = (w, h), cell (B, H);
         for a window window_weight (3K, H), window_bias (3K,), characters (B, U, C), kappa (B, K); else C is 0.
 
-        Returns (w, h) (T, B, C + H) in product_dtype, the last cell (B, H), and with a window alpha, beta and kappa
-        (T, B, K each; the first two without gradient).
+        The product with x is in the type of x. Returns (w, h) (T, B, C + H) in product_dtype, the last cell (B, H),
+        and with a window alpha, beta and kappa (T, B, K each; the first two without gradient).
         """
-        (T, B, I), H = x.shape, cell.shape[1]
+        (T, B, width), H, BLOCK = x.shape, cell.shape[1], Recurrence.BLOCK
         C = before.shape[1] - H
+        window = WindowSteps(T, window_weight, window_bias, characters, kappa) if C else None
         states = x.new_empty(T + 1, B, C + H, dtype=product_dtype)  # states[t] = (w, h) before point t
         states[0] = before
+        state, ws, hs = states.unbind(0), states[:, :, None, :C].unbind(0), states[:, :, C:].unbind(0)
+        input_product = product_with(weight.to(x.dtype), BLOCK * B)
+        recurrent_product = product_with(recurrent.to(product_dtype), B)
         kept = []  # for each block what backward multiplies by, (S, B, 6, H)
-        # What a block of points needs, small enough to stay in the processor's cache.
-        gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)
+        gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
+        tanhs, hiddens = cell.new_empty(BLOCK, B, H), cell.new_empty(BLOCK, B, H)
         cells[0] = cell
-        squashed, hidden = cells.new_empty(BLOCK, B, H), cells.new_empty(BLOCK, B, H)
         steps = [
             (gate, gate[:, : 3 * H], gate[:, 3 * H :], *gate.view(B, 4, H).unbind(1), *rest)
-            for gate, *rest in zip(gates, cells, cells[1:], squashed, hidden, strict=False)
+            for gate, *rest in zip(gates, cells[:-1], cells[1:], tanhs, hiddens, strict=True)
         ]
-        rows, hs, ws = states.unbind(0), states[:, :, C:].unbind(0), states[:, :, None, :C].unbind(0)
-        input_product = product_with(weight.to(x.dtype), BLOCK * B) if x.dtype != weight.dtype else None
-        recurrent_product = product_with(recurrent.to(product_dtype), B)
-        u = parameters = kappas = None
-        if C:
-            K = kappa.shape[1]
-            window_weight_t = window_weight.t()
-            u = torch.arange(1, characters.shape[1] + 1, dtype=cell.dtype, device=cell.device)
-            parameters = cell.new_empty(T, B, 3 * K)  # alpha, beta, and the step of kappa
-            kappas = cell.new_empty(T + 1, B, K, 1)
-            kappas[0] = kappa[..., None]
-            alphas, betas, paces = by_point(parameters, K)
-            kappas_, parameters_ = kappas.unbind(0), parameters.unbind(0)
         for start in range(0, T, BLOCK):
             S = min(BLOCK, T - start)
-            points, target = x[start : start + S].reshape(S * B, I), gates[:S].view(S * B, 4 * H)
-            if input_product:
-                torch.add(input_product(points), bias, out=target)
-            else:
-                torch.addmm(bias, points, weight.t(), out=target)
+            of_inputs = input_product(x[start : start + S].reshape(S * B, width))
+            torch.add(of_inputs, bias, out=gates[:S].view(S * B, 4 * H))
             for t, step in zip(range(start, start + S), steps, strict=False):
-                gate, sigmoids, candidate, o, i, f, g, old, new, tanh, h = step
-                gate += recurrent_product(rows[t])
-                sigmoids.sigmoid_()
+                gate, sigmoids, candidate, o, i, f, g, c_before, c, tanh, h = step
+                gate += recurrent_product(state[t])
+                sigmoids.sigmoid_()  # (eq. 7, 8, 10), without peepholes
                 candidate.tanh_()
-                torch.mul(f, old, out=new).addcmul_(i, g)
-                torch.mul(torch.tanh(new, out=tanh), o, out=h)
+                torch.mul(f, c_before, out=c).addcmul_(i, g)  # (eq. 9)
+                torch.mul(torch.tanh(c, out=tanh), o, out=h)  # (eq. 11)
                 hs[t + 1].copy_(h)
-                if C:
-                    torch.addmm(window_bias, h, window_weight_t, out=parameters_[t]).exp_()
-                    torch.add(kappas_[t], paces[t], out=kappas_[t + 1])
-                    distance = kappas_[t + 1] - u  # (B, K, U)
-                    bell = distance.square_().mul_(betas[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
-                    phi = alphas[t].mT @ bell  # (B, 1, U)
-                    ws[t + 1].copy_(phi @ characters)
+                if window:
+                    ws[t + 1].copy_(window.forward(t, h))
             if train:
-                factors = states.new_empty(S, B, 6, H)
-                kept.append(factors)
-                o, i, f, g = gates[:S].view(S, B, 4, H).unbind(2)
-                tanh, h = squashed[:S], hidden[:S]
-                # d gate = factor * d h for the output gate, factor * d cell for the others
-                of_output, of_input, of_forget, of_candidate, to_cell, to_before = factors.unbind(2)
-                sigmoids = gates[:S, :, : 3 * H].view(S, B, 3, H)
-                slopes = torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1)
-                torch.mul(slopes[:, :, 0], tanh, out=of_output)
-                torch.mul(slopes[:, :, 1], g, out=of_input)
-                torch.mul(slopes[:, :, 2], cells[:S], out=of_forget)
-                torch.addcmul(i, i * g, g, value=-1, out=of_candidate)
-                torch.addcmul(o, h, tanh, value=-1, out=to_cell)  # d cell / d h = o (1 - tanh^2)
-                to_before.copy_(f)  # d cell / d cell before
+                kept.append(Recurrence.factors(gates[:S], cells[:S], tanhs[:S], hiddens[:S], product_dtype))
             cells[0] = cells[S]
 
-        ctx.product_dtype = product_dtype
-        ctx.save_for_backward(
-            x, weight, recurrent, states, window_weight, characters, u, parameters, kappas, *kept
-        )
-        if C:
-            kappas = kappas[..., 0]
-        if not C:
+        ctx.save_for_backward(x, weight, recurrent)
+        ctx.states, ctx.kept, ctx.window = states, kept, window
+        if not window:
             return states[1:], cells[S].clone()
-        alphas, betas, _ = parameters.split(K, dim=-1)
-        alphas, betas = alphas.contiguous(), betas.contiguous()
+        alphas, betas, _ = (p.contiguous() for p in window.parameters.chunk(3, dim=2))
         ctx.mark_non_differentiable(alphas, betas)
-        return states[1:], cells[S].clone(), alphas, betas, kappas[1:]
+        return states[1:], cells[S].clone(), alphas, betas, window.kappas[1:, ..., 0]
+
+    @staticmethod
+    def factors(gates: Tensor, cells: Tensor, tanhs: Tensor, hiddens: Tensor, dtype: torch.dtype) -> Tensor:
+        """What backward multiplies by at S points, from gates (S, B, 4H) and three of (S, B, H): (S, B, 6, H).
+
+        By d h to give d of the output gate; by d cell to give d of the three others; by d h to give d cell; by d cell
+        to give d of the cell before. The derivatives of sigmoid and tanh are s (1 - s) and 1 - t^2.
+        """
+        o, i, f, g = gates.unflatten(2, (4, -1)).unbind(2)
+        sigmoids = gates.unflatten(2, (4, -1))[:, :, :3]
+        slopes = torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1)  # (S, B, 3, H)
+        factors = gates.new_empty(*cells.shape[:2], 6, cells.shape[2], dtype=dtype)
+        of_output, of_input, of_forget, of_candidate, to_cell, to_before = factors.unbind(2)
+        torch.mul(slopes[:, :, 0], tanhs, out=of_output)
+        torch.mul(slopes[:, :, 1], g, out=of_input)
+        torch.mul(slopes[:, :, 2], cells, out=of_forget)
+        torch.addcmul(i, i * g, g, value=-1, out=of_candidate)
+        torch.addcmul(o, hiddens, tanhs, value=-1, out=to_cell)  # h = o tanh(c)
+        to_before.copy_(f)
+        return factors
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_states, d_cell, _alpha=None, _beta=None, d_kappas=None):
-        """The paper's (eq. 56-60) for the window, the usual rules for the LSTM."""
-        x, weight, recurrent, states, window_weight, characters, u, parameters, kappas, *kept = ctx.saved_tensors
-        (T, B, I), H = x.shape, recurrent.shape[0] // 4
-        C = states.shape[-1] - H
-        low = ctx.product_dtype
+        """Gradients in the order of the arguments of `forward`. A name d_x stands for the loss's gradient by x."""
+        x, weight, recurrent = ctx.saved_tensors
+        states, window, BLOCK, SPAN = ctx.states, ctx.window, Recurrence.BLOCK, Recurrence.SPAN
+        (T, B, width), H, low = x.shape, weight.shape[0] // 4, states.dtype
+        C = states.shape[2] - H
         recurrent_product = product_with(recurrent.t().to(low), B)
-        d_gates = states.new_empty(SPAN, B, 4 * H)
-        d_weight, d_recurrent = torch.zeros_like(weight), torch.zeros_like(recurrent)
-        d_bias = weight.new_zeros(4 * H)
-        d_x = states.new_empty(x.shape) if ctx.needs_input_grad[0] else None
         weight_low, x_low = weight.to(low), x.to(low)
+        d_x = torch.empty_like(x_low) if ctx.needs_input_grad[0] else None
+        d_weight, d_recurrent, d_bias = (torch.zeros_like(p) for p in (weight, recurrent, weight[:, 0]))
+        d_cell = d_cell.clone()
+        d_before = torch.zeros_like(states[0])  # by (w, h), through the point after
+        d_gates = states.new_empty(SPAN, B, 4 * H)
         d_gate = d_cell.new_empty(B, 4 * H)
         d_output_gate, d_other_gates = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:]
-        d_before = torch.zeros_like(states[0])  # d loss / d (w, h) through the point after
-        d_cell = d_cell.clone()
-        if C:
-            K = kappas.shape[2]
-            characters_t = characters.transpose(1, 2).contiguous()  # (B, C, U)
-            d_parameters = torch.empty_like(parameters)
-            alphas, betas, paces = by_point(parameters, K)
-            d_alphas, d_betas, d_paces = by_point(d_parameters, K)
-            kappas_, d_kappas_, d_parameters_ = (p.unbind(0) for p in (kappas, d_kappas[..., None], d_parameters))
-            d_kappa = torch.zeros_like(kappas[0])  # (B, K, 1)
+        if window:
+            window.start_backward(d_kappas)
         for start in reversed(range(0, T, BLOCK)):
-            factors = kept[start // BLOCK].to(d_cell.dtype)  # (S, B, 6, H)
-            d_outputs = d_states[start : start + BLOCK].to(d_cell.dtype)  # (S, B, C + H)
+            factors = ctx.kept[start // BLOCK].to(d_cell.dtype)  # (S, B, 6, H)
             of_output, of_others, to_cell, to_before = (
                 part.unbind(0) for part in (factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4], factors[:, :, 5])
             )
-            d_states_, d_ws, d_hs = d_outputs.unbind(0), d_outputs[:, :, None, :C].unbind(0), d_outputs[:, :, C:].unbind(0)
+            d_block = d_states[start : start + BLOCK].to(d_cell.dtype)  # (S, B, C + H)
+            d_state, d_w, d_h = (part.unbind(0) for part in (d_block, d_block[:, :, None, :C], d_block[:, :, C:]))
             for s in reversed(range(len(factors))):
                 t = start + s
-                d_states_[s].add_(d_before)
-                d_h = d_hs[s]
-                if C:
-                    distance = kappas_[t + 1] - u  # (B, K, U)
-                    d_phi = d_ws[s] @ characters_t  # (B, 1, U)
-                    bell = distance.square().mul_(betas[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
-                    epsilon = bell.mul_(alphas[t]).mul_(d_phi)  # (eq. 56), (B, K, U)
-                    torch.sum(epsilon, 2, keepdim=True, out=d_alphas[t])  # (eq. 57)
-                    first = epsilon.mul_(distance).sum(2, keepdim=True)  # sum of epsilon (kappa - u), (B, K, 1)
-                    second = epsilon.mul_(distance).sum(2, keepdim=True)  # and of epsilon (kappa - u)^2
-                    torch.mul(second, betas[t], out=d_betas[t]).neg_()  # (eq. 58)
-                    d_kappa.add_(d_kappas_[t]).addcmul_(betas[t], first, value=-2)  # (eq. 59)
-                    torch.mul(paces[t], d_kappa, out=d_paces[t])  # (eq. 60)
-                    d_h = torch.addmm(d_h, d_parameters_[t], window_weight)
-                d_cell.addcmul_(d_h, to_cell[s])
-                torch.mul(of_output[s], d_h, out=d_output_gate)
+                d_state[s].add_(d_before)
+                d_hidden = window.backward(t, d_w[s], d_h[s]) if window else d_h[s]
+                d_cell.addcmul_(d_hidden, to_cell[s])
+                torch.mul(of_output[s], d_hidden, out=d_output_gate)
                 torch.mul(of_others[s], d_cell[:, None], out=d_other_gates)
                 d_cell.mul_(to_before[s])
                 d_before = recurrent_product(d_gates[t % SPAN].copy_(d_gate))
             if start % SPAN == 0:
                 span = slice(start, min(start + SPAN, T))
-                flat = d_gates[: span.stop - start].view(-1, 4 * H)
-                d_weight += flat.t() @ x_low[span].reshape(-1, I)
+                flat = d_gates[: span.stop - start].flatten(0, 1)
+                d_weight += flat.t() @ x_low[span].reshape(-1, width)
                 d_recurrent += flat.t() @ states[span].view(-1, C + H)
                 d_bias += flat.sum(0)
                 if d_x is not None:
-                    torch.mm(flat, weight_low, out=d_x[span].view(-1, I))
+                    torch.mm(flat, weight_low, out=d_x[span].view(-1, width))
 
+        d_x = None if d_x is None else d_x.to(x.dtype)
         gradients = (d_x, d_weight, d_bias, d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
-        if not C:
+        if not window:
             return *gradients, None, None, None, None
-        d_flat = d_parameters.view(T * B, 3 * K)
-        d_window_weight = (d_flat.t().to(low) @ states[1:, :, C:].reshape(T * B, H)).to(weight.dtype)
-        return *gradients, d_window_weight, d_flat.sum(0), None, d_kappa[..., 0]
+        d_parameters = window.d_parameters.flatten(0, 1)
+        d_window_weight = (d_parameters.t().to(low) @ states[1:, :, C:].reshape(T * B, H)).to(weight.dtype)
+        return *gradients, d_window_weight, d_parameters.sum(0), None, window.d_kappa[..., 0]
 
 
 class Head(torch.autograd.Function):
@@ -412,7 +425,7 @@ class Head(torch.autograd.Function):
         """weight (N, L H), bias (N,), L times (T, B, H). Returns (T, B, N)."""
         ctx.save_for_backward(weight, *hiddens)
         outputs = weight.new_empty(*hiddens[0].shape[:2], len(weight))
-        for rows in zip(*(h.split(SPAN) for h in (outputs, *hiddens)), strict=True):
+        for rows in zip(*(h.split(Recurrence.SPAN) for h in (outputs, *hiddens)), strict=True):
             rows = [row.flatten(0, 1) for row in rows]
             torch.addmm(bias, torch.cat(rows[1:], dim=1).to(weight.dtype), weight.t(), out=rows[0])
         return outputs
@@ -420,6 +433,7 @@ class Head(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_outputs):
+        """Gradients in the order of the arguments of `forward`."""
         weight, *hiddens = ctx.saved_tensors
         low = d_outputs.to(hiddens[0].dtype).flatten(0, 1)
         parts = weight.to(low.dtype).split(hiddens[0].shape[2], dim=1)
@@ -494,7 +508,7 @@ class Model(nn.Module):
             if isinstance(layer, WindowLSTM):
                 outputs, window, cell = layer(points, characters, state, self.product_dtype)
                 windows, hidden = outputs.split([self.config.num_chars, self.config.cell_size], dim=-1)
-                low_points = torch.cat([low_points, windows], dim=-1)  # the upper layers see w_t (eq. 53), (T, B, 3 + C)
+                low_points = torch.cat([low_points, windows], dim=-1)  # (T, B, 3 + C): upper layers see w_t (eq. 53)
             else:
                 hidden, cell = run_lstm(layer, inputs, state.hidden[n], state.cell[n], self.product_dtype)
             inputs = torch.cat([low_points, hidden], dim=-1)  # skip connection, (T, B, 3 + C + H)
@@ -553,7 +567,8 @@ class Stepper:
         for n, layer in enumerate(model.layers):
             weight, own = zeros(4 * H, self.first + (n + 1) * H), self.first + n * H
             if isinstance(layer, WindowLSTM):
-                weight[:, :3], weight[:, 3:own], bias = layer.input.weight, layer.recurrent.weight[:, used], layer.input.bias
+                weight[:, :3], bias = layer.input.weight, layer.input.bias
+                weight[:, 3:own] = layer.recurrent.weight[:, used]
                 weight[:, own:] = layer.recurrent.weight[:, config.num_chars :]
             else:
                 below = layer.weight_ih_l0.roll(H, 0)

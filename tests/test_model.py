@@ -9,6 +9,7 @@ from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Multi
 
 from model import (
     Config,
+    Head,
     Model,
     State,
     Stepper,
@@ -18,6 +19,7 @@ from model import (
     log_window_weights,
     mixture,
     negative_log_likelihood,
+    product_with,
     run_lstm,
     squared_error,
 )
@@ -147,7 +149,7 @@ def test_window_layer_is_the_loop_of_the_paper():
             torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize(("T", "B", "U", "H", "K"), [(1, 1, 1, 1, 1), (6, 3, 5, 7, 4), (35, 2, 9, 5, 10)])
+@pytest.mark.parametrize(("T", "B", "U", "H", "K"), [(1, 1, 1, 1, 1), (6, 3, 5, 7, 4), (66, 2, 9, 5, 10)])
 def test_fused_window_layer_has_the_outputs_and_gradients_of_the_plain_one(T, B, U, H, K):
     model = make_model(cell_size=H, K=K)
     layer = model.layers[0]
@@ -168,11 +170,11 @@ def test_fused_window_layer_has_the_outputs_and_gradients_of_the_plain_one(T, B,
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 1, 1), (16, 3, 4, 7), (35, 2, 9, 5)])
-def test_fused_lstm_has_the_outputs_and_gradients_of_torch(T, B, I, H):
+@pytest.mark.parametrize(("T", "B", "width", "H"), [(1, 1, 1, 1), (16, 3, 4, 7), (130, 2, 9, 5)])
+def test_fused_lstm_has_the_outputs_and_gradients_of_torch(T, B, width, H):
     torch.manual_seed(T)
-    layer = torch.nn.LSTM(I, H).double()
-    inputs = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in [(T, B, I), (B, H), (B, H)]]
+    layer = torch.nn.LSTM(width, H).double()
+    inputs = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in [(T, B, width), (B, H), (B, H)]]
     outputs, (_, cell) = layer(inputs[0], (inputs[1][None], inputs[2][None]))
     weights = torch.randn_like(outputs), torch.randn_like(cell[0])
     wanted = torch.autograd.grad((outputs, cell[0]), [*inputs, *layer.parameters()], weights)
@@ -197,6 +199,30 @@ def test_fused_window_layer_passes_gradcheck():
         return outputs, window.kappa, cell
 
     assert torch.autograd.gradcheck(run, (make_points(4, 2).requires_grad_(), *parameters))
+
+
+def test_head_has_the_outputs_and_gradients_of_linear():
+    torch.manual_seed(0)
+    hiddens = [torch.randn(70, 2, 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    head = torch.nn.Linear(15, 7).double()
+    inputs = [head.weight, head.bias, *hiddens]
+    found, wanted = Head.apply(*inputs), head(torch.cat(hiddens, dim=-1))
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn_like(wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, weights), torch.autograd.grad(wanted, inputs, weights)
+    )
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_product_with_one_weight_is_the_product(is_packed, monkeypatch):
+    if not is_packed:  # as on a PyTorch without those operations
+        monkeypatch.setattr(torch.ops, "mkldnn", None)
+    torch.manual_seed(0)
+    weight, x = torch.randn(48, 20).bfloat16(), torch.randn(3, 20).bfloat16()
+    torch.testing.assert_close(
+        product_with(weight, 3)(x).double(), x.double() @ weight.double().t(), rtol=0.01, atol=0.05
+    )
 
 
 @torch.no_grad()
