@@ -59,26 +59,24 @@ def draw_noise(generators: list[torch.Generator], points: int, clusters: int) ->
     return torch.stack(pieces, dim=1).numpy()
 
 
-def draw_points(outputs: np.ndarray, bias: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def draw_points(outputs: np.ndarray, bias: np.ndarray, noise: np.ndarray, points: np.ndarray) -> None:
     """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M) and biases (B, 1).
 
     noise (B, 3 + M) from `draw_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, to which the
-    greatest sum of log probability and noise has the component's probability. Returns (B, 3), normalised. The
-    parameters are those of `mixture`, but only the chosen component's are worked out.
+    greatest sum of log probability and noise has the component's probability. Writes to `points` (B, 3), normalised.
+    The parameters are those of `mixture`, but only the chosen component's are worked out.
     """
     by_cluster = outputs[:, 1:].reshape(len(outputs), 6, -1)
     chosen = (by_cluster[:, 0] * (1 + bias) + noise[:, 3:]).argmax(1)  # (B,), (eq. 62)
     raw = by_cluster[np.arange(len(outputs)), :, chosen]  # (B, 6)
-    sigma = np.exp(np.minimum(raw[:, 3:5] - bias, GREATEST_LOG_SIGMA))  # (eq. 61)
-    rho = np.tanh(raw[:, 5])  # (eq. 22)
-    point = np.empty((len(outputs), 3), outputs.dtype)
-    # The lower triangle of the covariance's Cholesky factor is s1; s2 rho, s2 sqrt(1 - rho^2).
-    point[:, 0] = noise[:, 0]
-    point[:, 1] = rho * noise[:, 0] + np.sqrt(1 - rho * rho) * noise[:, 1]
-    point[:, :2] *= sigma
-    point[:, :2] += raw[:, 1:3]
-    point[:, 2] = outputs[:, 0] + noise[:, 2] < 0  # with probability e (eq. 18)
-    return point
+    # The lower triangle of the covariance's Cholesky factor is s1; s2 rho, s2 sqrt(1 - rho^2), where rho is the tanh
+    # of a raw number (eq. 22), and the root one over its cosh.
+    points[:, 0] = noise[:, 0]
+    points[:, 1] = np.tanh(raw[:, 5]) * noise[:, 0] + noise[:, 1] / np.cosh(raw[:, 5])
+    offsets = points[:, :2]
+    offsets *= np.exp(np.minimum(raw[:, 3:5] - bias, GREATEST_LOG_SIGMA))  # (eq. 61)
+    offsets += raw[:, 1:3]
+    points[:, 2] = outputs[:, 0] + noise[:, 2] < 0  # with probability e (eq. 18)
 
 
 BLOCK = 256  # points for which random numbers are drawn and results kept in one piece
@@ -106,7 +104,7 @@ def sample(
     biases = np.broadcast_to(np.asarray(bias, x.dtype), B)[:, None]  # (B, 1)
     caps = np.broadcast_to(steps, B)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    pieces = [[] for _ in range(B)]  # of each line: (points, outputs, log phi), in order
+    pieces = [[] for _ in range(B)]  # of each line: (points, outputs, phi), in order
     finished = [False] * B
     alive = list(range(B))
     t = 0
@@ -120,11 +118,11 @@ def sample(
         phis = np.empty((size, len(alive), width), x.dtype)
         past = np.zeros(len(alive), dtype=bool)  # lines that are past their text
         while n < size and not past.any():
-            outputs[n], log_phi = stepper.step(x)
-            if log_phi is not None:
-                phis[n] = log_phi
-                past = log_phi.argmax(1) == stepper.lengths
-            x = points[n] = draw_points(outputs[n], biases, noise[start + n])
+            outputs[n], phi, is_past = stepper.step(x)
+            if phi is not None:
+                phis[n], past = phi, is_past
+            draw_points(outputs[n], biases, noise[start + n], points[n])
+            x = points[n]
             n, t = n + 1, t + 1
         for place, (line, is_past) in enumerate(zip(alive, past.tolist(), strict=True)):
             finished[line] = texts is None or is_past
@@ -142,7 +140,7 @@ def sample(
         points, outputs, phis = (np.concatenate(part) for part in zip(*parts, strict=True))
         points[:, :2] = points[:, :2] * std + mean
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted
-        phi = None if texts is None else np.exp(phis[:, : len(texts[line]) + 1])
+        phi = None if texts is None else phis[:, : len(texts[line]) + 1]
         lines.append(Line(points, outputs, phi, finished[line]))
     return lines
 

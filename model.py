@@ -571,11 +571,12 @@ class Stepper:
                 weight[:, 3:own] = layer.recurrent.weight[:, used]
                 weight[:, own:] = layer.recurrent.weight[:, config.num_chars :]
             else:
-                below = layer.weight_ih_l0.roll(H, 0)
-                weight[:, : self.first] = below[:, inputs]
-                if n:  # the layer below; those further down have no part in it
-                    weight[:, own - H : own] = below[:, 3 + config.num_chars :]
-                weight[:, own:] = layer.weight_hh_l0.roll(H, 0)
+                # torch's gates stand in the order input, forget, candidate, output
+                for to, of in [(slice(H), slice(3 * H, None)), (slice(H, None), slice(3 * H))]:
+                    weight[to, : self.first] = layer.weight_ih_l0[of, : 3 + config.num_chars][:, inputs]
+                    if n:  # the layer below; those further down have no part in it
+                        weight[to, own - H : own] = layer.weight_ih_l0[of, 3 + config.num_chars :]
+                    weight[to, own:] = layer.weight_hh_l0[of]
                 bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
             self.packed.append(pack(weight.mul_(halves[:, None]), bias.cpu() * halves))
         self.packed.append(pack(model.head.weight, model.head.bias))
@@ -608,9 +609,7 @@ class Stepper:
             raw = raw.numpy().reshape(B, 3, self.kappa.shape[1], 1)
             self.log_alpha, self.others = raw[:, 0], raw[:, 1:]
             self.beta, self.pace = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
-            self.phi = self.row.new_empty(B, 1, len(self.u) - 1)
-            self.phi_array = self.phi.numpy()[:, 0]
-            self.beyond = self.u > self.lengths[:, None] + 1  # (B, U + 1), what no line's text reaches
+            self.within = self.u <= self.lengths[:, None] + 1  # (B, U + 1), false where the line's text is over
         self.products = [
             partial(torch.addmm, bias, source, weight, out=target)
             for (weight, bias), source, target in zip(self.packed, sources, targets, strict=True)
@@ -625,14 +624,15 @@ class Stepper:
             self.kappa = self.kappa[lines]
         self._make_views()
 
-    def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Read normalised points x (B, 3).
 
-        Returns the raw outputs (B, 1 + 6M), to be copied before the next step, and log phi of (eq. 46) (B, U + 1),
-        -inf beyond a line's text and one, or None without a window.
+        Returns the raw outputs (B, 1 + 6M), to be copied before the next step; phi of (eq. 46) (B, U + 1), for u up to
+        one beyond a line's text and 0 further on; and whether it is greatest there (B,). Without a window the last
+        two are None.
         """
         self.x[:] = x
-        log_phi = None
+        phi = is_past = None
         for n, (cell, h) in enumerate(zip(self.cells, self.hs, strict=True)):
             self.products[n]()
             np.tanh(self.gates, out=self.gates)
@@ -651,13 +651,13 @@ class Stepper:
                 exponent *= exponent
                 exponent *= self.beta
                 np.subtract(self.log_alpha, exponent, out=exponent)
-                greatest = exponent.max(1, keepdims=True)
+                greatest = exponent.max((1, 2), keepdims=True)  # taken out, so that the comparison below never fails
                 exponent -= greatest
-                np.maximum(exponent, LEAST_EXPONENT, out=exponent)
-                log_phi = np.log(np.exp(exponent, out=exponent).sum(1))
-                log_phi += greatest[:, 0]  # (eq. 46)
-                log_phi[self.beyond] = -np.inf
-                np.exp(np.maximum(log_phi[:, :-1], LEAST_EXPONENT), out=self.phi_array)
-                torch.bmm(self.phi, self.characters, out=self.w)  # (eq. 47)
+                np.maximum(exponent, LEAST_EXPONENT / 2, out=exponent)
+                phi = np.exp(exponent, out=exponent).sum(1)
+                phi *= self.within
+                is_past = phi.argmax(1) == self.lengths
+                phi *= np.exp(np.maximum(greatest[:, 0], LEAST_EXPONENT / 2))  # (eq. 46)
+                torch.bmm(torch.from_numpy(phi[:, None, :-1]), self.characters, out=self.w)  # (eq. 47)
         self.products[len(self.cells)]()
-        return self.outputs, log_phi
+        return self.outputs, phi, is_past

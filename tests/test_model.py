@@ -264,13 +264,15 @@ def test_stepper_is_the_network(num_layers, num_chars):
         if t == 7:  # a line leaves
             lines = np.array([0, 2])
             stepper.keep(lines)
-        output, log_phi = stepper.step(x[lines].numpy())
+        output, phi, is_past = stepper.step(x[lines].numpy())
         np.testing.assert_allclose(output, whole[t, lines].numpy(), rtol=1e-7, atol=1e-9)
         if num_chars:
-            expected = log_window_weights(Window(*(p[t, lines] for p in window)), 6)
-            within = np.isfinite(log_phi)
-            assert within.sum(1).tolist() == [length + 1 for length in (text[lines] >= 0).sum(1)]
-            np.testing.assert_allclose(log_phi[within], expected.numpy()[within], rtol=1e-9)
+            lengths = (text[lines] >= 0).sum(1).tolist()
+            expected = log_window_weights(Window(*(p[t, lines] for p in window)), 6).exp().numpy()
+            for found, wanted, past, length in zip(phi, expected, is_past, lengths, strict=True):
+                np.testing.assert_allclose(found[: length + 1], wanted[: length + 1], rtol=1e-9, atol=1e-11)
+                assert (found[length + 1 :] == 0).all()
+                assert past == (wanted[length] > wanted[:length]).all()
 
 
 @torch.no_grad()
