@@ -1,6 +1,7 @@
 """Write with a trained network: a text that you give, or at random.
 
     python generate.py "Some text"
+    python generate.py "A line." "Another line."
     python generate.py --task rand_write
 
 From Python: `generate_conditionally` and `generate_unconditionally`.
@@ -176,21 +177,23 @@ def generate_unconditionally(
 
 
 def generate_conditionally(
-    text: str, samples: int = 1, steps: int | None = None, bias: float = 0.5, seed: int = 0,
+    text: str | list[str], samples: int = 1, steps: int | None = None, bias: float = 0.5, seed: int = 0,
     checkpoint: Path | str | None = None,
 ) -> list[Line]:  # fmt: skip
-    """Write `text` (section 5) `samples` times; each line holds its window weights beside the points.
+    """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
     The text that is written is what `prepare_text` makes of `text`, see `Line.text`. `steps` is the most points of a
-    line, by default plenty for the text; the others and the errors are as for `generate_unconditionally`, and
+    line, by default plenty for its text; the others and the errors are as for `generate_unconditionally`, and
     characters that the network never learned are an InputError that names them.
     """
     model, content = load_writer(checkpoint, "synthesis")
-    text, _ = prepare_text(text, learned_characters(content))
-    steps = default_steps(text) if steps is None else steps
-    _check_numbers(samples, steps, bias, seed)
-    lines = sample(model, [encode(text, content["charset"])] * samples, [seed + i for i in range(samples)], bias, steps)
-    return [replace(line, text=text) for line in lines]
+    learned = learned_characters(content)
+    texts = [prepare_text(t, learned)[0] for t in ([text] if isinstance(text, str) else text) for _ in range(samples)]
+    caps = [default_steps(t) if steps is None else steps for t in texts]
+    _check_numbers(samples, max(caps, default=1), bias, seed)
+    codes, seeds = [encode(t, content["charset"]) for t in texts], [seed + i for i in range(len(texts))]
+    lines = sample(model, codes, seeds, bias, caps) if texts else []
+    return [replace(line, text=t) for line, t in zip(lines, texts, strict=True)]
 
 
 def learned_characters(content: dict) -> str:
@@ -282,13 +285,13 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description="Write with a trained network: a text that you give, or at random.")
     add = parser.add_argument
-    add("text", nargs="?", help="what to write; not with --task rand_write")
+    add("text", nargs="*", help="what to write, each text as a line; not with --task rand_write")
     add("--task", choices=("synthesis", "rand_write"), default="synthesis", help="default: %(default)s")
     add("--checkpoint", type=Path, help="the network, as train.py saves it (default: save/TASK.pt beside this script)")
     help_bias = "0: as varied as people write, 1 and more: even and legible (default: 0.5 for a text, 0 at random)"
     add("--bias", type=float, help=help_bias)
     add("--seed", type=int, default=0, help="same seed, same ink (default: %(default)s)")
-    add("--samples", type=int, default=1, help="lines to write, each with the next seed (default: %(default)s)")
+    add("--samples", type=int, default=1, help="lines of each text, each with the next seed (default: %(default)s)")
     add("--steps", type=int, help="most points of a line (default: 50 a character and 100, or 700 at random)")
     add("--output", type=Path, help="picture to write, .png, .svg or .pdf (default: examples/TASK.png)")
     add("--attention", action="store_true", help="write a picture of the window over the text too (paper, figure 13)")
@@ -300,9 +303,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = make_parser().parse_args(arguments)
     with_text = options.task == "synthesis"
-    if with_text and options.text is None:
+    if with_text and not options.text:
         raise InputError('there is no text; give one: python generate.py "Some text"')
-    if not with_text and options.text is not None:
+    if not with_text and options.text:
         raise InputError("--task rand_write writes at random and takes no text; leave one of them out")
     if not with_text and options.attention:
         raise InputError("--attention: a network that writes at random has no window over a text")
@@ -314,7 +317,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = {name: value for name, value in given.items() if value is not None}
     model, content = load_writer(options.checkpoint, options.task)
     if with_text:
-        for message in prepare_text(options.text, learned_characters(content))[1]:
+        told = [message for text in options.text for message in prepare_text(text, learned_characters(content))[1]]
+        for message in dict.fromkeys(told):
             print(f"note: {message}", file=sys.stderr)
     lines = generate_conditionally(options.text, **given) if with_text else generate_unconditionally(**given)
     unfinished = [str(options.seed + i) for i, line in enumerate(lines) if not line.finished]

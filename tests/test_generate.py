@@ -192,6 +192,15 @@ def run(*arguments):
     generate.main(list(map(str, arguments)))
 
 
+def test_several_texts_are_several_lines(checkpoints):
+    given = {"checkpoint": checkpoints / "synthesis.pt", "steps": 40}
+    lines = generate.generate_conditionally(["ab", "c7a"], samples=2, seed=3, **given)
+    assert [line.text for line in lines] == ["ab", "ab", "c7a", "c7a"]
+    (third,) = generate.generate_conditionally("c7a", seed=5, **given)
+    np.testing.assert_allclose(third.points, lines[2].points, atol=1e-3)
+    assert generate.generate_conditionally([], **given) == []
+
+
 @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_pictures_come_out_the_same_each_time(checkpoints, tmp_path, ending, magic):
     files = [tmp_path / f"{n}.{ending}" for n in range(2)]
