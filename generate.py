@@ -19,7 +19,16 @@ import torch
 from matplotlib.figure import Figure
 
 from data_preprocessing import encode
-from model import GREATEST_LOG_SIGMA, POINTS_PER_CHARACTER, Mixture, Model, Stepper, log_density, mixture
+from model import (
+    GREATEST_ATANH_RHO,
+    GREATEST_LOG_SIGMA,
+    POINTS_PER_CHARACTER,
+    Mixture,
+    Model,
+    Stepper,
+    log_density,
+    mixture,
+)
 from utils import InputError, draw_attention, draw_density, lines_figure, load_checkpoint, main_program, save_figure
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -73,7 +82,8 @@ def draw_points(outputs: np.ndarray, bias: np.ndarray, noise: np.ndarray, points
     # The lower triangle of the covariance's Cholesky factor is s1; s2 rho, s2 sqrt(1 - rho^2), where rho is the tanh
     # of a raw number (eq. 22), and the root one over its cosh.
     points[:, 0] = noise[:, 0]
-    points[:, 1] = np.tanh(raw[:, 5]) * noise[:, 0] + noise[:, 1] / np.cosh(raw[:, 5])
+    a = np.minimum(np.maximum(raw[:, 5], -GREATEST_ATANH_RHO), GREATEST_ATANH_RHO)
+    points[:, 1] = np.tanh(a) * noise[:, 0] + noise[:, 1] / np.cosh(a)
     offsets = points[:, :2]
     offsets *= np.exp(np.minimum(raw[:, 3:5] - bias, GREATEST_LOG_SIGMA))  # (eq. 61)
     offsets += raw[:, 1:3]
@@ -83,6 +93,7 @@ def draw_points(outputs: np.ndarray, bias: np.ndarray, noise: np.ndarray, points
 BLOCK = 256  # points for which random numbers are drawn and results kept in one piece
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
 @torch.inference_mode()
 def sample(
     model: Model, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int]
@@ -96,7 +107,7 @@ def sample(
     B = len(seeds)
     text, width = None, 0
     if texts is not None:
-        width = max(map(len, texts)) + 1
+        width = max(map(len, texts), default=0) + 1
         text = torch.full((B, width - 1), -1)
         for b, codes in enumerate(texts):
             text[b, : len(codes)] = torch.as_tensor(codes)
@@ -112,7 +123,7 @@ def sample(
     while alive:  # write a block, or as much of it as there is until a line ends and leaves
         start = t % BLOCK
         if start == 0:
-            noise = draw_noise(generators, BLOCK, model.config.num_clusters)  # (BLOCK, n, 3 + M)
+            noise = draw_noise(generators, BLOCK, model.config.num_clusters)  # (BLOCK, living lines, 3 + M)
         size, n = min(BLOCK - start, int(caps.min()) - t), 0
         points = np.empty((size, len(alive), 3), x.dtype)
         outputs = np.empty((size, len(alive), model.head.out_features), x.dtype)
@@ -192,7 +203,7 @@ def generate_conditionally(
     caps = [default_steps(t) if steps is None else steps for t in texts]
     _check_numbers(samples, max(caps, default=1), bias, seed)
     codes, seeds = [encode(t, content["charset"]) for t in texts], [seed + i for i in range(len(texts))]
-    lines = sample(model, codes, seeds, bias, caps) if texts else []
+    lines = sample(model, codes, seeds, bias, caps)
     return [replace(line, text=t) for line, t in zip(lines, texts, strict=True)]
 
 

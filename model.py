@@ -5,6 +5,7 @@ Numbers in brackets, such as (eq. 46), are the paper's equations. Shapes are wri
 
     T  points of a line      B  lines of a batch       H  cells of a layer       M  components of the mixture
     U  characters of a text  C  size of the alphabet   K  Gaussians of the window
+    L  layers                S  points of a block
 
 A point is (x offset, y offset, end-of-stroke bit). Inside the network offsets have mean 0 and deviation 1 over the
 training lines; `Model.normalise` and `Model.denormalise` go from and to whiteboard units.
@@ -53,7 +54,10 @@ class State(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Parameters of the soft window at each point, each (T, B, K): (eq. 49), (eq. 50), (eq. 51)."""
+    """Parameters of the soft window at each point, each (T, B, K): (eq. 49), (eq. 50), (eq. 51).
+
+    As `Model.forward` returns them, kappa carries a gradient and alpha and beta none.
+    """
 
     alpha: Tensor
     beta: Tensor
@@ -190,10 +194,11 @@ def run_lstm(
     """An LSTM without a window over a whole line: (eq. 7-11), without peepholes.
 
     inputs (T, B, I), hidden and cell (B, H) before the first point. Returns hidden (T, B, H) in `product_dtype`, and
-    the last cell (B, H). On a GPU cuDNN does this, elsewhere `Recurrence`.
+    the last cell (B, H). On the processor `Recurrence` does this, elsewhere PyTorch.
     """
-    if inputs.is_cuda:
-        with torch.autocast("cuda", product_dtype) if product_dtype == torch.bfloat16 else nullcontext():
+    device = inputs.device.type
+    if device != "cpu":
+        with torch.autocast(device, product_dtype) if product_dtype == torch.bfloat16 else nullcontext():
             outputs, (_, cell) = layer(inputs, (hidden[None], cell[None]))
         return outputs.to(product_dtype), cell[0].to(hidden.dtype)
     H = layer.hidden_size  # torch's gates stand in the order input, forget, candidate, output: roll them
@@ -203,22 +208,30 @@ def run_lstm(
 
 
 def product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """The function x (rows, I) -> x @ weight.T for one weight (N, I) and many x.
+    """The function x (n, I) -> x @ weight.T for one weight (N, I) and many x, quickest for n = `rows`.
 
     For bfloat16 on a processor oneDNN puts the weight in order once, not at every product. PyTorch's compiler uses
     these operations, they are not part of its public interface: without them it is the plain product.
     """
-    onednn = getattr(torch.ops, "mkldnn", None)
-    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and hasattr(onednn, "_linear_pointwise"):
-        packed = onednn._reorder_linear_weight(weight.contiguous(), rows)
-        return lambda x: onednn._linear_pointwise(x, packed, None, "none", [], "")
+    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and can_pack():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
     weight_t = weight.t().contiguous()
     return lambda x: x @ weight_t
+
+
+def can_pack() -> bool:
+    """Whether PyTorch and the processor have what `product_with` uses."""
+    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    return all(hasattr(torch.ops.mkldnn, name) for name in names) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 # Of the window's Gaussians: exp(-60) is nothing beside the others, and numbers so small that they are stored
 # denormalised, as exp(-90) is in float32, take a processor ten times as long.
 LEAST_EXPONENT = -60.0
+
+BLOCK = 4  # points whose intermediate results stay in the processor's cache
+SPAN = 16 * BLOCK  # points whose gradients go into one product for the weights' gradients
 
 
 class WindowSteps:
@@ -280,25 +293,23 @@ class Recurrence(torch.autograd.Function):
 
     Autograd would take a product for the weights' gradient, and some forty small ones, at every point. Here a point
     costs one product in each direction and a few element-wise ones, and the weights' gradients are a few large
-    products. Products, and what is kept for backward, are in `product_dtype`; everything that adds up over the line
-    stays in the type of the weights.
+    products. In `product_dtype` are the recurrent product, the products of backward, the states and what is kept for
+    backward; in the weights' type cells, window, and sums of gradients, all that adds up over the line.
     """
-
-    BLOCK = 4  # points whose intermediate results stay in the processor's cache
-    SPAN = 64  # points, a multiple of BLOCK, whose gradients go into one product for the weights' gradients
 
     @staticmethod
     def forward(
-        ctx, x, weight, bias, recurrent, before, cell, product_dtype, train,
+        ctx, x, weight, bias, recurrent, before, cell, product_dtype, keep,
         window_weight=None, window_bias=None, characters=None, kappa=None,
     ):  # fmt: skip
         """x (T, B, I), weight (4H, I), bias (4H,), recurrent (4H, C + H), before (B, C + H) = (w, h), cell (B, H);
-        for a window window_weight (3K, H), window_bias (3K,), characters (B, U, C), kappa (B, K); else C is 0.
+        for a window window_weight (3K, H), window_bias (3K,), characters (B, U, C), kappa (B, K); else C is 0. `keep`
+        tells whether backward will be wanted.
 
         The product with x is in the type of x. Returns (w, h) (T, B, C + H) in product_dtype, the last cell (B, H),
         and with a window alpha, beta and kappa (T, B, K each; the first two without gradient).
         """
-        (T, B, width), H, BLOCK = x.shape, cell.shape[1], Recurrence.BLOCK
+        (T, B, width), H = x.shape, cell.shape[1]
         C = before.shape[1] - H
         window = WindowSteps(T, window_weight, window_bias, characters, kappa) if C else None
         states = x.new_empty(T + 1, B, C + H, dtype=product_dtype)  # states[t] = (w, h) before point t
@@ -310,7 +321,7 @@ class Recurrence(torch.autograd.Function):
         gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
         tanhs, hiddens = cell.new_empty(BLOCK, B, H), cell.new_empty(BLOCK, B, H)
         cells[0] = cell
-        steps = [
+        steps = [  # views of the above for each point of a block: (B, 4H), (B, 3H), and (B, H)
             (gate, gate[:, : 3 * H], gate[:, 3 * H :], *gate.view(B, 4, H).unbind(1), *rest)
             for gate, *rest in zip(gates, cells[:-1], cells[1:], tanhs, hiddens, strict=True)
         ]
@@ -328,15 +339,15 @@ class Recurrence(torch.autograd.Function):
                 hs[t + 1].copy_(h)
                 if window:
                     ws[t + 1].copy_(window.forward(t, h))
-            if train:
+            if keep:
                 kept.append(Recurrence.factors(gates[:S], cells[:S], tanhs[:S], hiddens[:S], product_dtype))
             cells[0] = cells[S]
 
-        ctx.save_for_backward(x, weight, recurrent)
-        ctx.states, ctx.kept, ctx.window = states, kept, window
+        ctx.save_for_backward(x, weight, recurrent, states, *kept)
+        ctx.window = window
         if not window:
             return states[1:], cells[S].clone()
-        alphas, betas, _ = (p.contiguous() for p in window.parameters.chunk(3, dim=2))
+        alphas, betas = (p.contiguous() for p in window.parameters.chunk(3, dim=2)[:2])
         ctx.mark_non_differentiable(alphas, betas)
         return states[1:], cells[S].clone(), alphas, betas, window.kappas[1:, ..., 0]
 
@@ -347,8 +358,9 @@ class Recurrence(torch.autograd.Function):
         By d h to give d of the output gate; by d cell to give d of the three others; by d h to give d cell; by d cell
         to give d of the cell before. The derivatives of sigmoid and tanh are s (1 - s) and 1 - t^2.
         """
-        o, i, f, g = gates.unflatten(2, (4, -1)).unbind(2)
-        sigmoids = gates.unflatten(2, (4, -1))[:, :, :3]
+        gates = gates.unflatten(2, (4, -1))  # (S, B, 4, H)
+        o, i, f, g = gates.unbind(2)
+        sigmoids = gates[:, :, :3]
         slopes = torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1)  # (S, B, 3, H)
         factors = gates.new_empty(*cells.shape[:2], 6, cells.shape[2], dtype=dtype)
         of_output, of_input, of_forget, of_candidate, to_cell, to_before = factors.unbind(2)
@@ -363,14 +375,17 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_states, d_cell, _alpha=None, _beta=None, d_kappas=None):
-        """Gradients in the order of the arguments of `forward`. A name d_x stands for the loss's gradient by x."""
-        x, weight, recurrent = ctx.saved_tensors
-        states, window, BLOCK, SPAN = ctx.states, ctx.window, Recurrence.BLOCK, Recurrence.SPAN
+        """Gradients in the order of the arguments of `forward`. A name d_x stands for the loss's gradient by x.
+
+        d_states (T, B, C + H), d_cell (B, H), d_kappas (T, B, K).
+        """
+        x, weight, recurrent, states, *kept = ctx.saved_tensors
+        window = ctx.window
         (T, B, width), H, low = x.shape, weight.shape[0] // 4, states.dtype
         C = states.shape[2] - H
         recurrent_product = product_with(recurrent.t().to(low), B)
         weight_low, x_low = weight.to(low), x.to(low)
-        d_x = torch.empty_like(x_low) if ctx.needs_input_grad[0] else None
+        d_x = x_low.new_empty(x.shape) if ctx.needs_input_grad[0] else None
         d_weight, d_recurrent, d_bias = (torch.zeros_like(p) for p in (weight, recurrent, weight[:, 0]))
         d_cell = d_cell.clone()
         d_before = torch.zeros_like(states[0])  # by (w, h), through the point after
@@ -380,11 +395,11 @@ class Recurrence(torch.autograd.Function):
         if window:
             window.start_backward(d_kappas)
         for start in reversed(range(0, T, BLOCK)):
-            factors = ctx.kept[start // BLOCK].to(d_cell.dtype)  # (S, B, 6, H)
+            factors = kept[start // BLOCK].to(d_cell.dtype)  # (S, B, 6, H)
             of_output, of_others, to_cell, to_before = (
                 part.unbind(0) for part in (factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4], factors[:, :, 5])
             )
-            d_block = d_states[start : start + BLOCK].to(d_cell.dtype)  # (S, B, C + H)
+            d_block = d_states[start : start + BLOCK].to(d_cell.dtype, copy=True)  # (S, B, C + H)
             d_state, d_w, d_h = (part.unbind(0) for part in (d_block, d_block[:, :, None, :C], d_block[:, :, C:]))
             for s in reversed(range(len(factors))):
                 t = start + s
@@ -414,10 +429,9 @@ class Recurrence(torch.autograd.Function):
 
 
 class Head(torch.autograd.Function):
-    """The outputs (eq. 17) of all layers' hidden states, whatever type these have in the type of the weights.
+    """The linear layer over all layers' hidden states (eq. 17), which are put side by side a span at a time.
 
-    Only the gradients' products are in the type of the hidden states. Nothing of the size of a whole line is made but
-    the outputs.
+    It is computed in the weights' type; the products of its gradients are in the type of the hidden states.
     """
 
     @staticmethod
@@ -425,7 +439,7 @@ class Head(torch.autograd.Function):
         """weight (N, L H), bias (N,), L times (T, B, H). Returns (T, B, N)."""
         ctx.save_for_backward(weight, *hiddens)
         outputs = weight.new_empty(*hiddens[0].shape[:2], len(weight))
-        for rows in zip(*(h.split(Recurrence.SPAN) for h in (outputs, *hiddens)), strict=True):
+        for rows in zip(*(h.split(SPAN) for h in (outputs, *hiddens)), strict=True):
             rows = [row.flatten(0, 1) for row in rows]
             torch.addmm(bias, torch.cat(rows[1:], dim=1).to(weight.dtype), weight.t(), out=rows[0])
         return outputs
@@ -445,8 +459,8 @@ class Head(torch.autograd.Function):
 class Model(nn.Module):
     """Layers of LSTM with skip connections from the input to every layer and from every layer to the output.
 
-    Prediction (eq. 1-11 and 15-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). The parameters, the
-    window, the mixture and the loss are float32; set `product_dtype` to torch.bfloat16 for faster products.
+    Prediction (eq. 1-11 and 15-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). Set `product_dtype` to
+    torch.bfloat16 for faster products: the parameters, the window's position, the mixture and the loss stay float32.
     """
 
     def __init__(self, config: Config):
@@ -500,9 +514,11 @@ class Model(nn.Module):
         B = points.shape[1]
         if (characters is None) == (self.config.num_chars > 0):
             raise ValueError("a network with a window needs a text, one without takes none")
+        if not len(points):
+            raise ValueError("there are no points to read")
         state = self.initial_state(B) if state is None else state
         window, windows = None, state.window[None]
-        inputs, low_points = points, points.to(self.product_dtype)
+        low_points = points.to(self.product_dtype)
         hiddens, cells = [], []
         for n, layer in enumerate(self.layers):
             if isinstance(layer, WindowLSTM):
@@ -510,8 +526,9 @@ class Model(nn.Module):
                 windows, hidden = outputs.split([self.config.num_chars, self.config.cell_size], dim=-1)
                 low_points = torch.cat([low_points, windows], dim=-1)  # (T, B, 3 + C): upper layers see w_t (eq. 53)
             else:
+                # skip connection from the input, (T, B, 3 + C + H)
+                inputs = torch.cat([low_points, hiddens[-1]], dim=-1) if n else points
                 hidden, cell = run_lstm(layer, inputs, state.hidden[n], state.cell[n], self.product_dtype)
-            inputs = torch.cat([low_points, hidden], dim=-1)  # skip connection, (T, B, 3 + C + H)
             hiddens.append(hidden)  # (T, B, H)
             cells.append(cell)  # (B, H)
         outputs = Head.apply(self.head.weight, self.head.bias, *hiddens)  # (T, B, 1 + 6M)
@@ -554,16 +571,16 @@ class Stepper:
         H = config.cell_size
         used = torch.arange(0) if text is None else text[text >= 0].unique().cpu()
         inputs = torch.cat([torch.arange(3), 3 + used])  # columns of the weights that multiply x and w
-        self.first, self.size = len(inputs), H  # where h1 starts in a row
+        self.first, self.H = len(inputs), H  # in a row h1 starts at `first`
         zeros = model.mean.cpu().new_zeros
-        halves = zeros(4).add_(torch.tensor([0.5, 0.5, 0.5, 1.0])).repeat_interleave(H)
+        halves = torch.tensor([0.5, 0.5, 0.5, 1.0], dtype=model.mean.dtype).repeat_interleave(H)
 
         def pack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
             """A product's second factor (n, N) and the bias (N,), stored as is best for one line or for many."""
             weight_t = weight.detach().cpu().t()
             return weight_t if batch_size == 1 else weight_t.contiguous(), bias.detach().cpu()
 
-        self.packed = []
+        self.packed_layers, self.packed_window = [], None
         for n, layer in enumerate(model.layers):
             weight, own = zeros(4 * H, self.first + (n + 1) * H), self.first + n * H
             if isinstance(layer, WindowLSTM):
@@ -578,48 +595,54 @@ class Stepper:
                         weight[to, own - H : own] = layer.weight_ih_l0[of, 3 + config.num_chars :]
                     weight[to, own:] = layer.weight_hh_l0[of]
                 bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
-            self.packed.append(pack(weight.mul_(halves[:, None]), bias.cpu() * halves))
-        self.packed.append(pack(model.head.weight, model.head.bias))
+            self.packed_layers.append(pack(weight.mul_(halves[:, None]), bias.cpu() * halves))
+        self.packed_head = pack(model.head.weight, model.head.bias)
         self.row = zeros(batch_size, self.first + config.num_layers * H)
         self.cells = [zeros(batch_size, H).numpy() for _ in range(config.num_layers)]
-        self.has_window = text is not None
-        if self.has_window:
-            self.packed.append(pack(model.layers[0].window.weight, model.layers[0].window.bias))
+        if text is not None:
+            self.packed_window = pack(model.layers[0].window.weight, model.layers[0].window.bias)
             self.characters = model.one_hot(text.to(model.mean.device)).cpu()[..., used]  # (B, U, characters used)
             self.lengths = (text >= 0).sum(1).numpy()  # (B,)
             self.kappa = zeros(batch_size, config.K, 1).numpy()
-            self.u = np.arange(1, text.shape[1] + 2, dtype=self.kappa.dtype)
         self._make_views()
 
     def _make_views(self) -> None:
         """Name the parts of the rows, after their number has changed."""
-        B, H, L = len(self.row), self.size, len(self.cells)
+        B, H = len(self.row), self.H
         row, gates = self.row.numpy(), self.row.new_empty(B, 4 * H)
-        outputs = self.row.new_empty(B, len(self.packed[L][1]))
+        outputs = self.row.new_empty(B, len(self.packed_head[1]))
         self.gates, self.outputs = gates.numpy(), outputs.numpy()
         self.sigmoids, self.candidate = self.gates[:, : 3 * H], self.gates[:, 3 * H :]
         self.output_gate, self.input_gate, self.forget_gate = np.split(self.sigmoids, 3, axis=1)
         self.x, self.w = row[:, :3], self.row[:, None, 3 : self.first]
-        ends = [self.first + n * H for n in range(1, L + 1)]
+        ends = [self.first + n * H for n in range(1, len(self.cells) + 1)]
         self.hs = [row[:, end - H : end] for end in ends]
-        sources, targets = [self.row[:, :end] for end in ends] + [self.row[:, self.first :]], [gates] * L + [outputs]
-        if self.has_window:
-            raw = self.row.new_empty(B, 3 * self.kappa.shape[1])  # log alpha, log beta, log of the step of kappa
-            sources, targets = [*sources, self.row[:, self.first : self.first + H]], [*targets, raw]
-            raw = raw.numpy().reshape(B, 3, self.kappa.shape[1], 1)
+
+        def product(packed: tuple[Tensor, Tensor], source: Tensor, target: Tensor) -> Callable[[], Tensor]:
+            weight, bias = packed
+            return partial(torch.addmm, bias, source, weight, out=target)
+
+        self.layer_products = [
+            product(packed, self.row[:, :end], gates) for packed, end in zip(self.packed_layers, ends, strict=True)
+        ]
+        self.head_product = product(self.packed_head, self.row[:, self.first :], outputs)
+        if self.packed_window:
+            K = self.kappa.shape[1]
+            raw = self.row.new_empty(B, 3 * K)  # log alpha, log beta, log of the step of kappa
+            self.window_product = product(self.packed_window, self.row[:, self.first : ends[0]], raw)
+            raw = raw.numpy().reshape(B, 3, K, 1)
             self.log_alpha, self.others = raw[:, 0], raw[:, 1:]
             self.beta, self.pace = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
-            self.within = self.u <= self.lengths[:, None] + 1  # (B, U + 1), false where the line's text is over
-        self.products = [
-            partial(torch.addmm, bias, source, weight, out=target)
-            for (weight, bias), source, target in zip(self.packed, sources, targets, strict=True)
-        ]  # of the layers, of the head, of the window
+            # Up to one beyond a line's text, and that again where the longest of the texts goes on.
+            u, beyond = np.arange(1, self.characters.shape[1] + 2), self.lengths[:, None] + 1
+            self.u = np.minimum(u, beyond)[:, None].astype(row.dtype)  # (B, 1, U + 1)
+            self.within = u <= beyond  # (B, U + 1)
 
     def keep(self, lines: np.ndarray) -> None:
         """Go on with these lines (places, (n,)) only."""
         self.row = self.row[torch.from_numpy(lines)]
         self.cells = [cell[lines] for cell in self.cells]
-        if self.has_window:
+        if self.packed_window:
             self.characters, self.lengths = self.characters[torch.from_numpy(lines)], self.lengths[lines]
             self.kappa = self.kappa[lines]
         self._make_views()
@@ -628,13 +651,13 @@ class Stepper:
         """Read normalised points x (B, 3).
 
         Returns the raw outputs (B, 1 + 6M), to be copied before the next step; phi of (eq. 46) (B, U + 1), for u up to
-        one beyond a line's text and 0 further on; and whether it is greatest there (B,). Without a window the last
-        two are None.
+        one beyond a line's text and 0 further on; and whether phi one beyond the text is greater than all before it
+        (B,). Without a window the last two are None.
         """
         self.x[:] = x
         phi = is_past = None
-        for n, (cell, h) in enumerate(zip(self.cells, self.hs, strict=True)):
-            self.products[n]()
+        for n, (product, cell, h) in enumerate(zip(self.layer_products, self.cells, self.hs, strict=True)):
+            product()
             np.tanh(self.gates, out=self.gates)
             self.sigmoids *= 0.5
             self.sigmoids += 0.5
@@ -643,21 +666,21 @@ class Stepper:
             cell += self.candidate
             np.tanh(cell, out=h)
             h *= self.output_gate  # (eq. 11)
-            if n == 0 and self.has_window:
-                self.products[-1]()
+            if n == 0 and self.packed_window:
+                self.window_product()
                 np.exp(self.others, out=self.others)
                 self.kappa += self.pace  # (eq. 51)
                 exponent = self.kappa - self.u  # (B, K, U + 1)
                 exponent *= exponent
                 exponent *= self.beta
                 np.subtract(self.log_alpha, exponent, out=exponent)
-                greatest = exponent.max((1, 2), keepdims=True)  # taken out, so that the comparison below never fails
+                greatest = exponent.max((1, 2), keepdims=True)  # apart, so that the comparison below never fails
                 exponent -= greatest
-                np.maximum(exponent, LEAST_EXPONENT / 2, out=exponent)
-                phi = np.exp(exponent, out=exponent).sum(1)
+                least = LEAST_EXPONENT / 2  # of each of two factors
+                phi = np.exp(np.maximum(exponent, least, out=exponent), out=exponent).sum(1)
                 phi *= self.within
                 is_past = phi.argmax(1) == self.lengths
-                phi *= np.exp(np.maximum(greatest[:, 0], LEAST_EXPONENT / 2))  # (eq. 46)
+                phi *= np.exp(np.maximum(greatest[:, 0], least))  # (eq. 46)
                 torch.bmm(torch.from_numpy(phi[:, None, :-1]), self.characters, out=self.w)  # (eq. 47)
-        self.products[len(self.cells)]()
+        self.head_product()
         return self.outputs, phi, is_past

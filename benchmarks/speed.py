@@ -10,7 +10,6 @@ point by point through the same module. Both versions run in turns, on the same 
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -238,7 +237,11 @@ def two_full_steps() -> None:
     if status.is_file():  # Linux, where ru_maxrss counts the process that started this one too
         kibibytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         print(int(kibibytes) * 1024 / 1e9)
+    elif sys.platform == "win32":
+        print("nan")
     else:
+        import resource  # which Windows has not
+
         unit = 1 if sys.platform == "darwin" else 1024  # bytes or KiB
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9)
 

@@ -1,5 +1,7 @@
 """Sampling against torch.distributions, the rule that ends a line, texts from elsewhere, and the pictures."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,8 @@ def test_points_are_drawn_from_the_mixture(bias):
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])
-def test_same_seed_same_ink_whoever_is_beside_it(num_chars):
+def test_same_seed_same_ink_whoever_is_beside_it(num_chars, monkeypatch):
+    monkeypatch.setattr(generate, "BLOCK", 8)  # so that lines leave in different blocks
     model = make_model(2, num_chars)
     texts = [np.array([1, 2, 3, 4]), np.array([5]), np.array([0, 3])] if num_chars else None
     together = sample(model, texts, [3, 4, 5], 0.0, 60)
@@ -94,7 +97,30 @@ def test_line_ends_where_the_window_is_strongest_beyond_the_text():
         assert line.points[-1, 2] == 1
     # one point more, and it has
     (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].points) + 1)
-    assert longer.phi[-1, 2] > longer.phi[-1, :2].max() or longer.phi[-1, 3] > longer.phi[-1, :2].max()
+    assert longer.phi[-1, 2] > longer.phi[-1, :2].max()
+
+
+def test_a_short_text_ends_beside_a_long_one():
+    """Even where the window jumps far beyond the short text at once."""
+    model = make_model(2, 6)
+    with torch.no_grad():
+        model.layers[0].window.weight[-4:] = 0
+        model.layers[0].window.bias[-4:] = np.log(12.0)
+    texts = [np.array([1, 2, 3]), np.full(60, 4)]
+    short, long = sample(model, texts, [0, 1], 0.0, 40)
+    (alone,) = sample(model, texts[:1], [0], 0.0, 40)
+    assert short.finished and len(short.points) == len(alone.points) < len(long.points)
+
+
+def test_networks_gone_astray_end_without_a_word():
+    model = make_model(2, 6).float()
+    with torch.no_grad():
+        for layer in (model.head, model.layers[0].window):
+            layer.bias.mul_(1e4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lines = sample(model, [np.array([1, 2, 3])] * 3, [0, 1, 2], 0.0, 40)
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])
@@ -109,7 +135,8 @@ def test_the_cap_changes_nothing_before_it(num_chars):
     assert (short.outputs == long.outputs[:70]).all()
 
 
-def test_each_line_has_its_own_bias_and_cap():
+def test_each_line_has_its_own_bias_and_cap(monkeypatch):
+    monkeypatch.setattr(generate, "BLOCK", 8)
     model = make_model(2, 0)
     lines = sample(model, None, [3, 3, 4], [0.0, 2.0, 0.0], [50, 30, 20])
     assert [len(line.points) for line in lines] == [50, 30, 20]

@@ -15,6 +15,7 @@ from model import (
     Stepper,
     Window,
     WindowLSTM,
+    can_pack,
     log_density,
     log_window_weights,
     mixture,
@@ -184,6 +185,20 @@ def test_fused_lstm_has_the_outputs_and_gradients_of_torch(T, B, width, H):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_lstms_that_share_them(dtype):
+    """Autograd hands the same tensor to both layers, and a constant's gradient as one number spread out."""
+    torch.manual_seed(0)
+    first, second = (torch.nn.LSTM(4, 5).to(dtype) for _ in range(2))
+    x, zeros = torch.randn(2, 70, 4, dtype=dtype).transpose(0, 1).requires_grad_(), torch.zeros(2, 5, dtype=dtype)
+    inputs = [x, *first.parameters(), *second.parameters()]
+    found = sum(run_lstm(layer, x, zeros, zeros, dtype)[0] for layer in (first, second)).sum()
+    wanted = sum(layer(x)[0] for layer in (first, second)).sum()
+    wanted = torch.autograd.grad(wanted, inputs)
+    for _ in range(2):
+        torch.testing.assert_close(torch.autograd.grad(found, inputs, retain_graph=True), wanted)
+
+
 def test_fused_window_layer_passes_gradcheck():
     model = make_model(cell_size=3, K=2)
     characters = model.one_hot(make_text(2, 4, [4, 2]))
@@ -216,13 +231,17 @@ def test_head_has_the_outputs_and_gradients_of_linear():
 
 @pytest.mark.parametrize("is_packed", [True, False])
 def test_product_with_one_weight_is_the_product(is_packed, monkeypatch):
-    if not is_packed:  # as on a PyTorch without those operations
-        monkeypatch.setattr(torch.ops, "mkldnn", None)
+    if is_packed and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bfloat16 products in oneDNN")
+    assert not is_packed or can_pack()  # or the operations have been renamed
+    monkeypatch.setattr("model.can_pack", lambda: is_packed)
     torch.manual_seed(0)
-    weight, x = torch.randn(48, 20).bfloat16(), torch.randn(3, 20).bfloat16()
-    torch.testing.assert_close(
-        product_with(weight, 3)(x).double(), x.double() @ weight.double().t(), rtol=0.01, atol=0.05
-    )
+    weight = torch.randn(48, 20).bfloat16()
+    product = product_with(weight, 3)
+    for rows in (3, 1):
+        x = torch.randn(rows, 20).bfloat16()
+        expected = x.double() @ weight.double().t()
+        torch.testing.assert_close(product(x).double(), expected, rtol=0.01, atol=0.05)
 
 
 @torch.no_grad()
@@ -329,7 +348,7 @@ def test_gradient_ignores_what_stands_in_the_padding():
 @pytest.mark.parametrize("num_chars", [0, 6])
 def test_bfloat16_products_stay_near_float32(num_chars):
     model = make_model(2, num_chars, cell_size=32).float()
-    points = make_points(40, 4).float()
+    points = make_points(131, 4).float()
     characters = model.one_hot(make_text(4, 8, [8, 8, 5, 3])) if num_chars else None
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -364,5 +383,7 @@ def test_impossible_sizes_are_refused(sizes):
 def test_text_goes_with_a_window_only():
     with pytest.raises(ValueError, match="window"):
         make_model(2, 6)(make_points(3, 1))
+    with pytest.raises(ValueError, match="no points"):
+        make_model(2, 0)(make_points(3, 1)[:0])
     with pytest.raises(ValueError, match="window"):
         make_model(2, 0)(make_points(3, 1), torch.zeros(1, 2, 6, dtype=torch.float64))
