@@ -146,11 +146,10 @@ def sample(
             x, biases, caps, noise = x[staying], biases[staying], caps[staying], noise[:, staying]
             stepper.keep(staying)
 
-    std, mean = model.std.cpu().numpy(), model.mean.cpu().numpy()
     lines = []
     for line, parts in enumerate(pieces):
         points, outputs, phis = (np.concatenate(part) for part in zip(*parts, strict=True))
-        points[:, :2] = points[:, :2] * std + mean
+        points = model.denormalise(torch.from_numpy(points).to(model.mean.device)).cpu().numpy()
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted
         phi = None if texts is None else phis[:, : len(texts[line]) + 1]
         lines.append(Line(points, outputs, phi, finished[line]))
@@ -199,9 +198,11 @@ def generate_conditionally(
     """
     model, content = load_writer(checkpoint, "synthesis")
     learned = learned_characters(content)
-    texts = [prepare_text(t, learned)[0] for t in ([text] if isinstance(text, str) else text) for _ in range(samples)]
+    prepared = [prepare_text(t, learned)[0] for t in ([text] if isinstance(text, str) else text)]
+    longest = max(map(default_steps, prepared), default=1)
+    _check_numbers(samples, longest if steps is None else steps, bias, seed)
+    texts = [t for t in prepared for _ in range(samples)]
     caps = [default_steps(t) if steps is None else steps for t in texts]
-    _check_numbers(samples, max(caps, default=1), bias, seed)
     codes, seeds = [encode(t, content["charset"]) for t in texts], [seed + i for i in range(len(texts))]
     lines = sample(model, codes, seeds, bias, caps)
     return [replace(line, text=t) for line, t in zip(lines, texts, strict=True)]
@@ -328,7 +329,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = {name: value for name, value in given.items() if value is not None}
     model, content = load_writer(options.checkpoint, options.task)
     if with_text:
-        told = [message for text in options.text for message in prepare_text(text, learned_characters(content))[1]]
+        learned = learned_characters(content)
+        told = [message for text in options.text for message in prepare_text(text, learned)[1]]
         for message in dict.fromkeys(told):
             print(f"note: {message}", file=sys.stderr)
     lines = generate_conditionally(options.text, **given) if with_text else generate_unconditionally(**given)
