@@ -215,7 +215,8 @@ def product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     """
     if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and can_pack():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        linear = torch.ops.mkldnn._linear_pointwise.default
+        return lambda x: linear(x, packed, None, "none", [], "")
     weight_t = weight.t().contiguous()
     return lambda x: x @ weight_t
 
@@ -232,6 +233,7 @@ LEAST_EXPONENT = -60.0
 
 BLOCK = 4  # points whose intermediate results stay in the processor's cache
 SPAN = 16 * BLOCK  # points whose gradients go into one product for the weights' gradients
+STRETCH = 3 * SPAN  # points that the loss takes at a time, so that no tensor is as long as a line
 
 
 class WindowSteps:
@@ -243,7 +245,7 @@ class WindowSteps:
 
     def __init__(self, T: int, weight: Tensor, bias: Tensor, characters: Tensor, kappa: Tensor):
         """weight (3K, H) and bias (3K,) of (eq. 48), characters (B, U, C), kappa (B, K) before the first point."""
-        (B, K), U = kappa.shape, characters.shape[1]
+        (B, K), (_, U, C) = kappa.shape, characters.shape
         self.weight, self.weight_t, self.bias, self.K = weight, weight.t(), bias, K
         self.characters = characters
         self.u = torch.arange(1, U + 1, dtype=kappa.dtype, device=kappa.device)
@@ -252,18 +254,20 @@ class WindowSteps:
         self.kappas[0] = kappa[..., None]
         self.at, (self.alpha, self.beta, self.pace) = self.parameters.unbind(0), self.by_point(self.parameters)
         self.kappa = self.kappas.unbind(0)
+        self.exponent, self.phi, self.w = (kappa.new_empty(B, *sizes) for sizes in ((K, U), (1, U), (1, C)))
 
     def by_point(self, parameters: Tensor) -> list[tuple[Tensor, ...]]:
         """(T, B, 3K) -> for each of the three parameters T views (B, K, 1)."""
         return [parameter.unbind(0) for parameter in parameters.unflatten(2, (3, self.K, 1)).unbind(2)]
 
     def forward(self, t: int, h: Tensor) -> Tensor:
-        """h (B, H) of point t -> its window w (B, 1, C)."""
+        """h (B, H) of point t -> its window w (B, 1, C), valid until the next call."""
         torch.addmm(self.bias, h, self.weight_t, out=self.at[t]).exp_()  # (eq. 48-51)
         torch.add(self.kappa[t], self.pace[t], out=self.kappa[t + 1])  # (eq. 51)
-        exponent = (self.kappa[t + 1] - self.u).square_().mul_(self.beta[t]).neg_()  # (B, K, U)
-        phi = self.alpha[t].mT @ exponent.clamp_(min=LEAST_EXPONENT).exp_()  # (eq. 46), (B, 1, U)
-        return phi @ self.characters  # (eq. 47)
+        exponent = torch.sub(self.kappa[t + 1], self.u, out=self.exponent)  # (B, K, U)
+        exponent.square_().mul_(self.beta[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
+        torch.bmm(self.alpha[t].mT, exponent, out=self.phi)  # (eq. 46)
+        return torch.bmm(self.phi, self.characters, out=self.w)  # (eq. 47)
 
     def start_backward(self, d_kappas: Tensor) -> None:
         """d_kappas (T, B, K): the gradient of the loss with respect to what `Recurrence` returns as kappa."""
@@ -273,19 +277,21 @@ class WindowSteps:
             self.d_parameters.unbind(0), self.by_point(self.d_parameters)
         )  # fmt: skip
         self.d_kappas, self.d_kappa = d_kappas[..., None].unbind(0), torch.zeros_like(self.kappas[0])
+        self.distance, self.bell, self.d_phi = (torch.empty_like(p) for p in (self.exponent, self.exponent, self.phi))
+        self.first, self.second = (torch.empty_like(self.d_kappa) for _ in range(2))
 
     def backward(self, t: int, d_w: Tensor, d_h: Tensor) -> Tensor:
-        """d_w (B, 1, C), and d_h (B, H) from elsewhere -> d_h (B, H) with what comes through the window."""
-        distance = self.kappa[t + 1] - self.u  # (B, K, U)
-        bell = distance.square().mul_(self.beta[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
-        epsilon = bell.mul_(self.alpha[t]).mul_(d_w @ self.characters_t)  # (eq. 56), (B, K, U)
+        """d_w (B, 1, C), and d_h (B, H) from elsewhere -> d_h, to which is added what comes through the window."""
+        distance = torch.sub(self.kappa[t + 1], self.u, out=self.distance)  # (B, K, U)
+        bell = torch.mul(distance, distance, out=self.bell).mul_(self.beta[t]).neg_().clamp_(min=LEAST_EXPONENT).exp_()
+        epsilon = bell.mul_(self.alpha[t]).mul_(torch.bmm(d_w, self.characters_t, out=self.d_phi))  # (eq. 56)
         torch.sum(epsilon, 2, keepdim=True, out=self.d_alpha[t])  # (eq. 57)
-        first = epsilon.mul_(distance).sum(2, keepdim=True)  # of epsilon (kappa - u)
-        second = epsilon.mul_(distance).sum(2, keepdim=True)  # of epsilon (kappa - u)^2
+        first = torch.sum(epsilon.mul_(distance), 2, keepdim=True, out=self.first)  # of epsilon (kappa - u)
+        second = torch.sum(epsilon.mul_(distance), 2, keepdim=True, out=self.second)  # of epsilon (kappa - u)^2
         torch.mul(second, self.beta[t], out=self.d_beta[t]).neg_()  # (eq. 58)
         self.d_kappa.add_(self.d_kappas[t]).addcmul_(self.beta[t], first, value=-2)  # (eq. 59)
         torch.mul(self.pace[t], self.d_kappa, out=self.d_pace[t])  # (eq. 60)
-        return torch.addmm(d_h, self.d_at[t], self.weight)
+        return d_h.addmm_(self.d_at[t], self.weight)
 
 
 class Recurrence(torch.autograd.Function):
@@ -317,9 +323,10 @@ class Recurrence(torch.autograd.Function):
         state, ws, hs = states.unbind(0), states[:, :, None, :C].unbind(0), states[:, :, C:].unbind(0)
         input_product = product_with(weight.to(x.dtype), BLOCK * B)
         recurrent_product = product_with(recurrent.to(product_dtype), B)
-        kept = []  # for each block what backward multiplies by, (S, B, 6, H)
+        kept = []  # for each span what backward multiplies by, (SPAN, B, 6, H)
         gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
-        tanhs, hiddens = cell.new_empty(BLOCK, B, H), cell.new_empty(BLOCK, B, H)
+        tanhs, hiddens, factors = (cell.new_empty(BLOCK, B, *sizes) for sizes in ((H,), (H,), (6, H)))
+        product = cell.new_empty(B, 4 * H)
         cells[0] = cell
         steps = [  # views of the above for each point of a block: (B, 4H), (B, 3H), and (B, H)
             (gate, gate[:, : 3 * H], gate[:, 3 * H :], *gate.view(B, 4, H).unbind(1), *rest)
@@ -327,11 +334,10 @@ class Recurrence(torch.autograd.Function):
         ]
         for start in range(0, T, BLOCK):
             S = min(BLOCK, T - start)
-            of_inputs = input_product(x[start : start + S].reshape(S * B, width))
-            torch.add(of_inputs, bias, out=gates[:S].view(S * B, 4 * H))
+            gates[:S].view(S * B, 4 * H).copy_(input_product(x[start : start + S].reshape(S * B, width))).add_(bias)
             for t, step in zip(range(start, start + S), steps, strict=False):
                 gate, sigmoids, candidate, o, i, f, g, c_before, c, tanh, h = step
-                gate += recurrent_product(state[t])
+                gate += product.copy_(recurrent_product(state[t]))
                 sigmoids.sigmoid_()  # (eq. 7, 8, 10), without peepholes
                 candidate.tanh_()
                 torch.mul(f, c_before, out=c).addcmul_(i, g)  # (eq. 9)
@@ -340,7 +346,10 @@ class Recurrence(torch.autograd.Function):
                 if window:
                     ws[t + 1].copy_(window.forward(t, h))
             if keep:
-                kept.append(Recurrence.factors(gates[:S], cells[:S], tanhs[:S], hiddens[:S], product_dtype))
+                if start % SPAN == 0:
+                    kept.append(states.new_empty(min(SPAN, T - start), B, 6, H))
+                Recurrence.work_out(factors[:S], gates[:S], cells[:S], tanhs[:S], hiddens[:S])
+                kept[-1][start % SPAN :][:S].copy_(factors[:S])
             cells[0] = cells[S]
 
         ctx.save_for_backward(x, weight, recurrent, states, *kept)
@@ -352,25 +361,22 @@ class Recurrence(torch.autograd.Function):
         return states[1:], cells[S].clone(), alphas, betas, window.kappas[1:, ..., 0]
 
     @staticmethod
-    def factors(gates: Tensor, cells: Tensor, tanhs: Tensor, hiddens: Tensor, dtype: torch.dtype) -> Tensor:
-        """What backward multiplies by at S points, from gates (S, B, 4H) and three of (S, B, H): (S, B, 6, H).
+    def work_out(factors: Tensor, gates: Tensor, cells: Tensor, tanhs: Tensor, hiddens: Tensor) -> None:
+        """Put what backward multiplies by at S points into (S, B, 6, H), from gates (S, B, 4H) and three (S, B, H).
 
         By d h to give d of the output gate; by d cell to give d of the three others; by d h to give d cell; by d cell
         to give d of the cell before. The derivatives of sigmoid and tanh are s (1 - s) and 1 - t^2.
         """
         gates = gates.unflatten(2, (4, -1))  # (S, B, 4, H)
         o, i, f, g = gates.unbind(2)
-        sigmoids = gates[:, :, :3]
-        slopes = torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1)  # (S, B, 3, H)
-        factors = gates.new_empty(*cells.shape[:2], 6, cells.shape[2], dtype=dtype)
         of_output, of_input, of_forget, of_candidate, to_cell, to_before = factors.unbind(2)
-        torch.mul(slopes[:, :, 0], tanhs, out=of_output)
-        torch.mul(slopes[:, :, 1], g, out=of_input)
-        torch.mul(slopes[:, :, 2], cells, out=of_forget)
-        torch.addcmul(i, i * g, g, value=-1, out=of_candidate)
+        torch.addcmul(gates[:, :, :3], gates[:, :, :3], gates[:, :, :3], value=-1, out=factors[:, :, :3])
+        of_output.mul_(tanhs)
+        of_input.mul_(g)
+        of_forget.mul_(cells)
+        torch.addcmul(i, torch.mul(i, g, out=of_candidate), g, value=-1, out=of_candidate)
         torch.addcmul(o, hiddens, tanhs, value=-1, out=to_cell)  # h = o tanh(c)
         to_before.copy_(f)
-        return factors
 
     @staticmethod
     @once_differentiable
@@ -390,20 +396,25 @@ class Recurrence(torch.autograd.Function):
         d_cell = d_cell.clone()
         d_before = torch.zeros_like(states[0])  # by (w, h), through the point after
         d_gates = states.new_empty(SPAN, B, 4 * H)
-        d_gate = d_cell.new_empty(B, 4 * H)
+        d_gate, product = d_cell.new_empty(B, 4 * H), d_cell.new_empty(B, C + H)
         d_output_gate, d_other_gates = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:]
+        factors, d_block = d_cell.new_empty(BLOCK, B, 6, H), d_cell.new_empty(BLOCK, B, C + H)
+        of_output, of_others, to_cell, to_before, d_state, d_w, d_h = (
+            part.unbind(0)
+            for part in (
+                factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4], factors[:, :, 5],
+                d_block, d_block[:, :, None, :C], d_block[:, :, C:],
+            )
+        )  # fmt: skip
         if window:
             window.start_backward(d_kappas)
         for start in reversed(range(0, T, BLOCK)):
-            factors = kept[start // BLOCK].to(d_cell.dtype)  # (S, B, 6, H)
-            of_output, of_others, to_cell, to_before = (
-                part.unbind(0) for part in (factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4], factors[:, :, 5])
-            )
-            d_block = d_states[start : start + BLOCK].to(d_cell.dtype, copy=True)  # (S, B, C + H)
-            d_state, d_w, d_h = (part.unbind(0) for part in (d_block, d_block[:, :, None, :C], d_block[:, :, C:]))
-            for s in reversed(range(len(factors))):
+            S = min(BLOCK, T - start)
+            factors[:S].copy_(kept[start // SPAN][start % SPAN :][:S])
+            d_block[:S].copy_(d_states[start : start + S])
+            for s in reversed(range(S)):
                 t = start + s
-                d_state[s].add_(d_before)
+                d_state[s].add_(product.copy_(d_before))
                 d_hidden = window.backward(t, d_w[s], d_h[s]) if window else d_h[s]
                 d_cell.addcmul_(d_hidden, to_cell[s])
                 torch.mul(of_output[s], d_hidden, out=d_output_gate)
@@ -544,16 +555,19 @@ class Model(nn.Module):
         """Loss in nats (eq. 26) and squared error of each prediction, in normalised units, zero beyond a line's end.
 
         points (T + 1, B, 3) in whiteboard units, mask (T, B) true where points[t + 1] belongs to the line, text
-        (B, U) codes with -1 for padding. Returns two tensors (T, B).
+        (B, U) codes with -1 for padding. Returns two tensors (T, B), the second without gradient.
         """
-        points = self.normalise(points)
-        outputs, _, _ = self(points[:-1], None if text is None else self.one_hot(text))
-        mix = mixture(outputs)
-        zero = outputs.new_zeros(())
-        return (
-            torch.where(mask, negative_log_likelihood(mix, points[1:]), zero),
-            torch.where(mask, squared_error(mix, points[1:]), zero),
-        )
+        points, characters = self.normalise(points), None if text is None else self.one_hot(text)
+        state, losses, errors = None, [], []
+        for start in range(0, len(mask), STRETCH):
+            stretch = points[start : start + STRETCH + 1]
+            outputs, state, _ = self(stretch[:-1], characters, state)  # the gradient goes back through the state
+            mix = mixture(outputs)
+            losses.append(negative_log_likelihood(mix, stretch[1:]))
+            with torch.no_grad():
+                errors.append(squared_error(mix, stretch[1:]))
+        zero = points.new_zeros(())
+        return torch.where(mask, torch.cat(losses), zero), torch.where(mask, torch.cat(errors), zero)
 
 
 class Stepper:
