@@ -492,6 +492,7 @@ class Model(nn.Module):
         self.head = nn.Linear(config.num_layers * H, 1 + 6 * config.num_clusters)
         self.register_buffer("mean", torch.zeros(2))
         self.register_buffer("std", torch.ones(2))
+        self.products = None  # `Products` for writing, when there are any
 
     def normalise(self, points: Tensor) -> Tensor:
         """(..., 3) with offsets in whiteboard units -> the same with offsets of mean 0 and deviation 1."""
@@ -570,52 +571,72 @@ class Model(nn.Module):
         return torch.where(mask, torch.cat(losses), zero), torch.where(mask, torch.cat(errors), zero)
 
 
+def linear_into(weight: Tensor, bias: Tensor, is_half: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function (x (n, I), y (n, N)) that puts x @ weight.T + bias into y.
+
+    With `is_half`, which takes float32, weights are kept in half precision if PyTorch can multiply by them here, half
+    as much to read; sums are float32's.
+    """
+    weight, bias = weight.detach().cpu(), bias.detach().cpu()
+    if is_half and torch.backends.quantized.engine in ("fbgemm", "x86"):
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+        linear = torch.ops.quantized.linear_dynamic_fp16.default
+        return lambda x, y: y.copy_(linear(x, packed))
+    weight_t = weight.t()
+    return lambda x, y: torch.addmm(bias, x, weight_t, out=y)
+
+
+class Products:
+    """The products of all layers for `Stepper`, which reads [x, w, h1, h2, ...] and wants half the gates' sums."""
+
+    def __init__(self, model: Model):
+        first, H = 3 + model.config.num_chars, model.config.cell_size  # where h1 starts, and its size
+        halves = model.mean.new_tensor([0.5, 0.5, 0.5, 1.0]).repeat_interleave(H)
+        is_half = model.mean.dtype == torch.float32
+        self.gates = []  # of each layer
+        for n, layer in enumerate(model.layers):
+            if isinstance(layer, WindowLSTM):
+                weight, bias = torch.cat([layer.input.weight, layer.recurrent.weight], dim=1), layer.input.bias
+            else:
+                inputs, below = layer.weight_ih_l0.tensor_split([first], dim=1)
+                others = inputs.new_zeros(4 * H, max(n - 1, 0) * H)  # layers further down have no part in it
+                # torch's gates stand in the order input, forget, candidate, output
+                weight = torch.cat([inputs, others, below, layer.weight_hh_l0], dim=1).roll(H, 0)
+                bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
+            self.gates.append(linear_into(weight * halves[:, None], bias * halves, is_half))
+        self.head = linear_into(model.head.weight, model.head.bias)
+        self.window = None
+        if model.config.num_chars:
+            self.window = linear_into(model.layers[0].window.weight, model.layers[0].window.bias)
+
+    @classmethod
+    def of(cls, model: Model) -> "Products":
+        """Those of `model`, made when they are first wanted and again when its weights have changed."""
+        weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]
+        if model.products is None or model.products[0] != weights:
+            model.products = weights, cls(model)
+        return model.products[1]
+
+
 class Stepper:
     """The same network for writing point by point, B lines at once: `Model.forward` with T = 1, without its overhead.
 
     It runs on the processor. One row a line holds all that the layers read, [x, w, h1, h2, ...], and each layer is one
-    product of its first part with weights packed for it. Between the products all is numpy's, on the same memory, for
-    what an operation costs there on a few hundred numbers. As sigmoid(a) = (1 + tanh(a / 2)) / 2, the weights of the
-    sigmoid gates are packed by half, and one tanh does all four gates. Of w only the characters of the texts are kept.
+    product of its first part. Between the products all is numpy's, on the same memory, for what an operation costs
+    there on a few hundred numbers. As sigmoid(a) = (1 + tanh(a / 2)) / 2, half the sigmoid gates' sums are worked out,
+    and one tanh does all four gates. One line's time is mostly that of reading the weights at each point: those of the
+    layers are in half precision where PyTorch can multiply by them, which the networks that this project ships are.
     """
 
     def __init__(self, model: Model, text: Tensor | None, batch_size: int):
         """`text` (B, U), codes with -1 for padding, for a network with a window."""
-        config = model.config
-        H = config.cell_size
-        used = torch.arange(0) if text is None else text[text >= 0].unique().cpu()
-        inputs = torch.cat([torch.arange(3), 3 + used])  # columns of the weights that multiply x and w
-        self.first, self.H = len(inputs), H  # in a row h1 starts at `first`
-        zeros = model.mean.cpu().new_zeros
-        halves = torch.tensor([0.5, 0.5, 0.5, 1.0], dtype=model.mean.dtype).repeat_interleave(H)
-
-        def pack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-            """A product's second factor (n, N) and the bias (N,), stored as is best for one line or for many."""
-            weight_t = weight.detach().cpu().t()
-            return weight_t if batch_size == 1 else weight_t.contiguous(), bias.detach().cpu()
-
-        self.packed_layers, self.packed_window = [], None
-        for n, layer in enumerate(model.layers):
-            weight, own = zeros(4 * H, self.first + (n + 1) * H), self.first + n * H
-            if isinstance(layer, WindowLSTM):
-                weight[:, :3], bias = layer.input.weight, layer.input.bias
-                weight[:, 3:own] = layer.recurrent.weight[:, used]
-                weight[:, own:] = layer.recurrent.weight[:, config.num_chars :]
-            else:
-                # torch's gates stand in the order input, forget, candidate, output
-                for to, of in [(slice(H), slice(3 * H, None)), (slice(H, None), slice(3 * H))]:
-                    weight[to, : self.first] = layer.weight_ih_l0[of, : 3 + config.num_chars][:, inputs]
-                    if n:  # the layer below; those further down have no part in it
-                        weight[to, own - H : own] = layer.weight_ih_l0[of, 3 + config.num_chars :]
-                    weight[to, own:] = layer.weight_hh_l0[of]
-                bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
-            self.packed_layers.append(pack(weight.mul_(halves[:, None]), bias.cpu() * halves))
-        self.packed_head = pack(model.head.weight, model.head.bias)
-        self.row = zeros(batch_size, self.first + config.num_layers * H)
-        self.cells = [zeros(batch_size, H).numpy() for _ in range(config.num_layers)]
+        config, zeros = model.config, model.mean.cpu().new_zeros
+        self.products, self.first, self.H = Products.of(model), 3 + config.num_chars, config.cell_size
+        self.num_outputs = model.head.out_features
+        self.row = zeros(batch_size, self.first + config.num_layers * self.H)
+        self.cells = [zeros(batch_size, self.H).numpy() for _ in range(config.num_layers)]
         if text is not None:
-            self.packed_window = pack(model.layers[0].window.weight, model.layers[0].window.bias)
-            self.characters = model.one_hot(text.to(model.mean.device)).cpu()[..., used]  # (B, U, characters used)
+            self.characters = model.one_hot(text.to(model.mean.device)).cpu().numpy()  # (B, U, C)
             self.lengths = (text >= 0).sum(1).numpy()  # (B,)
             self.kappa = zeros(batch_size, config.K, 1).numpy()
         self._make_views()
@@ -624,26 +645,22 @@ class Stepper:
         """Name the parts of the rows, after their number has changed."""
         B, H = len(self.row), self.H
         row, gates = self.row.numpy(), self.row.new_empty(B, 4 * H)
-        outputs = self.row.new_empty(B, len(self.packed_head[1]))
+        outputs = self.row.new_empty(B, self.num_outputs)
         self.gates, self.outputs = gates.numpy(), outputs.numpy()
         self.sigmoids, self.candidate = self.gates[:, : 3 * H], self.gates[:, 3 * H :]
         self.output_gate, self.input_gate, self.forget_gate = np.split(self.sigmoids, 3, axis=1)
-        self.x, self.w = row[:, :3], self.row[:, None, 3 : self.first]
+        self.x, self.w = row[:, :3], row[:, None, 3 : self.first]
         ends = [self.first + n * H for n in range(1, len(self.cells) + 1)]
         self.hs = [row[:, end - H : end] for end in ends]
 
-        def product(packed: tuple[Tensor, Tensor], source: Tensor, target: Tensor) -> Callable[[], Tensor]:
-            weight, bias = packed
-            return partial(torch.addmm, bias, source, weight, out=target)
-
         self.layer_products = [
-            product(packed, self.row[:, :end], gates) for packed, end in zip(self.packed_layers, ends, strict=True)
+            partial(product, self.row[:, :end], gates) for product, end in zip(self.products.gates, ends, strict=True)
         ]
-        self.head_product = product(self.packed_head, self.row[:, self.first :], outputs)
-        if self.packed_window:
+        self.head_product = partial(self.products.head, self.row[:, self.first :], outputs)
+        if self.products.window:
             K = self.kappa.shape[1]
             raw = self.row.new_empty(B, 3 * K)  # log alpha, log beta, log of the step of kappa
-            self.window_product = product(self.packed_window, self.row[:, self.first : ends[0]], raw)
+            self.window_product = partial(self.products.window, self.row[:, self.first : ends[0]], raw)
             raw = raw.numpy().reshape(B, 3, K, 1)
             self.log_alpha, self.others = raw[:, 0], raw[:, 1:]
             self.beta, self.pace = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
@@ -651,13 +668,14 @@ class Stepper:
             u, beyond = np.arange(1, self.characters.shape[1] + 2), self.lengths[:, None] + 1
             self.u = np.minimum(u, beyond)[:, None].astype(row.dtype)  # (B, 1, U + 1)
             self.within = u <= beyond  # (B, U + 1)
+            self.places_after = self.characters.shape[1] - self.lengths  # (B,), of padding
 
     def keep(self, lines: np.ndarray) -> None:
         """Go on with these lines (places, (n,)) only."""
         self.row = self.row[torch.from_numpy(lines)]
         self.cells = [cell[lines] for cell in self.cells]
-        if self.packed_window:
-            self.characters, self.lengths = self.characters[torch.from_numpy(lines)], self.lengths[lines]
+        if self.products.window:
+            self.characters, self.lengths = self.characters[lines], self.lengths[lines]
             self.kappa = self.kappa[lines]
         self._make_views()
 
@@ -665,8 +683,8 @@ class Stepper:
         """Read normalised points x (B, 3).
 
         Returns the raw outputs (B, 1 + 6M), to be copied before the next step; phi of (eq. 46) (B, U + 1), for u up to
-        one beyond a line's text and 0 further on; and whether phi one beyond the text is greater than all before it
-        (B,). Without a window the last two are None.
+        one beyond a line's text and 0 further on; and whether phi one beyond the text is the greatest of all (B,).
+        Without a window the last two are None.
         """
         self.x[:] = x
         phi = is_past = None
@@ -680,7 +698,7 @@ class Stepper:
             cell += self.candidate
             np.tanh(cell, out=h)
             h *= self.output_gate  # (eq. 11)
-            if n == 0 and self.packed_window:
+            if n == 0 and self.products.window:
                 self.window_product()
                 np.exp(self.others, out=self.others)
                 self.kappa += self.pace  # (eq. 51)
@@ -688,13 +706,10 @@ class Stepper:
                 exponent *= exponent
                 exponent *= self.beta
                 np.subtract(self.log_alpha, exponent, out=exponent)
-                greatest = exponent.max((1, 2), keepdims=True)  # apart, so that the comparison below never fails
-                exponent -= greatest
-                least = LEAST_EXPONENT / 2  # of each of two factors
-                phi = np.exp(np.maximum(exponent, least, out=exponent), out=exponent).sum(1)
+                np.maximum(exponent, LEAST_EXPONENT, out=exponent)
+                phi = np.exp(exponent, out=exponent).sum(1)  # (eq. 46)
                 phi *= self.within
-                is_past = phi.argmax(1) == self.lengths
-                phi *= np.exp(np.maximum(greatest[:, 0], least))  # (eq. 46)
-                torch.bmm(torch.from_numpy(phi[:, None, :-1]), self.characters, out=self.w)  # (eq. 47)
+                is_past = phi[:, ::-1].argmax(1) == self.places_after  # the last of equals: it may be far beyond all
+                np.matmul(phi[:, None, :-1], self.characters, out=self.w)  # (eq. 47)
         self.head_product()
         return self.outputs, phi, is_past

@@ -295,6 +295,20 @@ def test_stepper_is_the_network(num_layers, num_chars):
 
 
 @torch.no_grad()
+def test_stepper_with_half_precision_weights_is_the_network_and_follows_its_weights():
+    model = make_model(2, 6).float()
+    points, text = make_points(12, 1).float(), make_text(1, 5, [5])
+    model.product_dtype = torch.float32
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.copy_((1.5 * parameter).half())
+        whole, _, _ = model(points, model.one_hot(text))
+        stepper = Stepper(model, text, 1)
+        for x, expected in zip(points, whole, strict=True):
+            np.testing.assert_allclose(stepper.step(x.numpy())[0], expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_every_layer_sees_the_input_and_the_output_sees_every_layer():
     model = make_model(3, 0)
     points = make_points(6, 2)
@@ -313,6 +327,22 @@ def test_upper_layers_see_the_window_of_the_same_point():
     upper, _ = model.layers[1](torch.cat([points, outputs], dim=-1))
     hidden = outputs[..., -model.config.cell_size :]
     torch.testing.assert_close(model(points, characters)[0], model.head(torch.cat([hidden, upper], dim=-1)))
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_loss_in_stretches_is_that_of_the_whole_line(num_chars, monkeypatch):
+    monkeypatch.setattr("model.STRETCH", 5)
+    model, points = make_model(2, num_chars), make_points(13, 3) * 40
+    text = make_text(3, 5, [5, 3, 4]) if num_chars else None
+    mask = torch.arange(1, 13)[:, None] < torch.tensor([13, 8, 5])
+    losses, errors = model.losses(points, mask, text)
+    normalised = model.normalise(points)
+    outputs, _, _ = model(normalised[:-1], model.one_hot(text) if num_chars else None)
+    wanted = negative_log_likelihood(mixture(outputs), normalised[1:]) * mask
+    torch.testing.assert_close(losses, wanted)
+    torch.testing.assert_close(errors, squared_error(mixture(outputs), normalised[1:]) * mask)
+    found = torch.autograd.grad(losses.sum(), list(model.parameters()))
+    torch.testing.assert_close(found, torch.autograd.grad(wanted.sum(), list(model.parameters())))
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])
