@@ -16,7 +16,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -337,7 +338,7 @@ class Recurrence(torch.autograd.Function):
             gates[:S].view(S * B, 4 * H).copy_(input_product(x[start : start + S].reshape(S * B, width))).add_(bias)
             for t, step in zip(range(start, start + S), steps, strict=False):
                 gate, sigmoids, candidate, o, i, f, g, c_before, c, tanh, h = step
-                gate += product.copy_(recurrent_product(state[t]))
+                gate += product.copy_(recurrent_product(state[t]))  # a sum of two types would make room for one anew
                 sigmoids.sigmoid_()  # (eq. 7, 8, 10), without peepholes
                 candidate.tanh_()
                 torch.mul(f, c_before, out=c).addcmul_(i, g)  # (eq. 9)
@@ -492,7 +493,6 @@ class Model(nn.Module):
         self.head = nn.Linear(config.num_layers * H, 1 + 6 * config.num_clusters)
         self.register_buffer("mean", torch.zeros(2))
         self.register_buffer("std", torch.ones(2))
-        self.products = None  # `Products` for writing, when there are any
 
     def normalise(self, points: Tensor) -> Tensor:
         """(..., 3) with offsets in whiteboard units -> the same with offsets of mean 0 and deviation 1."""
@@ -587,12 +587,17 @@ def linear_into(weight: Tensor, bias: Tensor, is_half: bool = False) -> Callable
 
 
 class Products:
-    """The products of all layers for `Stepper`, which reads [x, w, h1, h2, ...] and wants half the gates' sums."""
+    """The products of all layers for `Stepper`, which reads [x, w, h1, h2, ...] and has sigmoid gates' sums halved.
+
+    A network trained in float32 is rounded to half precision for them, as it is for export.
+    """
+
+    made: ClassVar = WeakKeyDictionary()  # for each network: what tells its weights, and their `Products`
 
     def __init__(self, model: Model):
         first, H = 3 + model.config.num_chars, model.config.cell_size  # where h1 starts, and its size
         halves = model.mean.new_tensor([0.5, 0.5, 0.5, 1.0]).repeat_interleave(H)
-        is_half = model.mean.dtype == torch.float32
+        is_half = model.mean.dtype == torch.float32 and all(p.abs().max() < 65504 for p in model.parameters())
         self.gates = []  # of each layer
         for n, layer in enumerate(model.layers):
             if isinstance(layer, WindowLSTM):
@@ -611,11 +616,14 @@ class Products:
 
     @classmethod
     def of(cls, model: Model) -> "Products":
-        """Those of `model`, made when they are first wanted and again when its weights have changed."""
+        """Those of `model`, made when they are first wanted and again when its weights have changed.
+
+        What goes past PyTorch's own count of changes, through `.data` or numpy, is not seen.
+        """
         weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]
-        if model.products is None or model.products[0] != weights:
-            model.products = weights, cls(model)
-        return model.products[1]
+        if model not in cls.made or cls.made[model][0] != weights:
+            cls.made[model] = weights, cls(model)
+        return cls.made[model][1]
 
 
 class Stepper:
@@ -623,9 +631,9 @@ class Stepper:
 
     It runs on the processor. One row a line holds all that the layers read, [x, w, h1, h2, ...], and each layer is one
     product of its first part. Between the products all is numpy's, on the same memory, for what an operation costs
-    there on a few hundred numbers. As sigmoid(a) = (1 + tanh(a / 2)) / 2, half the sigmoid gates' sums are worked out,
-    and one tanh does all four gates. One line's time is mostly that of reading the weights at each point: those of the
-    layers are in half precision where PyTorch can multiply by them, which the networks that this project ships are.
+    there on a few hundred numbers. As sigmoid(a) = (1 + tanh(a / 2)) / 2, the sums of sigmoid gates come halved, and
+    one tanh does all four gates. One line's time is mostly that of reading the weights at each point, so that those of
+    the layers are in half precision where PyTorch can multiply by them.
     """
 
     def __init__(self, model: Model, text: Tensor | None, batch_size: int):
@@ -683,8 +691,8 @@ class Stepper:
         """Read normalised points x (B, 3).
 
         Returns the raw outputs (B, 1 + 6M), to be copied before the next step; phi of (eq. 46) (B, U + 1), for u up to
-        one beyond a line's text and 0 further on; and whether phi one beyond the text is the greatest of all (B,).
-        Without a window the last two are None.
+        one beyond a line's text and 0 further on; and whether phi one beyond the text is the greatest of all (B,), or
+        the window so far beyond it that all are nothing. Without a window the last two are None.
         """
         self.x[:] = x
         phi = is_past = None
@@ -709,7 +717,8 @@ class Stepper:
                 np.maximum(exponent, LEAST_EXPONENT, out=exponent)
                 phi = np.exp(exponent, out=exponent).sum(1)  # (eq. 46)
                 phi *= self.within
-                is_past = phi[:, ::-1].argmax(1) == self.places_after  # the last of equals: it may be far beyond all
+                is_past = phi[:, ::-1].argmax(1) == self.places_after  # the last of equals, for a window far beyond all
+                is_past &= self.kappa.max((1, 2)) > self.lengths + 0.5  # and not of one that is on nothing before that
                 np.matmul(phi[:, None, :-1], self.characters, out=self.w)  # (eq. 47)
         self.head_product()
         return self.outputs, phi, is_past

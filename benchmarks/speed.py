@@ -6,7 +6,7 @@
 The textbook version is good PyTorch code without tricks: float32 and autograd throughout, every line padded to 800
 points in batches of 50, nn.LSTM for whole layers, nn.LSTMCell step by step where the window needs it, and sampling
 point by point through the same module. Both versions run in turns, on the same lines, and medians are compared; in
-training each has a process of its own, so that neither finds the other's memory.
+training each has a process of its own, so that neither finds the other's memory. Ours keeps it as train.py does.
 """
 
 import argparse
@@ -181,13 +181,15 @@ def measure_training(task: str, dataset: Dataset, repeats: int) -> dict[str, flo
     """Real points a second of both versions, on the same batches in turns."""
     lines = dataset.lines("train", task == "synthesis")
     lengths = np.minimum(np.diff(dataset.starts)[lines], TIMESTEPS + 1)
-    longest = np.argsort(lengths)[-BATCH:]
+    longest = np.argsort(lengths)[-BATCH:]  # to begin with, so that later steps find all the memory they need
     batches = [longest] * WARM_UP + make_batches(lengths, BATCH, np.random.default_rng(1))[:repeats]
-    pipes, rates = {}, {"ours": [], "textbook": []}
+    pipes, processes, rates = {}, [], {"ours": [], "textbook": []}
     context = multiprocessing.get_context("spawn")
     for name, make in (("ours", trainer), ("textbook", textbook_trainer)):
         pipes[name], end = context.Pipe()
-        context.Process(target=serve, args=(end, make, task, dataset), daemon=True).start()
+        processes.append(context.Process(target=serve, args=(end, make, task, dataset), daemon=True))
+        processes[-1].start()
+        end.close()  # ours: the process has its own
     for number, batch in enumerate(batches):
         points = int((lengths[batch] - 1).sum())
         for name, pipe in pipes.items():
@@ -195,8 +197,9 @@ def measure_training(task: str, dataset: Dataset, repeats: int) -> dict[str, flo
             seconds = pipe.recv()
             if number >= WARM_UP:
                 rates[name].append(points / seconds)
-    for pipe in pipes.values():
+    for pipe, process in zip(pipes.values(), processes, strict=True):
         pipe.send(None)
+        process.join()
     ours, textbook = (statistics.median(rates[name]) for name in ("ours", "textbook"))
     return {"ours": ours, "textbook": textbook, "ratio": ours / textbook}
 

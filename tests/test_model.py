@@ -294,6 +294,21 @@ def test_stepper_is_the_network(num_layers, num_chars):
                 assert past == (wanted[length] > wanted[:length]).all()
 
 
+@pytest.mark.parametrize("log_beta", [0.0, 7.0, math.nan])
+@torch.no_grad()
+def test_no_window_before_its_texts_end_is_past_it(log_beta):
+    model = make_model(2, 6)
+    window = model.layers[0].window
+    window.weight.zero_()
+    window.bias.copy_(torch.tensor([0.0, log_beta, math.log(0.45)]).repeat_interleave(4))  # kappa 0.45, 0.9, ...
+    text = make_text(2, 3, [3, 2])
+    stepper = Stepper(model, text, 2)
+    found = np.stack([stepper.step(np.zeros((2, 3)))[2] for _ in range(12)])
+    kappa = 0.45 * np.arange(1, 13)[:, None]
+    expected = kappa > np.array([[3.5, 2.5]])
+    np.testing.assert_array_equal(found, expected & (not math.isnan(log_beta)))
+
+
 @torch.no_grad()
 def test_stepper_with_half_precision_weights_is_the_network_and_follows_its_weights():
     model = make_model(2, 6).float()
