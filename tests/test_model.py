@@ -314,9 +314,9 @@ def test_stepper_with_half_precision_weights_is_the_network_and_follows_its_weig
     model = make_model(2, 6).float()
     points, text = make_points(12, 1).float(), make_text(1, 5, [5])
     model.product_dtype = torch.float32
-    for _ in range(2):
+    for change in (1.5, 1.5, math.nan):
         for parameter in model.parameters():
-            parameter.copy_((1.5 * parameter).half())
+            parameter.copy_((change * parameter).half())
         whole, _, _ = model(points, model.one_hot(text))
         stepper = Stepper(model, text, 1)
         for x, expected in zip(points, whole, strict=True):
