@@ -1,6 +1,6 @@
 """How fast training and writing are, side by side with the textbook version and with what the processor can do.
 
-    python benchmarks/speed.py            # about ten minutes on two cores
+    python benchmarks/speed.py            # some four minutes on two cores
     python benchmarks/speed.py --quick    # under three
 
 The textbook version is good PyTorch code without tricks: float32 and autograd throughout, every line padded to 800
