@@ -234,7 +234,7 @@ LEAST_EXPONENT = -60.0
 
 BLOCK = 4  # points whose intermediate results stay in the processor's cache
 SPAN = 16 * BLOCK  # points whose gradients go into one product for the weights' gradients
-STRETCH = 3 * SPAN  # points that the loss takes at a time, so that no tensor is as long as a line
+STRETCH = 3 * SPAN  # points that the loss takes at a time, so that no large tensor is as long as a line
 
 
 class WindowSteps:
