@@ -8,6 +8,7 @@ From Python: `generate_conditionally` and `generate_unconditionally`.
 """
 
 import argparse
+import math
 import sys
 import unicodedata
 from dataclasses import dataclass, replace
@@ -19,16 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from data_preprocessing import encode
-from model import (
-    GREATEST_ATANH_RHO,
-    GREATEST_LOG_SIGMA,
-    POINTS_PER_CHARACTER,
-    Mixture,
-    Model,
-    Stepper,
-    log_density,
-    mixture,
-)
+from model import GREATEST_LOG_SIGMA, POINTS_PER_CHARACTER, Mixture, Model, Stepper, log_density, mixture
 from utils import InputError, draw_attention, draw_density, lines_figure, load_checkpoint, main_program, save_figure
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -57,37 +49,42 @@ class Line:
     text: str = ""  # what was written
 
 
-def draw_noise(generators: list[torch.Generator], points: int, clusters: int) -> np.ndarray:
-    """The random numbers that `draw_points` needs for `points` points of each line: (points, B, 3 + M)."""
+def draw_noise(generators: list[torch.Generator], points: int, clusters: int, biases: np.ndarray) -> np.ndarray:
+    """The random numbers that `draw_points` needs for `points` points of each line, with bias (B,): (points, B, 3 + M).
+
+    The biases (eq. 61, 62) work on these numbers, once for all points. A deviation's factor exp(-b) is that of the two
+    normal numbers; and the greatest sum of b-sharpened log probability and noise is that of log probability and noise
+    divided by 1 + b.
+    """
     pieces = []
-    for generator in generators:  # each line has its own
-        normal = torch.randn(points, 2, generator=generator)
+    for generator, bias in zip(generators, biases.tolist(), strict=True):  # each line has its own
+        normal = torch.randn(points, 2, generator=generator) * math.exp(-bias)
         uniform = torch.rand(points, 1 + clusters, generator=generator).clamp_(min=1e-30)
         logistic = torch.special.logit(uniform[:, :1])
-        gumbel = -torch.log(-torch.log(uniform[:, 1:]))
+        gumbel = -torch.log(-torch.log(uniform[:, 1:])) / (1 + bias)
         pieces.append(torch.cat([normal, logistic, gumbel], dim=1))
     return torch.stack(pieces, dim=1).numpy()
 
 
-def draw_points(outputs: np.ndarray, bias: np.ndarray, noise: np.ndarray, points: np.ndarray) -> None:
-    """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M) and biases (B, 1).
+def draw_points(outputs: np.ndarray, noise: np.ndarray, points: np.ndarray) -> None:
+    """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M).
 
     noise (B, 3 + M) from `draw_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, to which the
     greatest sum of log probability and noise has the component's probability. Writes to `points` (B, 3), normalised.
     The parameters are those of `mixture`, but only the chosen component's are worked out.
     """
     by_cluster = outputs[:, 1:].reshape(len(outputs), 6, -1)
-    chosen = (by_cluster[:, 0] * (1 + bias) + noise[:, 3:]).argmax(1)  # (B,), (eq. 62)
+    chosen = (by_cluster[:, 0] + noise[:, 3:]).argmax(1)  # (B,)
     raw = by_cluster[np.arange(len(outputs)), :, chosen]  # (B, 6)
     # The lower triangle of the covariance's Cholesky factor is s1; s2 rho, s2 sqrt(1 - rho^2), where rho is the tanh
     # of a raw number (eq. 22), and the root one over its cosh.
-    points[:, 0] = noise[:, 0]
-    a = np.minimum(np.maximum(raw[:, 5], -GREATEST_ATANH_RHO), GREATEST_ATANH_RHO)
-    points[:, 1] = np.tanh(a) * noise[:, 0] + noise[:, 1] / np.cosh(a)
+    first, second, a = noise[:, 0], noise[:, 1], raw[:, 5]
+    points[:, 0] = first
+    np.add(np.tanh(a) * first, second / np.cosh(a), out=points[:, 1])
     offsets = points[:, :2]
-    offsets *= np.exp(np.minimum(raw[:, 3:5] - bias, GREATEST_LOG_SIGMA))  # (eq. 61)
+    offsets *= np.exp(np.minimum(raw[:, 3:5], GREATEST_LOG_SIGMA))
     offsets += raw[:, 1:3]
-    points[:, 2] = outputs[:, 0] + noise[:, 2] < 0  # with probability e (eq. 18)
+    np.less(outputs[:, 0] + noise[:, 2], 0, out=points[:, 2])  # with probability e (eq. 18)
 
 
 BLOCK = 256  # points for which random numbers are drawn and results kept in one piece
@@ -113,7 +110,7 @@ def sample(
             text[b, : len(codes)] = torch.as_tensor(codes)
     stepper = Stepper(model, text, B)
     x = model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
-    biases = np.broadcast_to(np.asarray(bias, x.dtype), B)[:, None]  # (B, 1)
+    biases = np.broadcast_to(np.asarray(bias, x.dtype), B)
     caps = np.broadcast_to(steps, B)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     pieces = [[] for _ in range(B)]  # of each line: (points, outputs, phi), in order
@@ -123,7 +120,7 @@ def sample(
     while alive:  # write a block, or as much of it as there is until a line ends and leaves
         start = t % BLOCK
         if start == 0:
-            noise = draw_noise(generators, BLOCK, model.config.num_clusters)  # (BLOCK, living lines, 3 + M)
+            noise = draw_noise(generators, BLOCK, model.config.num_clusters, biases)  # (BLOCK, living lines, 3 + M)
         size, n = min(BLOCK - start, int(caps.min()) - t), 0
         points = np.empty((size, len(alive), 3), x.dtype)
         outputs = np.empty((size, len(alive), model.head.out_features), x.dtype)
@@ -133,7 +130,7 @@ def sample(
             outputs[n], phi, is_past = stepper.step(x)
             if phi is not None:
                 phis[n], past = phi, is_past
-            draw_points(outputs[n], biases, noise[start + n], points[n])
+            draw_points(outputs[n], noise[start + n], points[n])
             x = points[n]
             n, t = n + 1, t + 1
         for place, (line, is_past) in enumerate(zip(alive, past.tolist(), strict=True)):

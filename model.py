@@ -571,48 +571,65 @@ class Model(nn.Module):
         return torch.where(mask, torch.cat(losses), zero), torch.where(mask, torch.cat(errors), zero)
 
 
-def linear_into(weight: Tensor, bias: Tensor, is_half: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function (x (n, I), y (n, N)) that puts x @ weight.T + bias into y.
+GREATEST_HALF = torch.finfo(torch.half).max
 
-    With `is_half`, which takes float32, weights are kept in half precision if PyTorch can multiply by them here, half
-    as much to read; sums are float32's.
+
+def product_into(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function (x (n, I), y) that puts x @ weight.T into y, of n N numbers, for one weight (N, I) and many x.
+
+    A float32 weight is kept in half precision if it fits and PyTorch can multiply by it here: half as much to read.
+    Sums are float32's.
     """
-    weight, bias = weight.detach().cpu(), bias.detach().cpu()
-    if is_half and torch.backends.quantized.engine in ("fbgemm", "x86"):
-        packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+    weight = weight.detach().cpu()
+    fits = weight.dtype == torch.float32 and weight.abs().max() <= GREATEST_HALF
+    if fits and torch.backends.quantized.engine in ("fbgemm", "x86"):
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
         linear = torch.ops.quantized.linear_dynamic_fp16.default
-        return lambda x, y: y.copy_(linear(x, packed))
+
+        def half_product(x: Tensor, y: Tensor) -> Tensor:
+            # Without this PyTorch looks for an overriding method on `packed`, for longer than the call itself takes.
+            with torch._C.DisableTorchFunctionSubclass():
+                return y.copy_(linear(x, packed).view_as(y))
+
+        return half_product
     weight_t = weight.t()
-    return lambda x, y: torch.addmm(bias, x, weight_t, out=y)
+    return lambda x, y: y.copy_((x @ weight_t).view_as(y))
 
 
 class Products:
-    """The products of all layers for `Stepper`, which reads [x, w, h1, h2, ...] and has sigmoid gates' sums halved.
+    """The products of all layers for `Stepper`, with its rows [1, 1, x, w, h1, ...].
 
-    A network trained in float32 is rounded to half precision for them, as it is for export.
+    The ones are for the biases: for what half precision has of them, and for the rest. (PyTorch would add a bias in an
+    operation of its own.) A network trained in float32 is rounded to half precision, as it is for export.
     """
 
     made: ClassVar = WeakKeyDictionary()  # for each network: what tells its weights, and their `Products`
 
     def __init__(self, model: Model):
-        first, H = 3 + model.config.num_chars, model.config.cell_size  # where h1 starts, and its size
-        halves = model.mean.new_tensor([0.5, 0.5, 0.5, 1.0]).repeat_interleave(H)
-        is_half = model.mean.dtype == torch.float32 and all(p.abs().max() < 65504 for p in model.parameters())
+        H = model.config.cell_size
+        self.first = 2 + 3 + model.config.num_chars  # where h1 starts
         self.gates = []  # of each layer
         for n, layer in enumerate(model.layers):
             if isinstance(layer, WindowLSTM):
                 weight, bias = torch.cat([layer.input.weight, layer.recurrent.weight], dim=1), layer.input.bias
             else:
-                inputs, below = layer.weight_ih_l0.tensor_split([first], dim=1)
+                inputs, below = layer.weight_ih_l0.tensor_split([self.first - 2], dim=1)
                 others = inputs.new_zeros(4 * H, max(n - 1, 0) * H)  # layers further down have no part in it
                 # torch's gates stand in the order input, forget, candidate, output
                 weight = torch.cat([inputs, others, below, layer.weight_hh_l0], dim=1).roll(H, 0)
                 bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
-            self.gates.append(linear_into(weight * halves[:, None], bias * halves, is_half))
-        self.head = linear_into(model.head.weight, model.head.bias)
+            self.gates.append(self.product(weight, bias))
+        self.head = self.product(F.pad(model.head.weight, (self.first - 2, 0)), model.head.bias)  # not of x and w
         self.window = None
         if model.config.num_chars:
-            self.window = linear_into(model.layers[0].window.weight, model.layers[0].window.bias)
+            window = model.layers[0].window
+            self.window = self.product(F.pad(window.weight, (self.first - 2, 0)), window.bias)
+
+    @staticmethod
+    def product(weight: Tensor, bias: Tensor) -> Callable[[Tensor, Tensor], None]:
+        """That of a linear layer, with the bias as two columns before the weight (N, I)."""
+        high = bias.clamp(-GREATEST_HALF, GREATEST_HALF).half().to(bias.dtype)
+        return product_into(torch.cat([high[:, None], (bias - high)[:, None], weight], dim=1))
 
     @classmethod
     def of(cls, model: Model) -> "Products":
@@ -629,83 +646,87 @@ class Products:
 class Stepper:
     """The same network for writing point by point, B lines at once: `Model.forward` with T = 1, without its overhead.
 
-    It runs on the processor. One row a line holds all that the layers read, [x, w, h1, h2, ...], and each layer is one
-    product of its first part. Between the products all is numpy's, on the same memory, for what an operation costs
-    there on a few hundred numbers. As sigmoid(a) = (1 + tanh(a / 2)) / 2, the sums of sigmoid gates come halved, and
-    one tanh does all four gates. One line's time is mostly that of reading the weights at each point, so that those of
-    the layers are in half precision where PyTorch can multiply by them.
+    It runs on the processor. For each layer one row a line holds all that it reads, [1, 1, x, w, h1, ...] up to its own
+    h, so that the layer is one product; of the first layer's rows the window is another, of the last one's the head.
+    Between the products most is numpy's, on the same memory, for what an operation costs there on a few hundred
+    numbers. One line's time is mostly that of reading the weights at each point.
     """
 
     def __init__(self, model: Model, text: Tensor | None, batch_size: int):
         """`text` (B, U), codes with -1 for padding, for a network with a window."""
         config, zeros = model.config, model.mean.cpu().new_zeros
-        self.products, self.first, self.H = Products.of(model), 3 + config.num_chars, config.cell_size
-        self.num_outputs = model.head.out_features
-        self.row = zeros(batch_size, self.first + config.num_layers * self.H)
+        self.products, self.H, self.num_outputs = Products.of(model), config.cell_size, model.head.out_features
+        self.rows = [zeros(batch_size, self.products.first + n * self.H) for n in range(1, config.num_layers + 1)]
+        for row in self.rows:
+            row[:, :2] = 1
         self.cells = [zeros(batch_size, self.H).numpy() for _ in range(config.num_layers)]
         if text is not None:
-            self.characters = model.one_hot(text.to(model.mean.device)).cpu().numpy()  # (B, U, C)
-            self.lengths = (text >= 0).sum(1).numpy()  # (B,)
+            self.text, self.num_chars = text.numpy(), config.num_chars
+            self.lengths = (self.text >= 0).sum(1)  # (B,)
             self.kappa = zeros(batch_size, config.K, 1).numpy()
         self._make_views()
 
     def _make_views(self) -> None:
-        """Name the parts of the rows, after their number has changed."""
-        B, H = len(self.row), self.H
-        row, gates = self.row.numpy(), self.row.new_empty(B, 4 * H)
-        outputs = self.row.new_empty(B, self.num_outputs)
-        self.gates, self.outputs = gates.numpy(), outputs.numpy()
-        self.sigmoids, self.candidate = self.gates[:, : 3 * H], self.gates[:, 3 * H :]
-        self.output_gate, self.input_gate, self.forget_gate = np.split(self.sigmoids, 3, axis=1)
-        self.x, self.w = row[:, :3], row[:, None, 3 : self.first]
-        ends = [self.first + n * H for n in range(1, len(self.cells) + 1)]
-        self.hs = [row[:, end - H : end] for end in ends]
+        """Name the parts of the rows, and make room for results, after the number of lines has changed."""
+        B, H, first, empty = len(self.rows[0]), self.H, self.products.first, self.rows[0].new_empty
+        rows = [row.numpy() for row in self.rows]
+        self.xs, self.ws = [row[:, 2:5] for row in rows], [row[:, 5:first] for row in rows]
+        places = [slice(first + n * H, first + (n + 1) * H) for n in range(len(rows))]
+        self.hs = [[row[:, place] for row in rows[n:]] for n, place in enumerate(places)]  # a layer's and further up
 
+        gates, outputs = empty(4, B, H), empty(B, self.num_outputs)
+        self.sigmoids, self.candidate, self.outputs = gates[:3], gates[3].numpy(), outputs.numpy()
+        self.output_gate, self.input_gate, self.forget_gate = self.sigmoids.numpy()
+        self.tanh_cell = np.empty_like(self.candidate)
         self.layer_products = [
-            partial(product, self.row[:, :end], gates) for product, end in zip(self.products.gates, ends, strict=True)
+            partial(product, row, gates.transpose(0, 1))
+            for product, row in zip(self.products.gates, self.rows, strict=True)
         ]
-        self.head_product = partial(self.products.head, self.row[:, self.first :], outputs)
+        self.head_product = partial(self.products.head, self.rows[-1], outputs)
         if self.products.window:
-            K = self.kappa.shape[1]
-            raw = self.row.new_empty(B, 3 * K)  # log alpha, log beta, log of the step of kappa
-            self.window_product = partial(self.products.window, self.row[:, self.first : ends[0]], raw)
-            raw = raw.numpy().reshape(B, 3, K, 1)
-            self.log_alpha, self.others = raw[:, 0], raw[:, 1:]
+            K, U, C = self.kappa.shape[1], self.text.shape[1], self.num_chars
+            raw = empty(B, 3, K, 1)  # log alpha, log beta, log of the step of kappa
+            self.window_product = partial(self.products.window, self.rows[0], raw)
+            self.log_alpha, self.others = raw.numpy()[:, 0], raw.numpy()[:, 1:]
             self.beta, self.pace = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
             # Up to one beyond a line's text, and that again where the longest of the texts goes on.
-            u, beyond = np.arange(1, self.characters.shape[1] + 2), self.lengths[:, None] + 1
-            self.u = np.minimum(u, beyond)[:, None].astype(row.dtype)  # (B, 1, U + 1)
-            self.within = u <= beyond  # (B, U + 1)
-            self.places_after = self.characters.shape[1] - self.lengths  # (B,), of padding
+            u = np.minimum(np.arange(1, U + 2), self.lengths[:, None] + 1)  # (B, U + 1)
+            self.u = u[:, None].astype(self.kappa.dtype)
+            # The column to which each phi is added: its character's, or one more for what is beyond the text.
+            columns = np.full((B, U + 1), C)
+            columns[:, :-1][self.text >= 0] = self.text[self.text >= 0]
+            self.columns = (columns + np.arange(B)[:, None] * (C + 1)).ravel()  # of (B, C + 1)
 
     def keep(self, lines: np.ndarray) -> None:
         """Go on with these lines (places, (n,)) only."""
-        self.row = self.row[torch.from_numpy(lines)]
+        self.rows = [row[torch.from_numpy(lines)] for row in self.rows]
         self.cells = [cell[lines] for cell in self.cells]
         if self.products.window:
-            self.characters, self.lengths = self.characters[lines], self.lengths[lines]
-            self.kappa = self.kappa[lines]
+            self.text, self.lengths, self.kappa = self.text[lines], self.lengths[lines], self.kappa[lines]
         self._make_views()
 
     def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Read normalised points x (B, 3).
 
         Returns the raw outputs (B, 1 + 6M), to be copied before the next step; phi of (eq. 46) (B, U + 1), for u up to
-        one beyond a line's text and 0 further on; and whether phi one beyond the text is the greatest of all (B,), or
-        the window so far beyond it that all are nothing. Without a window the last two are None.
+        one beyond a line's text, and the last of them again further on; and whether phi one beyond the text is the
+        greatest of all (B,), or the window so far beyond it that all are nothing. Without a window the last two are
+        None.
         """
-        self.x[:] = x
+        for place in self.xs:
+            place[:] = x
         phi = is_past = None
-        for n, (product, cell, h) in enumerate(zip(self.layer_products, self.cells, self.hs, strict=True)):
+        for n, (product, cell, hs) in enumerate(zip(self.layer_products, self.cells, self.hs, strict=True)):
             product()
-            np.tanh(self.gates, out=self.gates)
-            self.sigmoids *= 0.5
-            self.sigmoids += 0.5
+            self.sigmoids.sigmoid_()
+            np.tanh(self.candidate, out=self.candidate)
             cell *= self.forget_gate  # (eq. 9)
             self.candidate *= self.input_gate
             cell += self.candidate
-            np.tanh(cell, out=h)
-            h *= self.output_gate  # (eq. 11)
+            np.tanh(cell, out=self.tanh_cell)
+            self.tanh_cell *= self.output_gate  # (eq. 11)
+            for h in hs:
+                h[:] = self.tanh_cell
             if n == 0 and self.products.window:
                 self.window_product()
                 np.exp(self.others, out=self.others)
@@ -716,9 +737,11 @@ class Stepper:
                 np.subtract(self.log_alpha, exponent, out=exponent)
                 np.maximum(exponent, LEAST_EXPONENT, out=exponent)
                 phi = np.exp(exponent, out=exponent).sum(1)  # (eq. 46)
-                phi *= self.within
-                is_past = phi[:, ::-1].argmax(1) == self.places_after  # the last of equals, for a window far beyond all
-                is_past &= self.kappa.max((1, 2)) > self.lengths + 0.5  # and not of one that is on nothing before that
-                np.matmul(phi[:, None, :-1], self.characters, out=self.w)  # (eq. 47)
+                is_past = phi[:, ::-1].argmax(1) == 0  # the last of equals, for a window far beyond all
+                if is_past.any():  # but not one that is on nothing before that
+                    is_past &= self.kappa.max((1, 2)) > self.lengths + 0.5
+                w = np.bincount(self.columns, phi.ravel(), len(x) * (self.num_chars + 1)).reshape(len(x), -1)
+                for place in self.ws:
+                    place[:] = w[:, :-1]  # (eq. 47)
         self.head_product()
         return self.outputs, phi, is_past

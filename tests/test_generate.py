@@ -37,10 +37,9 @@ def test_points_are_drawn_from_the_mixture(bias):
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randn(1, 1 + 6 * 4, dtype=torch.float64, generator=generator)
     count = 200_000
-    biases = torch.full((count, 1), bias, dtype=torch.float64)
-    noise = draw_noise([generator], count, 4)[:, 0]
+    noise = draw_noise([generator], count, 4, np.array([bias]))[:, 0]
     drawn = torch.empty(count, 3, dtype=torch.float64)
-    draw_points(outputs.expand(count, -1).numpy(), biases.numpy(), noise, drawn.numpy())
+    draw_points(outputs.expand(count, -1).numpy(), noise, drawn.numpy())
     reference = reference_distribution(outputs, bias)
     torch.manual_seed(0)
     expected = reference.sample((count,))[:, 0]
