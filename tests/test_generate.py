@@ -58,9 +58,10 @@ def test_same_seed_same_ink_whoever_is_beside_it(num_chars, monkeypatch):
     monkeypatch.setattr(generate, "BLOCK", 8)  # so that lines leave in different blocks
     model = make_model(2, num_chars)
     texts = [np.array([1, 2, 3, 4]), np.array([5]), np.array([0, 3])] if num_chars else None
-    together = sample(model, texts, [3, 4, 5], 0.0, 60)
+    biases, steps = [0.0, 2.0, 1.0], [60, 30, 45]
+    together = sample(model, texts, [3, 4, 5], biases, steps)
     for b, line in enumerate(together):
-        (alone,) = sample(model, texts and [texts[b]], [3 + b], 0.0, 60)
+        (alone,) = sample(model, texts and [texts[b]], [3 + b], biases[b], steps[b])
         np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
         np.testing.assert_allclose(alone.outputs, line.outputs, atol=1e-6)
         if num_chars:

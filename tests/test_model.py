@@ -321,6 +321,9 @@ def test_stepper_with_half_precision_weights_is_the_network_and_follows_its_weig
         stepper = Stepper(model, text, 1)
         for x, expected in zip(points, whole, strict=True):
             np.testing.assert_allclose(stepper.step(x.numpy())[0], expected.numpy(), rtol=1e-4, atol=1e-4)
+    model.head.bias.fill_(1e5)  # beyond the range of half precision
+    whole, _, _ = model(points[:1], model.one_hot(text))
+    np.testing.assert_allclose(Stepper(model, text, 1).step(points[0].numpy())[0], whole[0].numpy(), rtol=1e-4)
     model.layers[1].weight_hh_l0.fill_(math.nan)  # which half precision's packing would make a number
     assert np.isnan(Stepper(model, text, 1).step(points[0].numpy())[0]).all()
 
