@@ -69,9 +69,10 @@ def draw_noise(generators: list[torch.Generator], points: int, clusters: int, bi
 def draw_points(outputs: np.ndarray, noise: np.ndarray, points: np.ndarray) -> None:
     """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M).
 
-    noise (B, 3 + M) from `draw_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, to which the
-    greatest sum of log probability and noise has the component's probability. Writes to `points` (B, 3), normalised.
-    The parameters are those of `mixture`, but only the chosen component's are worked out.
+    noise (B, 3 + M) from `draw_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, by which the
+    greatest sum of log probability and noise has the component's probability; the biases have been at work on it.
+    Writes to `points` (B, 3), normalised. The parameters are those of `mixture` within its guards against overflow, but
+    only the chosen component's are worked out.
     """
     by_cluster = outputs[:, 1:].reshape(len(outputs), 6, -1)
     chosen = (by_cluster[:, 0] + noise[:, 3:]).argmax(1)  # (B,)

@@ -587,7 +587,7 @@ def product_into(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         linear = torch.ops.quantized.linear_dynamic_fp16.default
 
         def half_product(x: Tensor, y: Tensor) -> Tensor:
-            # Without this PyTorch looks for an overriding method on `packed`, for longer than the call itself takes.
+            # Without this PyTorch looks for an overriding method on `packed`, some ten microseconds a call.
             with torch._C.DisableTorchFunctionSubclass():
                 return y.copy_(linear(x, packed).view_as(y))
 
@@ -626,7 +626,7 @@ class Products:
             self.window = self.product(F.pad(window.weight, (self.first - 2, 0)), window.bias)
 
     @staticmethod
-    def product(weight: Tensor, bias: Tensor) -> Callable[[Tensor, Tensor], None]:
+    def product(weight: Tensor, bias: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """That of a linear layer, with the bias as two columns before the weight (N, I)."""
         high = bias.clamp(-GREATEST_HALF, GREATEST_HALF).half().to(bias.dtype)
         return product_into(torch.cat([high[:, None], (bias - high)[:, None], weight], dim=1))
@@ -653,7 +653,12 @@ class Stepper:
     """
 
     def __init__(self, model: Model, text: Tensor | None, batch_size: int):
-        """`text` (B, U), codes with -1 for padding, for a network with a window."""
+        """`text` (B, U), codes with -1 for padding, for a network with a window.
+
+        Raises ValueError for codes that the network has no character for, as one without a window has for none.
+        """
+        if text is not None and text.numel() and text.max() >= model.config.num_chars:
+            raise ValueError(f"codes must be below {model.config.num_chars}, the size of the alphabet")
         config, zeros = model.config, model.mean.cpu().new_zeros
         self.products, self.H, self.num_outputs = Products.of(model), config.cell_size, model.head.out_features
         self.rows = [zeros(batch_size, self.products.first + n * self.H) for n in range(1, config.num_layers + 1)]

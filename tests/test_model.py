@@ -294,6 +294,12 @@ def test_stepper_is_the_network(num_layers, num_chars):
                 assert past == (wanted[length] > wanted[:length]).all()
 
 
+@pytest.mark.parametrize(("num_chars", "codes"), [(6, [6]), (0, [0])])
+def test_stepper_refuses_codes_beyond_the_alphabet(num_chars, codes):
+    with pytest.raises(ValueError, match=f"below {num_chars}"):
+        Stepper(make_model(1, num_chars), torch.tensor([codes]), 1)
+
+
 @pytest.mark.parametrize("log_beta", [0.0, 7.0, math.nan])
 @torch.no_grad()
 def test_no_window_before_its_texts_end_is_past_it(log_beta):
