@@ -676,13 +676,14 @@ class Stepper:
         B, H, first, empty = len(self.rows[0]), self.H, self.products.first, self.rows[0].new_empty
         rows = [row.numpy() for row in self.rows]
         self.xs, self.ws = [row[:, 2:5] for row in rows], [row[:, 5:first] for row in rows]
-        places = [slice(first + n * H, first + (n + 1) * H) for n in range(len(rows))]
-        self.hs = [[row[:, place] for row in rows[n:]] for n, place in enumerate(places)]  # a layer's and further up
+        ends = [first + (n + 1) * H for n in range(len(rows))]
+        # Where each layer's h goes: into its own row and those of the layers above.
+        self.hs = [[row[:, end - H : end] for row in rows[n:]] for n, end in enumerate(ends)]
 
-        gates, outputs = empty(4, B, H), empty(B, self.num_outputs)
+        gates, outputs = empty(4, B, H), empty(B, self.num_outputs)  # each gate in one piece: quicker for numpy
         self.sigmoids, self.candidate, self.outputs = gates[:3], gates[3].numpy(), outputs.numpy()
         self.output_gate, self.input_gate, self.forget_gate = self.sigmoids.numpy()
-        self.tanh_cell = np.empty_like(self.candidate)
+        self.h = np.empty_like(self.candidate)
         self.layer_products = [
             partial(product, row, gates.transpose(0, 1))
             for product, row in zip(self.products.gates, self.rows, strict=True)
@@ -721,17 +722,17 @@ class Stepper:
         for place in self.xs:
             place[:] = x
         phi = is_past = None
-        for n, (product, cell, hs) in enumerate(zip(self.layer_products, self.cells, self.hs, strict=True)):
+        for n, (product, cell, places) in enumerate(zip(self.layer_products, self.cells, self.hs, strict=True)):
             product()
             self.sigmoids.sigmoid_()
             np.tanh(self.candidate, out=self.candidate)
             cell *= self.forget_gate  # (eq. 9)
             self.candidate *= self.input_gate
             cell += self.candidate
-            np.tanh(cell, out=self.tanh_cell)
-            self.tanh_cell *= self.output_gate  # (eq. 11)
-            for h in hs:
-                h[:] = self.tanh_cell
+            np.tanh(cell, out=self.h)
+            self.h *= self.output_gate  # (eq. 11)
+            for place in places:
+                place[:] = self.h
             if n == 0 and self.products.window:
                 self.window_product()
                 np.exp(self.others, out=self.others)
