@@ -586,14 +586,13 @@ def product_into(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
         linear = torch.ops.quantized.linear_dynamic_fp16.default
 
-        def half_product(x: Tensor, y: Tensor) -> Tensor:
+        def product(x: Tensor) -> Tensor:
             # Without this PyTorch looks for an overriding method on `packed`, some ten microseconds a call.
             with torch._C.DisableTorchFunctionSubclass():
-                return y.copy_(linear(x, packed).view_as(y))
-
-        return half_product
-    weight_t = weight.t()
-    return lambda x, y: y.copy_((x @ weight_t).view_as(y))
+                return linear(x, packed)
+    else:
+        product = product_with(weight, rows=1)
+    return lambda x, y: y.copy_(product(x).view_as(y))
 
 
 class Products:
@@ -606,24 +605,24 @@ class Products:
     made: ClassVar = WeakKeyDictionary()  # for each network: what tells its weights, and their `Products`
 
     def __init__(self, model: Model):
-        H = model.config.cell_size
-        self.first = 2 + 3 + model.config.num_chars  # where h1 starts
+        H, inputs = model.config.cell_size, 3 + model.config.num_chars  # the second of x and w together
+        self.first = 2 + inputs  # where h1 starts
         self.gates = []  # of each layer
         for n, layer in enumerate(model.layers):
             if isinstance(layer, WindowLSTM):
                 weight, bias = torch.cat([layer.input.weight, layer.recurrent.weight], dim=1), layer.input.bias
             else:
-                inputs, below = layer.weight_ih_l0.tensor_split([self.first - 2], dim=1)
-                others = inputs.new_zeros(4 * H, max(n - 1, 0) * H)  # layers further down have no part in it
+                of_inputs, below = layer.weight_ih_l0.tensor_split([inputs], dim=1)
+                others = below.new_zeros(4 * H, max(n - 1, 0) * H)  # layers further down have no part in it
                 # torch's gates stand in the order input, forget, candidate, output
-                weight = torch.cat([inputs, others, below, layer.weight_hh_l0], dim=1).roll(H, 0)
+                weight = torch.cat([of_inputs, others, below, layer.weight_hh_l0], dim=1).roll(H, 0)
                 bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
             self.gates.append(self.product(weight, bias))
-        self.head = self.product(F.pad(model.head.weight, (self.first - 2, 0)), model.head.bias)  # not of x and w
+        self.head = self.product(F.pad(model.head.weight, (inputs, 0)), model.head.bias)  # x and w have no part in it
         self.window = None
         if model.config.num_chars:
             window = model.layers[0].window
-            self.window = self.product(F.pad(window.weight, (self.first - 2, 0)), window.bias)
+            self.window = self.product(F.pad(window.weight, (inputs, 0)), window.bias)
 
     @staticmethod
     def product(weight: Tensor, bias: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -666,8 +665,9 @@ class Stepper:
             row[:, :2] = 1
         self.cells = [zeros(batch_size, self.H).numpy() for _ in range(config.num_layers)]
         if text is not None:
-            self.text, self.num_chars = text.numpy(), config.num_chars
-            self.lengths = (self.text >= 0).sum(1)  # (B,)
+            self.C, self.lengths = config.num_chars, (text >= 0).sum(1).numpy()  # (B,)
+            # The column to which each phi is added: its character's, or one more for what is beyond the text.
+            self.columns = F.pad(text.masked_fill(text < 0, self.C), (0, 1), value=self.C).numpy()  # (B, U + 1)
             self.kappa = zeros(batch_size, config.K, 1).numpy()
         self._make_views()
 
@@ -690,25 +690,21 @@ class Stepper:
         ]
         self.head_product = partial(self.products.head, self.rows[-1], outputs)
         if self.products.window:
-            K, U, C = self.kappa.shape[1], self.text.shape[1], self.num_chars
-            raw = empty(B, 3, K, 1)  # log alpha, log beta, log of the step of kappa
+            raw = empty(B, 3, self.kappa.shape[1], 1)  # log alpha, log beta, log of the step of kappa
             self.window_product = partial(self.products.window, self.rows[0], raw)
             self.log_alpha, self.others = raw.numpy()[:, 0], raw.numpy()[:, 1:]
             self.beta, self.pace = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
             # Up to one beyond a line's text, and that again where the longest of the texts goes on.
-            u = np.minimum(np.arange(1, U + 2), self.lengths[:, None] + 1)  # (B, U + 1)
+            u = np.minimum(np.arange(1, self.columns.shape[1] + 1), self.lengths[:, None] + 1)  # (B, U + 1)
             self.u = u[:, None].astype(self.kappa.dtype)
-            # The column to which each phi is added: its character's, or one more for what is beyond the text.
-            columns = np.full((B, U + 1), C)
-            columns[:, :-1][self.text >= 0] = self.text[self.text >= 0]
-            self.columns = (columns + np.arange(B)[:, None] * (C + 1)).ravel()  # of (B, C + 1)
+            self.places = (self.columns + np.arange(B)[:, None] * (self.C + 1)).ravel()  # in (B, C + 1)
 
     def keep(self, lines: np.ndarray) -> None:
         """Go on with these lines (places, (n,)) only."""
         self.rows = [row[torch.from_numpy(lines)] for row in self.rows]
         self.cells = [cell[lines] for cell in self.cells]
         if self.products.window:
-            self.text, self.lengths, self.kappa = self.text[lines], self.lengths[lines], self.kappa[lines]
+            self.columns, self.lengths, self.kappa = self.columns[lines], self.lengths[lines], self.kappa[lines]
         self._make_views()
 
     def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -746,7 +742,7 @@ class Stepper:
                 is_past = phi[:, ::-1].argmax(1) == 0  # the last of equals, for a window far beyond all
                 if is_past.any():  # but not one that is on nothing before that
                     is_past &= self.kappa.max((1, 2)) > self.lengths + 0.5
-                w = np.bincount(self.columns, phi.ravel(), len(x) * (self.num_chars + 1)).reshape(len(x), -1)
+                w = np.bincount(self.places, phi.ravel(), len(x) * (self.C + 1)).reshape(len(x), -1)
                 for place in self.ws:
                     place[:] = w[:, :-1]  # (eq. 47)
         self.head_product()
