@@ -39,6 +39,9 @@ USUAL_STEP = 18.0  # whiteboard units
 # stroke is cut in two there. What follows keeps its place. Jumps between strokes are longer by nature (median 175, up
 # to the length of a line, for the dot of an i) and stay.
 LONGEST_STEP = 200.0  # whiteboard units
+# A pen that rests is read on: in 5 % of the steps it moves less than this. A network that has learned to rest may never
+# stop resting, and a bias (eq. 62) makes that likelier. The smallest letters are ten times as high.
+SHORTEST_STEP = 3.0  # whiteboard units
 
 MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
 STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink there is not what the text says
@@ -65,6 +68,7 @@ class Dataset:
     char_counts: np.ndarray  # (C,) int64: how often the training lines have it
     mean: np.ndarray  # (2,) float64: of the offsets over the training lines, per axis
     std: np.ndarray  # (2,) float64
+    has_rests: np.ndarray  # () bool: points where the pen rests were kept, as in the paper
 
     def points(self, line: int) -> np.ndarray:
         """Line number `line` as (T, 3) float32: x and y offset in whiteboard units, end-of-stroke bit."""
@@ -99,6 +103,7 @@ def load_dataset(path: Path) -> Dataset:
             (data.offsets, "i", (points, 2)), (data.ends, "b", (points,)), (data.starts, "i", (lines + 1,)),
             (data.texts, "U", (lines,)), (data.names, "U", (lines,)), (data.splits, "U", (lines,)),
             (data.charset, "U", chars), (data.char_counts, "i", chars), (data.mean, "f", (2,)), (data.std, "f", (2,)),
+            (data.has_rests, "b", ()),
         ]  # fmt: skip
         if any(array.dtype.kind != kind or array.shape != shape for array, kind, shape in expected):
             raise ValueError("an array has the wrong type or shape")
@@ -208,8 +213,25 @@ def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.
     return positions, ends, Counter(filled=len(positions) - len(points), cut=int(cut.sum()))
 
 
+def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which points stay when the pen's rests go, (T,) bool, for positions (T, 2) and end-of-stroke bits (T,).
+
+    Within a stroke a point nearer than `SHORTEST_STEP` to the last one that stayed goes. A stroke's first and last
+    points stay.
+    """
+    stays = np.ones(len(ends), dtype=bool)
+    starts_stroke, least = True, SHORTEST_STEP**2
+    for t, (x, y, end) in enumerate(zip(*positions.T.tolist(), ends.tolist(), strict=True)):
+        if starts_stroke or end or (x - last_x) ** 2 + (y - last_y) ** 2 >= least:
+            last_x, last_y = x, y
+        else:
+            stays[t] = False
+        starts_stroke = end
+    return stays
+
+
 def prepare_lines(
-    batch: list[tuple[str, bytes]],
+    batch: list[tuple[str, bytes]], keep_rests: bool
 ) -> list[tuple[str, np.ndarray, np.ndarray, Counter] | tuple[str, str]]:
     """Read and clean some line files: (name, offsets, ends, counts) each, or (name, what is wrong)."""
     lines = []
@@ -219,6 +241,10 @@ def prepare_lines(
         except ValueError as error:
             lines.append((name, str(error)))
             continue
+        if not keep_rests:
+            stays = drop_rests(positions, ends)
+            positions, ends = positions[stays], ends[stays]
+            counts["rests"] = int((~stays).sum())
         offsets = np.diff(positions, axis=0, prepend=positions[:1]).astype(np.int16)
         lines.append((name, offsets, ends, counts))
     return lines
@@ -271,7 +297,7 @@ def split_of(form: str, list_of: dict[str, str] | None) -> str:
     return "validation" if zlib.crc32(form.encode()) % 8 == 0 else "train"
 
 
-def read_lines(source: Path) -> tuple[list, dict[str, str]]:
+def read_lines(source: Path, keep_rests: bool) -> tuple[list, dict[str, str]]:
     """All line files of the source, read on all cores: the lines by name, and what is wrong with the other files."""
     lines, names, broken, waiting = [], set(), {}, deque()
     workers = min(os.cpu_count() or 1, 8)
@@ -294,7 +320,7 @@ def read_lines(source: Path) -> tuple[list, dict[str, str]]:
                 progress.update()
 
         for _, files in groupby(read_files(source, "lineStrokes", ".xml"), key=lambda file: file[0].rpartition("-")[0]):
-            waiting.append(pool.submit(prepare_lines, list(files)))
+            waiting.append(pool.submit(prepare_lines, list(files), keep_rests))
             if len(waiting) > 8 * workers:  # so that the archive is never in memory as a whole
                 collect()
         while waiting:
@@ -320,11 +346,11 @@ def pair_texts(names: list[str], broken: list[str], transcriptions: dict[str, li
     ], unpaired
 
 
-def build_dataset(source: Path) -> Dataset:
+def build_dataset(source: Path, keep_rests: bool = False) -> Dataset:
     """Read the whole source, print what was found, and return the data set. Raises InputError if nothing is usable."""
     list_of = read_lists(source)
     transcriptions = {name: read_transcription(data) for name, data in read_files(source, "ascii", ".txt")}
-    lines, broken = read_lines(source)
+    lines, broken = read_lines(source, keep_rests)
     for name, reason in sorted(broken.items()):
         print(f"skipped {name}: {reason}")
     if not lines:
@@ -357,6 +383,7 @@ def build_dataset(source: Path) -> Dataset:
         char_counts=np.array([training_chars[character] for character in charset], dtype=np.int64),
         mean=mean,
         std=std,
+        has_rests=np.array(keep_rests),
     )
     cleaned = sum(counts, Counter())
     without_text = sorted(unpaired - transcriptions.keys())
@@ -368,6 +395,10 @@ def build_dataset(source: Path) -> Dataset:
     print(f"{len(alone)} transcriptions without strokes: {' '.join(alone) or 'none'}")
     print(f"lines with struck-out words, kept for prediction only: {sum(struck_out)}")
     print(f"recording errors: {cleaned['filled']} missing points filled in, {cleaned['cut']} steps cut")
+    if keep_rests:
+        print("points where the pen rests are kept")
+    else:
+        print(f"{cleaned['rests']} points where the pen rests dropped (less than {SHORTEST_STEP:g} units from the last)")
     if list_of is None:
         print("no form lists found: one form in eight is for validation")
     else:
@@ -408,12 +439,16 @@ def main(arguments: list[str] | None = None) -> None:
         "--output", type=Path, default=Path("data/iam-ondb.npz"), metavar="FILE",
         help="where to write the prepared data (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--keep_rests", action="store_true",
+        help="keep the points where the pen rests, as the paper does; networks that learn them may rest for ever",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     if not options.source.is_dir():
         raise InputError(f"{options.source}: no such folder; name the one that holds IAM-OnDB with --source")
     if options.output.is_dir():
         raise InputError(f"{options.output}: a folder; name a file with --output")
-    dataset = build_dataset(options.source)
+    dataset = build_dataset(options.source, options.keep_rests)
     save_dataset(dataset, options.output)
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
 

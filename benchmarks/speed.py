@@ -118,6 +118,7 @@ def made_up_lines(count: int = 2000) -> Dataset:
         starts=np.concatenate([[0], np.cumsum(lengths)]), texts=np.array(texts), names=np.array([""] * count),
         splits=np.array(["train"] * count), charset=np.array([chr(33 + c) for c in range(CHARS)]),
         char_counts=np.ones(CHARS, dtype=int), mean=np.zeros(2), std=np.full(2, 40.0),
+        has_rests=np.array(False),
     )  # fmt: skip
 
 

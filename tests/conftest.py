@@ -44,6 +44,7 @@ def make_dataset(num_lines: int = 40, seed: int = 0) -> Dataset:
         char_counts=np.array([counts[character] for character in CHARSET]),
         mean=training.mean(0),
         std=training.std(0),
+        has_rests=np.array(False),
     )
 
 
