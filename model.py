@@ -301,7 +301,8 @@ class Recurrence(torch.autograd.Function):
     Autograd would take a product for the weights' gradient, and some forty small ones, at every point. Here a point
     costs one product in each direction and a few element-wise ones, and the weights' gradients are a few large
     products. In `product_dtype` are the recurrent product, the products of backward, the states and what is kept for
-    backward; in the weights' type cells, window, and sums of gradients, all that adds up over the line.
+    backward; in the weights' type cells, window, and sums of gradients, all that adds up over the line, and the forget
+    gates, whose rounding would be multiplied over the line.
     """
 
     @staticmethod
@@ -324,9 +325,9 @@ class Recurrence(torch.autograd.Function):
         state, ws, hs = states.unbind(0), states[:, :, None, :C].unbind(0), states[:, :, C:].unbind(0)
         input_product = product_with(weight.to(x.dtype), BLOCK * B)
         recurrent_product = product_with(recurrent.to(product_dtype), B)
-        kept = []  # for each span what backward multiplies by, (SPAN, B, 6, H)
+        kept, forget_gates = [], []  # for each span what backward multiplies by, (SPAN, B, 5, H) and (SPAN, B, H)
         gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
-        tanhs, hiddens, factors = (cell.new_empty(BLOCK, B, *sizes) for sizes in ((H,), (H,), (6, H)))
+        tanhs, hiddens, factors = (cell.new_empty(BLOCK, B, *sizes) for sizes in ((H,), (H,), (5, H)))
         product = cell.new_empty(B, 4 * H)
         cells[0] = cell
         steps = [  # views of the above for each point of a block: (B, 4H), (B, 3H), and (B, H)
@@ -348,12 +349,14 @@ class Recurrence(torch.autograd.Function):
                     ws[t + 1].copy_(window.forward(t, h))
             if keep:
                 if start % SPAN == 0:
-                    kept.append(states.new_empty(min(SPAN, T - start), B, 6, H))
+                    kept.append(states.new_empty(min(SPAN, T - start), B, 5, H))
+                    forget_gates.append(cell.new_empty(min(SPAN, T - start), B, H))
                 Recurrence.work_out(factors[:S], gates[:S], cells[:S], tanhs[:S], hiddens[:S])
                 kept[-1][start % SPAN :][:S].copy_(factors[:S])
+                forget_gates[-1][start % SPAN :][:S].copy_(gates[:S, :, 2 * H : 3 * H])
             cells[0] = cells[S]
 
-        ctx.save_for_backward(x, weight, recurrent, states, *kept)
+        ctx.save_for_backward(x, weight, recurrent, states, *kept, *forget_gates)
         ctx.window = window
         if not window:
             return states[1:], cells[S].clone()
@@ -363,21 +366,20 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def work_out(factors: Tensor, gates: Tensor, cells: Tensor, tanhs: Tensor, hiddens: Tensor) -> None:
-        """Put what backward multiplies by at S points into (S, B, 6, H), from gates (S, B, 4H) and three (S, B, H).
+        """Put what backward multiplies by at S points into (S, B, 5, H), from gates (S, B, 4H) and three (S, B, H).
 
-        By d h to give d of the output gate; by d cell to give d of the three others; by d h to give d cell; by d cell
-        to give d of the cell before. The derivatives of sigmoid and tanh are s (1 - s) and 1 - t^2.
+        By d h to give d of the output gate; by d cell to give d of the three others; by d h to give d cell. The
+        derivatives of sigmoid and tanh are s (1 - s) and 1 - t^2.
         """
         gates = gates.unflatten(2, (4, -1))  # (S, B, 4, H)
-        o, i, f, g = gates.unbind(2)
-        of_output, of_input, of_forget, of_candidate, to_cell, to_before = factors.unbind(2)
+        o, i, _, g = gates.unbind(2)
+        of_output, of_input, of_forget, of_candidate, to_cell = factors.unbind(2)
         torch.addcmul(gates[:, :, :3], gates[:, :, :3], gates[:, :, :3], value=-1, out=factors[:, :, :3])
         of_output.mul_(tanhs)
         of_input.mul_(g)
         of_forget.mul_(cells)
         torch.addcmul(i, torch.mul(i, g, out=of_candidate), g, value=-1, out=of_candidate)
         torch.addcmul(o, hiddens, tanhs, value=-1, out=to_cell)  # h = o tanh(c)
-        to_before.copy_(f)
 
     @staticmethod
     @once_differentiable
@@ -387,6 +389,7 @@ class Recurrence(torch.autograd.Function):
         d_states (T, B, C + H), d_cell (B, H), d_kappas (T, B, K).
         """
         x, weight, recurrent, states, *kept = ctx.saved_tensors
+        kept, forget_gates = kept[: len(kept) // 2], kept[len(kept) // 2 :]
         window = ctx.window
         (T, B, width), H, low = x.shape, weight.shape[0] // 4, states.dtype
         C = states.shape[2] - H
@@ -399,11 +402,11 @@ class Recurrence(torch.autograd.Function):
         d_gates = states.new_empty(SPAN, B, 4 * H)
         d_gate, product = d_cell.new_empty(B, 4 * H), d_cell.new_empty(B, C + H)
         d_output_gate, d_other_gates = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:]
-        factors, d_block = d_cell.new_empty(BLOCK, B, 6, H), d_cell.new_empty(BLOCK, B, C + H)
-        of_output, of_others, to_cell, to_before, d_state, d_w, d_h = (
+        factors, d_block = d_cell.new_empty(BLOCK, B, 5, H), d_cell.new_empty(BLOCK, B, C + H)
+        of_output, of_others, to_cell, d_state, d_w, d_h = (
             part.unbind(0)
             for part in (
-                factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4], factors[:, :, 5],
+                factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4],
                 d_block, d_block[:, :, None, :C], d_block[:, :, C:],
             )
         )  # fmt: skip
@@ -420,7 +423,7 @@ class Recurrence(torch.autograd.Function):
                 d_cell.addcmul_(d_hidden, to_cell[s])
                 torch.mul(of_output[s], d_hidden, out=d_output_gate)
                 torch.mul(of_others[s], d_cell[:, None], out=d_other_gates)
-                d_cell.mul_(to_before[s])
+                d_cell.mul_(forget_gates[t // SPAN][t % SPAN])  # to the cell of the point before (eq. 9)
                 d_before = recurrent_product(d_gates[t % SPAN].copy_(d_gate))
             if start % SPAN == 0:
                 span = slice(start, min(start + SPAN, T))
