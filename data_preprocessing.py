@@ -7,7 +7,9 @@ What the file holds is written at `Dataset`. Coordinates are in whiteboard units
 
 import argparse
 import gzip
+import hashlib
 import io
+import math
 import os
 import re
 import tarfile
@@ -74,6 +76,14 @@ class Dataset:
         """Line number `line` as (T, 3) float32: x and y offset in whiteboard units, end-of-stroke bit."""
         rows = slice(self.starts[line], self.starts[line + 1])
         return np.column_stack([self.offsets[rows], self.ends[rows]]).astype(np.float32)
+
+    def fingerprint(self) -> str:
+        """A hash of all that the data set holds, to tell whether a run goes on with the data it began with."""
+        found = hashlib.sha256()
+        for field in fields(self):
+            array = np.ascontiguousarray(getattr(self, field.name))
+            found.update(f"{field.name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return found.hexdigest()
 
     def lines(self, split: str, with_text: bool) -> np.ndarray:
         """Numbers of the lines of a split; `with_text`: only those whose text can be used."""
@@ -220,13 +230,12 @@ def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:
     points stay.
     """
     stays = np.ones(len(ends), dtype=bool)
-    starts_stroke, least = True, SHORTEST_STEP**2
+    last_x = last_y = math.inf  # of the last point that stayed; none yet in this stroke
     for t, (x, y, end) in enumerate(zip(*positions.T.tolist(), ends.tolist(), strict=True)):
-        if starts_stroke or end or (x - last_x) ** 2 + (y - last_y) ** 2 >= least:
-            last_x, last_y = x, y
+        if end or math.hypot(x - last_x, y - last_y) >= SHORTEST_STEP:
+            last_x, last_y = (math.inf, math.inf) if end else (x, y)
         else:
             stays[t] = False
-        starts_stroke = end
     return stays
 
 
@@ -398,7 +407,9 @@ def build_dataset(source: Path, keep_rests: bool = False) -> Dataset:
     if keep_rests:
         print("points where the pen rests are kept")
     else:
-        print(f"{cleaned['rests']} points where the pen rests dropped (less than {SHORTEST_STEP:g} units from the last)")
+        print(
+            f"{cleaned['rests']} points where the pen rests dropped (less than {SHORTEST_STEP:g} units from the last)"
+        )
     if list_of is None:
         print("no form lists found: one form in eight is for validation")
     else:

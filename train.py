@@ -211,6 +211,7 @@ class Run:
         for split in ("train", "validation"):
             if not len(dataset.lines(split, with_text)):
                 raise InputError(f"{options.data}: its {split} split holds no line for the task {options.task}")
+        self.fingerprint = dataset.fingerprint()
         self.lengths = np.minimum(np.diff(dataset.starts)[self.lines], options.timesteps + 1)
         self.steps_per_epoch = math.ceil(len(self.lines) / options.batch_size)
         self.log: list[dict[str, float]] = []
@@ -218,12 +219,14 @@ class Run:
         self.reset_sums()
 
         torch.manual_seed(options.seed)
-        if resumed is None:
+        if resumed is not None:
+            self.model = resumed[0]
+        elif options.init:
+            self.model = self.initial_model(options.init)
+        else:
             self.model = Model(Config(**{name: getattr(options, name) for name in SIZES}, num_chars=len(self.charset)))
             self.model.mean.copy_(torch.from_numpy(dataset.mean))
             self.model.std.copy_(torch.from_numpy(dataset.std))
-        else:
-            self.model = resumed[0]
         self.model.to(self.device).train()
         self.model.product_dtype = choose_precision(options.precision, self.device)
         optimizers = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}
@@ -231,13 +234,22 @@ class Run:
         if resumed is not None:
             self.restore(resumed[1])
 
+    def initial_model(self, path: Path) -> Model:
+        """The network in a checkpoint, with its statistics, for a new run. Raises InputError if it does not fit."""
+        model, content = load_checkpoint(path)
+        if content["charset"] != self.charset:
+            raise InputError(f"--init {path}: its character set is not that of {self.options.data}")
+        for name in SIZES:
+            setattr(self.options, name, getattr(model.config, name))
+        return model
+
     def reset_sums(self) -> None:
         """Start the sums of an epoch: nats, points, lines, gradient norms, steps, seconds."""
         self.progress["sums"] = {"nats": 0.0, "points": 0, "lines": 0, "norm": 0.0, "steps": 0, "seconds": 0.0}
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint's content."""
-        if content["charset"] != self.charset or not np.allclose(self.model.std.cpu(), self.dataset.std):
+        if content["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{self.options.data}: not the data that the run in {self.options.model_dir} was begun with"
             )
@@ -251,7 +263,8 @@ class Run:
         save_checkpoint(
             options.model_dir / f"{options.task}_{name}.pt", self.model, self.charset, self.char_counts,
             task=options.task, settings={name: getattr(options, name) for name in SETTINGS}, log=self.log,
-            progress=self.progress, optimizer=self.optimizer.state_dict(), rng_state=torch.get_rng_state(),
+            progress=self.progress, fingerprint=self.fingerprint, optimizer=self.optimizer.state_dict(),
+            rng_state=torch.get_rng_state(),
         )  # fmt: skip
 
     def train_step(self, batch: np.ndarray) -> tuple[float, float]:
@@ -421,7 +434,7 @@ def newest_checkpoint(folder: Path, task: str) -> tuple[Model, dict[str, Any]]:
         raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
     found = [load_checkpoint(path) for path in paths]
     for path, (_, content) in zip(paths, found, strict=True):
-        if not {"task", "settings", "log", "progress", "optimizer", "rng_state"} <= content.keys():
+        if not {"task", "settings", "log", "progress", "optimizer", "rng_state", "fingerprint"} <= content.keys():
             raise InputError(f"{path}: holds weights only; a run cannot be resumed from it")
     return max(found, key=lambda pair: pair[1]["progress"]["step"])
 
@@ -478,6 +491,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--cell_size", type=whole, default=400, help="cells of a layer")
     add("--num_clusters", type=whole, default=20, help="Gaussians of the mixture for the next point")
     add("--K", type=whole, default=10, help="Gaussians of the window over the text")
+    add("--init", type=Path, metavar="CHECKPOINT", help="begin with its weights, sizes and statistics: fine-tuning")
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=whole, default=50, help="lines of a step")
     add("--timesteps", type=whole, default=800, help="predictions of a line at most: longer lines are cut for training")
