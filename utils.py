@@ -16,8 +16,7 @@ if TYPE_CHECKING:  # imported where they are used: they take seconds, and prepro
     import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from model import Model
+    from torch import nn
 
 
 class InputError(ValueError):
@@ -69,7 +68,7 @@ VERSION = 1  # of the checkpoint's form
 
 
 def save_checkpoint(
-    path: Path, model: Model, charset: str, char_counts: list[int], half: bool = False, **training: Any
+    path: Path, model: nn.Module, charset: str, char_counts: list[int], half: bool = False, **training: Any
 ) -> None:
     """Write all that generation needs (weights, sizes, statistics, characters), and `training` for resuming.
 
@@ -88,10 +87,13 @@ def save_checkpoint(
         torch.save(content, file)
 
 
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Model, dict[str, Any]]:
-    """Read a checkpoint. Returns the model, in float32 and ready to use, and the whole content.
+def load_checkpoint(
+    path: Path, device: str | torch.device = "cpu", build: Callable[[dict[str, Any]], nn.Module] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Read a checkpoint. Returns the network, in float32 and ready to use, and the whole content.
 
-    Raises InputError for a file that is missing, damaged, or not a checkpoint of this project.
+    `build` makes the network from its configuration; by default it is a `Model`. Raises InputError for a file that is
+    missing, damaged, or not a checkpoint of this project.
     """
     import torch
 
@@ -109,11 +111,12 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Mod
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise InputError(f"{path}: not a checkpoint of this version of the project")
     try:
-        model = Model(Config(**content["config"]))
+        model = build(content["config"]) if build else Model(Config(**content["config"]))
         model.load_state_dict(content["weights"])
         if len(content["charset"]) != model.config.num_chars or len(content["char_counts"]) != model.config.num_chars:
             raise ValueError("its character set does not fit its weights")
-        if not all(torch.isfinite(value).all() for value in model.state_dict().values()) or (model.std <= 0).any():
+        values = model.state_dict()
+        if not all(torch.isfinite(v).all() for v in values.values()) or (values.get("std", torch.ones(1)) <= 0).any():
             raise ValueError("it holds numbers that are not finite")
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path}: its contents do not fit together ({error})") from None

@@ -1,0 +1,216 @@
+"""A recogniser of handwriting: it reads the ink that the network writes, to tell whether it says the text.
+
+Pen strokes go through convolutions and bidirectional LSTMs, trained by connectionist temporal classification: Graves
+et al., "Connectionist Temporal Classification" (ICML 2006). It is trained by `train.py --task read` on recorded lines
+only. Shapes are written with these letters:
+
+    T  points of a line    N  resampled points    F  features of a point    S  frames, of four points each
+    B  lines of a batch    U  characters          C  size of the alphabet   H  cells of an LSTM in each direction
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils import load_checkpoint, to_strokes
+
+SHIPPED = Path(__file__).parent / "save" / "reader.pt"
+
+SPACING = 1 / 3  # between resampled points, in standard deviations of a line's height: some 15 points a character
+FEATURES = 6
+READ_BATCH = 32  # lines read at once
+BLANK = 0  # the label of no character (CTC); character number c of the alphabet has the label c + 1
+
+
+@dataclass(frozen=True)
+class ReaderConfig:
+    """The alphabet and the sizes of a reader. A character's code is its place in `charset`."""
+
+    charset: str
+    num_layers: int = 3
+    cell_size: int = 144
+    channels: int = 96
+    dropout: float = 0.2
+
+    @property
+    def num_chars(self) -> int:
+        """The size of the alphabet."""
+        return len(self.charset)
+
+
+# ------------------------------------------------------------------------------------------------------------ features
+
+
+def straighten(strokes: list[np.ndarray]) -> list[np.ndarray]:
+    """Strokes (n, 2) in any unit -> the same with slope taken out, y about 0, and a standard deviation of y of 1."""
+    x, y = np.concatenate(strokes).T
+    x = x - x.mean()
+    # A slope only counts where the line is long: that of a single letter is its shape.
+    slope = (x @ y) / (x @ x) if np.ptp(x) > 4 * np.ptp(y) else 0.0
+    y = y - y.mean() - slope * x
+    points = np.column_stack([x, y]) / max(y.std(), 1e-6)
+    return np.split(points, np.cumsum([len(stroke) for stroke in strokes])[:-1])
+
+
+def resample(stroke: np.ndarray, spacing: float) -> np.ndarray:
+    """Points (n, 2) -> points (m, 2) at equal distances of about `spacing` along the same path, with both ends."""
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(stroke, axis=0).T))])  # (n,)
+    places = np.linspace(0, along[-1], max(round(along[-1] / spacing), 1) + 1)
+    return np.column_stack([np.interp(places, along, axis) for axis in stroke.T])
+
+
+def distort(strokes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Straightened strokes in another hand: wider, higher, slanted, rotated and shaken a little."""
+    width, height = np.exp(rng.normal(0, 0.12, 2))
+    slant, rotation = rng.normal(0, 0.2), rng.normal(0, 0.01)
+    matrix = np.array([[width, rotation], [slant, height]])  # of (x, y) as a row
+    shaking = rng.uniform(0, 0.05)
+    return [stroke @ matrix + rng.normal(0, shaking, stroke.shape) for stroke in strokes]
+
+
+def features(points: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    """What the network sees of a line, points (T, 3) in whiteboard units: (N, F) float32.
+
+    With an `rng` the ink is distorted first. A resampled point has: its offset from the one before within the stroke
+    (2); its offset from the end of the stroke before, compressed (2); its height; and whether it begins a stroke.
+    """
+    strokes = straighten(to_strokes(points))
+    spacing = SPACING
+    if rng is not None:
+        strokes, spacing = distort(strokes, rng), SPACING * np.exp(rng.normal(0, 0.1))
+    strokes = [resample(stroke, spacing) for stroke in strokes]
+    begins = np.zeros(sum(map(len, strokes)), dtype=bool)
+    begins[np.cumsum([0] + [len(stroke) for stroke in strokes[:-1]])] = True
+    path = np.concatenate(strokes)  # (N, 2)
+    offsets = np.diff(path, axis=0, prepend=path[:1])
+    within = np.where(begins[:, None], 0, offsets / SPACING)
+    jumps = np.where(begins[:, None], np.arcsinh(2 * offsets), 0)
+    return np.column_stack([within, jumps, path[:, 1], begins]).astype(np.float32)
+
+
+def collate_features(lines: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Lines of features (N, F) -> padded (N, B, F), and their lengths (B,)."""
+    return nn.utils.rnn.pad_sequence([torch.from_numpy(line) for line in lines]), torch.tensor([*map(len, lines)])
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+
+class BidirectionalLSTM(nn.Module):
+    """Two LSTMs, one of them from the end of each line to its beginning. What pads a line has no effect on it."""
+
+    def __init__(self, inputs: int, cell_size: int):
+        super().__init__()
+        self.forwards, self.backwards = nn.LSTM(inputs, cell_size), nn.LSTM(inputs, cell_size)
+
+    def forward(self, x: Tensor, turned: Tensor) -> Tensor:
+        """x (S, B, I); turned (S, B), for each frame the one as far from its line's end. Returns (S, B, 2H)."""
+
+        def turn(y: Tensor) -> Tensor:
+            return y.gather(0, turned[..., None].expand_as(y))
+
+        return torch.cat([self.forwards(x)[0], turn(self.backwards(turn(x))[0])], dim=-1)
+
+
+class Reader(nn.Module):
+    """Features of ink -> log probabilities of labels, four points to a frame.
+
+    Set `product_dtype` to torch.bfloat16 for faster products; parameters, probabilities and loss stay float32.
+    """
+
+    def __init__(self, config: ReaderConfig):
+        super().__init__()
+        self.config, H = config, config.cell_size
+        self.product_dtype = torch.float32
+        widths = (FEATURES, config.channels // 2, config.channels, config.channels)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(inputs, outputs, 5, stride, padding=2)
+            for inputs, outputs, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True)
+        )
+        self.layers = nn.ModuleList(
+            BidirectionalLSTM(2 * H if n else config.channels, H) for n in range(config.num_layers)
+        )
+        self.head = nn.Linear(2 * H, config.num_chars + 1)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, B, F) of lines of `lengths` (B,) points -> log probabilities (S, B, C + 1), frames (B,)."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.product_dtype == torch.bfloat16):
+            labels, lengths = self.labels(x, lengths)
+        return labels.to(self.head.weight.dtype).log_softmax(-1), lengths
+
+    def labels(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Likewise, but before the softmax."""
+        x = x.permute(1, 2, 0)  # (B, F, N)
+        for convolution in self.convolutions:
+            x = F.relu(convolution(x))
+            lengths = (lengths - 1) // convolution.stride[0] + 1
+            x = x * (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None]  # padding stays zero
+        x = x.permute(2, 0, 1)  # (S, B, channels)
+        frames = torch.arange(len(x), device=x.device)[:, None]
+        turned = torch.where(frames < lengths, lengths - 1 - frames, frames)  # (S, B)
+        for layer in self.layers:
+            x = F.dropout(layer(x, turned), self.config.dropout, self.training)  # (S, B, 2H)
+        return self.head(x), lengths
+
+    def losses(self, x: Tensor, lengths: Tensor, text: Tensor) -> Tensor:
+        """Loss of each line in nats (B,): minus the log probability of its text (CTC). text (B, U), -1 for padding."""
+        log_probabilities, frames = self(x, lengths)
+        return F.ctc_loss(
+            log_probabilities, text + 1, frames, (text >= 0).sum(1), BLANK, reduction="none", zero_infinity=True
+        )
+
+    @torch.inference_mode()
+    def read(self, lines: list[np.ndarray]) -> list[str]:
+        """What stands in each line, points (T, 3) in whiteboard units; "" for ink that is not finite or is none."""
+        found = [""] * len(lines)
+        seen = {n: features(points) for n, points in enumerate(lines) if len(points) and np.isfinite(points).all()}
+        order = sorted(seen, key=lambda n: len(seen[n]))  # lines of like length together
+        for start in range(0, len(order), READ_BATCH):
+            chosen = order[start : start + READ_BATCH]
+            x, lengths = collate_features([seen[n] for n in chosen])
+            for n, codes in zip(chosen, best_path(*self(x.to(self.head.weight.device), lengths)), strict=True):
+                found[n] = "".join(self.config.charset[code] for code in codes)
+        return found
+
+
+def load_reader(path: Path | None = None, device: str | torch.device = "cpu") -> Reader:
+    """The reader in a checkpoint, by default the one that this project ships.
+
+    Raises InputError for a file that is missing, damaged or not a reader.
+    """
+    return load_checkpoint(SHIPPED if path is None else path, device, lambda config: Reader(ReaderConfig(**config)))[0]
+
+
+def best_path(log_probabilities: Tensor, frames: Tensor) -> list[list[int]]:
+    """The likeliest label of each frame, repeats and blanks taken out: codes of each line. (S, B, C + 1), (B,)."""
+    labels = log_probabilities.argmax(-1).T.cpu()  # (B, S)
+    lines = (torch.unique_consecutive(line[:count]) for line, count in zip(labels, frames.tolist(), strict=True))
+    return [(line[line != BLANK] - 1).tolist() for line in lines]
+
+
+def align(text: str, read: str) -> list[tuple[str, str]]:
+    """The cheapest way to turn `text` into `read`, as pairs of characters; "" where one has none to pair with.
+
+    The number of unequal pairs is the edit distance (Levenshtein).
+    """
+    costs = np.zeros((len(text) + 1, len(read) + 1), dtype=int)
+    costs[:, 0], costs[0] = np.arange(len(text) + 1), np.arange(len(read) + 1)
+    for i, a in enumerate(text, 1):
+        for j, b in enumerate(read, 1):
+            costs[i, j] = min(costs[i - 1, j] + 1, costs[i, j - 1] + 1, costs[i - 1, j - 1] + (a != b))
+    pairs, i, j = [], len(text), len(read)
+    while i or j:
+        if i and j and costs[i, j] == costs[i - 1, j - 1] + (text[i - 1] != read[j - 1]):
+            i, j = i - 1, j - 1
+            pairs.append((text[i], read[j]))
+        elif i and costs[i, j] == costs[i - 1, j] + 1:
+            i -= 1
+            pairs.append((text[i], ""))
+        else:
+            j -= 1
+            pairs.append(("", read[j]))
+    return pairs[::-1]
