@@ -190,10 +190,15 @@ def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars):
     """A product of 800 gates of 0.9985: it is 0.3, and 1 if each is rounded to bfloat16."""
     torch.manual_seed(0)
     model = make_model(1, num_chars, cell_size=16).float()
+    layer = model.layers[0]
+    recurrent, bias = (
+        (layer.recurrent.weight, layer.input.bias) if num_chars else (layer.weight_hh_l0, layer.bias_ih_l0)
+    )
     with torch.no_grad():
-        layer = model.layers[0]
-        bias = layer.input.bias[32:48] if num_chars else layer.bias_ih_l0[16:32]
-        bias.copy_(torch.logit(torch.tensor(0.9985)))
+        recurrent *= 0.1  # so that most of the gradient goes through the gates
+        bias[torch.arange(64).view(4, 16)[2 if num_chars else 1]] = torch.logit(torch.tensor(0.9985))
+        if not num_chars:
+            layer.bias_hh_l0.zero_()
     points, text = make_points(800, 2).float(), make_text(2, 8, [8, 5])
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -203,7 +208,7 @@ def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars):
         _, after, _ = model(points, model.one_hot(text) if num_chars else None, state)
         found[dtype] = torch.autograd.grad(after.cell.sum(), state.cell)[0]
     wanted = found[torch.float32]
-    assert (found[torch.bfloat16] - wanted).norm() < 0.25 * wanted.norm()  # the rest: h in bfloat16
+    assert (found[torch.bfloat16] - wanted).norm() < 0.05 * wanted.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
