@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from utils import (
 
 TASKS = ("rand_write", "synthesis")
 KEPT = 3  # checkpoints of epochs that stay on disk
+MOST_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
 SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
 
@@ -52,7 +54,8 @@ SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")
 FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "seed")
 SETTINGS = (
-    *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "precision", "sample_every",
+    *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "precision",
+    "sample_every",
 )  # fmt: skip
 
 
@@ -65,6 +68,25 @@ def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator 
     order = np.argsort(key, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def line_weights(texts: np.ndarray, rare_share: float) -> np.ndarray:
+    """How often each line is seen beside a line of common characters alone, (N,), for texts (N,).
+
+    A line with a character that is on fewer than `rare_share` of the lines is seen as often as if that character was on
+    this share of them, but at most `MOST_REPEATED` times as often. Its rarest character counts.
+    """
+    lines_with = Counter(character for text in texts for character in set(text))
+    wanted = rare_share * len(texts)
+    return np.array(
+        [min(max([1.0, *(wanted / lines_with[c] for c in set(text))]), MOST_REPEATED) for text in texts.tolist()]
+    )
+
+
+def draw_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places of N lines for an epoch, (N,), for weights (N,): each as often as its weight asks, rounded up or down."""
+    ends = np.cumsum(weights) / weights.sum() * len(weights)
+    return np.searchsorted(ends, np.arange(len(weights)) + rng.uniform(), side="right").clip(max=len(weights) - 1)
 
 
 def collate(
@@ -213,6 +235,7 @@ class Run:
                 raise InputError(f"{options.data}: its {split} split holds no line for the task {options.task}")
         self.fingerprint = dataset.fingerprint()
         self.lengths = np.minimum(np.diff(dataset.starts)[self.lines], options.timesteps + 1)
+        self.weights = line_weights(dataset.texts[self.lines], options.rare_share)
         self.steps_per_epoch = math.ceil(len(self.lines) / options.batch_size)
         self.log: list[dict[str, float]] = []
         self.progress = {"epoch": 0, "batch": 0, "step": 0, "seconds": 0.0, "best": math.inf, "skipped": 0, "in_row": 0}
@@ -295,7 +318,8 @@ class Run:
         """Go through the rest of the epoch in progress, or until told to stop."""
         progress, options = self.progress, self.options
         rng = np.random.default_rng([options.seed, progress["epoch"]])  # the order follows from seed and epoch
-        batches = make_batches(self.lengths, options.batch_size, rng)
+        drawn = draw_lines(self.weights, rng)
+        batches = [drawn[batch] for batch in make_batches(self.lengths[drawn], options.batch_size, rng)]
         while progress["batch"] < len(batches) and not should_stop():
             started = time.perf_counter()
             loss, norm = self.train_step(self.lines[batches[progress["batch"]]])
@@ -505,6 +529,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
     norm = "the gradient's norm (of nats a line) is cut to this; 0: never"
     add("--grad_clip", type=at_least(0, float), default=10_000.0, help=norm)
+    rare = (
+        "lines with a character that is on fewer than this share of lines are seen more often, as if it was on as many"
+    )
+    add("--rare_share", type=at_least(0, float), default=0.0, help=rare)
     add("--seed", type=at_least(0), default=0, help="of the first weights and of the order of lines")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")

@@ -58,6 +58,20 @@ def test_batches_hold_every_line_once_among_lines_of_similar_length():
     assert [lengths[batch].max() for batch in first] != sorted(lengths[batch].max() for batch in first)
 
 
+def test_lines_with_rare_characters_are_seen_more_often():
+    texts = np.array(["ab"] * 90 + ["a7"] * 8 + ["bQ"] * 2)
+    weights = train.line_weights(texts, 0.16)
+    assert weights.tolist() == pytest.approx([1] * 90 + [2] * 8 + [8] * 2)
+    assert (train.line_weights(texts, 0.0) == 1).all()
+    drawn = [train.draw_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
+    counts = np.mean([np.bincount(lines, minlength=100) for lines in drawn], axis=0)
+    np.testing.assert_allclose(counts, weights / weights.mean(), atol=0.15)
+    for lines in drawn:  # an epoch has as many lines as ever, each as often as its weight asks
+        found = np.bincount(lines, minlength=100)
+        assert len(lines) == 100 and (np.abs(found - weights / weights.mean()) < 1).all()
+    assert (train.draw_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
+
+
 def test_collate_pads_cuts_and_masks(dataset):
     lines = np.array([0, 5, 7])
     points, mask, text = train.collate(dataset, lines, CHARSET, timesteps=15)
