@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
+from xml.parsers import expat
 
 import numpy as np
 from lxml import etree
@@ -175,6 +176,29 @@ PARSER = etree.XMLParser(resolve_entities=False, no_network=True, collect_ids=Fa
 POINT_COLUMNS = [etree.XPath(f"//Stroke/Point/@{name}", smart_strings=False) for name in ("x", "y", "time")]
 
 
+def refuse_doctype(data: bytes) -> None:
+    """Raise ValueError for an XML file with a DOCTYPE, or one that is no XML up to its first element.
+
+    A DOCTYPE can make lxml read other local files, whatever the parser's flags. Expat reads none, and stops before it.
+    """
+
+    def refuse(*_: object) -> None:
+        raise ValueError("has a DOCTYPE, which could name other files to read")
+
+    def accept(*_: object) -> None:
+        raise StopIteration
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = accept  # no DOCTYPE can follow the first element
+    try:
+        parser.Parse(data, True)
+    except StopIteration:
+        pass
+    except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding that Python does not know
+        raise ValueError(f"XML error: {error}") from None
+
+
 def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Points of a line file (n, 3): x, y, time in seconds; and which are the last of a stroke (n,).
 
@@ -182,6 +206,7 @@ def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    refuse_doctype(data)
     try:
         root = etree.fromstring(data, PARSER)
     except etree.XMLSyntaxError as error:

@@ -307,19 +307,37 @@ BAD_XML = {
 
 @pytest.mark.parametrize("data", BAD_XML.values(), ids=BAD_XML)
 def test_an_unusable_line_file_is_named_and_the_next_one_read(data):
-    broken, good = dp.prepare_lines([("bad", data), ("good", line_xml(GOOD))])
+    broken, good = dp.prepare_lines([("bad", data), ("good", line_xml(GOOD))], True)
     assert broken[0] == "bad" and len(broken) == 2 and broken[1]
     assert good[0] == "good" and good[1].tolist() == [[0, 0], [10, 0]]
 
 
-def test_entities_do_no_harm(tmp_path):
-    (tmp_path / "secret").write_text('<Point x="77" y="77" time="1.02"/>')
-    outer = f'<!DOCTYPE W [<!ENTITY e SYSTEM "{(tmp_path / "secret").as_uri()}">]>'
-    levels = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 9))
-    bomb = f'<!DOCTYPE W [<!ENTITY e0 "7777777777">{levels}]>'
-    for doctype, inside in [(outer, "&e;"), (bomb, "&e8;"), (bomb, '<Point x="&e8;" y="1" time="1.02"/>')]:
-        (line,) = dp.prepare_lines([("a", line_xml(GOOD, doctype, inside))])
-        assert len(line) == 2 or line[1].tolist() == [[0, 0], [10, 0]]
+EXTERNAL = '<!DOCTYPE l SYSTEM "{other}">'
+BOMB = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 9))
+DOCTYPES = {
+    "plain": "<!DOCTYPE l>", "external": EXTERNAL, "after a comment": f"<!-- {'a line ' * 9999}-->\n{EXTERNAL}",
+    "parameter entity": '<!DOCTYPE l [<!ENTITY % p SYSTEM "{other}"> %p;]>',
+    "bomb": f'<!DOCTYPE l [<!ENTITY e0 "7777777777">{BOMB}<!ENTITY v "&e8;">]>',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["ISO-8859-1", "UTF-8", "UTF-16", "UTF-32", "UTF-7", "CP037"])
+@pytest.mark.parametrize("doctype", DOCTYPES.values(), ids=DOCTYPES)
+def test_a_file_with_a_doctype_is_refused_and_no_other_file_read(doctype, encoding, tmp_path):
+    (tmp_path / "other").write_text('<!ENTITY v "777">')
+    doctype = doctype.replace("{other}", (tmp_path / "other").as_uri())
+    text = line_xml(GOOD, doctype, '<Point x="&v;" y="1" time="1.02"/>').decode("latin-1")
+    data = text.replace("ISO-8859-1", encoding).encode(encoding)
+    ((name, reason),) = dp.prepare_lines([("bad", data)], True)
+    assert name == "bad" and ("DOCTYPE" in reason) == (encoding not in ("UTF-32", "UTF-7", "CP037"))  # not read at all
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-8-sig", "UTF-16", "US-ASCII"])
+def test_files_without_a_doctype_are_read_in_other_encodings(encoding):
+    comment = "<!-- no <!DOCTYPE l SYSTEM 'file:///'> -->"
+    text = line_xml(GOOD, comment).decode("latin-1").replace("ISO-8859-1", encoding.removesuffix("-sig"))
+    (line,) = dp.prepare_lines([("good", text.encode(encoding))], True)
+    assert line[1].tolist() == [[0, 0], [10, 0]]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -327,7 +345,7 @@ def test_an_oversized_file_is_skipped_and_never_read_whole(packed, tmp_path, mon
     monkeypatch.setattr(dp, "MAX_FILE_BYTES", 2000)
     files = {line_path("a01-000u", 1): line_xml(GOOD), line_path("a01-000u", 2): line_xml(GOOD) + b" " * 5000}
     found = dict(dp.read_files(put(tmp_path, files, packed), "lineStrokes", ".xml"))
-    good, big = dp.prepare_lines(sorted(found.items()))
+    good, big = dp.prepare_lines(sorted(found.items()), True)
     assert len(good) == 4 and big[0] == "a01-000u-02" and "larger" in big[1] and len(found["a01-000u-02"]) == 2001
 
 
