@@ -245,8 +245,50 @@ UNCHANGED = ["", "1/2", "don't", "well ...", "up... down", "2,415", "3.5", "U.S.
 
 
 @pytest.mark.parametrize("text, tidy", TIDY + [(text, text) for text in UNCHANGED])
-def test_tidy_text(text, tidy):
-    assert dp.tidy_text(text) == tidy and dp.tidy_text(tidy) == tidy
+def test_tidy_texts(text, tidy):
+    assert dp.tidy_texts([text]) == [tidy] and dp.tidy_texts([tidy]) == [tidy]
+
+
+FORMS_TO_TIDY = [  # lines as transcribed, and tidied
+    # a quotation that goes on from the line above
+    (['They hired a " brass', 'band " to play .'], ['They hired a "brass', 'band" to play.']),
+    (["She sang ' Home", "at Last ' again ."], ["She sang 'Home", "at Last' again."]),
+    (['" Stay , " he said . " I', 'will . " He left . " Why ? "'], ['"Stay," he said. "I', 'will." He left. "Why?"']),
+    (['He said : "', 'Come in . " She came .'], ['He said:"', 'Come in." She came.']),
+    # one that began before the form did
+    (['will you ? " she said . " No .', 'I shall . " He did .'], ['will you?" she said. "No.', 'I shall." He did.']),
+    # a mark at the end of a line belongs to that line, at the beginning of one to that one
+    (['so he left . "', '" Why ? " we asked .'], ['so he left."', '"Why?" we asked.']),
+    # two marks in a row
+    (['" Ready ? " " Not yet .', 'Wait . "'], ['"Ready?" "Not yet.', 'Wait."']),
+    (['He spoke . "" We know .'], ['He spoke." "We know.']),
+    (['" " Then go'], ['" "Then go']),
+    (['" He called me \' sir . \' " We laughed .'], ['"He called me \'sir.\'" We laughed.']),
+    (['" \' Sir , \' he called me . "'], ['"\'Sir,\' he called me."']),
+    (['" Never . " \' Maybe , \' he said .'], ['"Never." \'Maybe,\' he said.']),
+    # a plural's apostrophe
+    (["the workers ' meeting"], ["the workers' meeting"]),
+    (["workers ' and masters ' clubs at", "St . Olave ' s , the bakers '", "hall"],
+     ["workers' and masters' clubs at", "St. Olave's, the bakers'", "hall"]),
+    (["he plays ' golf ' with us"], ["he plays 'golf' with us"]),
+    (["' The boys ' said Tom", "and ' left '"], ["'The boys' said Tom", "and 'left'"]),
+    # what touches a word on one side stays there
+    (['it was late. "Tom left', 'the house." Good bye.'], ['it was late. "Tom left', 'the house." Good bye.']),
+    (["You", "' re sure"], ["You", "'re sure"]),
+    (['he ( " the boss " ) said " ... and so'], ['he ("the boss") said "... and so']),
+    ([""], [""]), (["", '" a "', ""], ["", '"a"', ""]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines, tidy", FORMS_TO_TIDY)
+def test_the_lines_of_a_form_are_tidied_together(lines, tidy):
+    assert dp.tidy_texts(lines) == tidy and dp.tidy_texts(tidy) == tidy
+
+
+def test_tidying_is_linear_in_the_number_of_marks():
+    # with quadratic effort this takes a minute
+    assert dp.tidy_texts(['" a " ' * 20_000, "bees ' "]) == [" ".join(['"a"'] * 20_000), "bees'"]
+    assert dp.tidy_texts(["bees ' " * 20_000]) == [" ".join(["bees'"] * 20_000)]
 
 
 # ------------------------------------------------------------------------------------------------------------- strokes
