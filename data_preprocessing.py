@@ -78,6 +78,11 @@ class Dataset:
         rows = slice(self.starts[line], self.starts[line + 1])
         return np.column_stack([self.offsets[rows], self.ends[rows]]).astype(np.float32)
 
+    @property
+    def rests(self) -> str:
+        """What was done with the points where the pen rests, for whoever reports a figure on this data."""
+        return "rests kept" if self.has_rests else "rests dropped"
+
     def fingerprint(self) -> str:
         """A hash of all that the data set holds, to tell whether a run goes on with the data it began with."""
         found = hashlib.sha256()
@@ -305,14 +310,15 @@ def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:
     Within a stroke a point nearer than `SHORTEST_STEP` to the last one that stayed goes. A stroke's first and last
     points stay.
     """
-    stays = np.ones(len(ends), dtype=bool)
-    last_x = last_y = math.inf  # of the last point that stayed; none yet in this stroke
-    for t, (x, y, end) in enumerate(zip(*positions.T.tolist(), ends.tolist(), strict=True)):
-        if end or math.hypot(x - last_x, y - last_y) >= SHORTEST_STEP:
-            last_x, last_y = (math.inf, math.inf) if end else (x, y)
-        else:
-            stays[t] = False
-    return stays
+    stays = []
+    begins_stroke, last_x, last_y = True, 0.0, 0.0  # of the last point that stayed
+    for x, y, ends_stroke in zip(*positions.T.tolist(), ends.tolist(), strict=True):
+        stay = begins_stroke or ends_stroke or math.hypot(x - last_x, y - last_y) >= SHORTEST_STEP
+        if stay:
+            last_x, last_y = x, y
+        stays.append(stay)
+        begins_stroke = ends_stroke
+    return np.array(stays, dtype=bool)
 
 
 def prepare_lines(

@@ -339,6 +339,57 @@ def test_a_step_too_long_for_ink_is_not_filled_in_with_dots():
     assert counts["filled"] == 0 and counts["cut"] == 1
 
 
+def resting_strokes(seed, scale):
+    """Strokes (n, 2) of one to sixty points, of which some are one point and most steps are of a few units."""
+    random = np.random.default_rng(seed)
+    sizes = random.integers(1, 60, 12) * (random.random(12) < 0.7) + 1
+    return [3000 + np.cumsum(np.rint(random.normal(0, scale, (size, 2))), axis=0) for size in sizes]
+
+
+@pytest.mark.parametrize("scale", [0, 0.5, 1, 2, 9])
+def test_points_where_the_pen_rests_are_dropped(scale):
+    strokes = resting_strokes(7, scale)
+    kept = []
+    for stroke in strokes:
+        places = [0]
+        while places[-1] < len(stroke) - 1:  # on to the first point that is far enough away, or else to the last one
+            squares = ((stroke[places[-1] + 1 :] - stroke[places[-1]]) ** 2).sum(1)
+            far = np.flatnonzero(squares >= dp.SHORTEST_STEP**2)
+            places.append(places[-1] + 1 + int(far[0]) if len(far) else len(stroke) - 1)
+        kept += [place in places for place in range(len(stroke))]
+    ends = np.concatenate([np.arange(len(stroke)) == len(stroke) - 1 for stroke in strokes])
+    stays = dp.drop_rests(np.concatenate(strokes), ends)
+    assert stays.dtype == bool and stays.tolist() == kept and kept.count(False) > (200 if scale < 1 else 0)
+
+
+def test_a_point_as_far_away_as_the_shortest_step_stays():
+    step = dp.SHORTEST_STEP
+    stroke = np.array([[0, 0], [step - 1, 0], [step - 1, 1], [0, step], [1, step], [2, step], [2, step]])
+    strokes = np.concatenate([stroke, stroke[-1:], stroke[-1:], stroke[-1:]])  # and a point, and one of two points
+    ends = np.array([False] * 6 + [True, True, False, True])
+    expected = [True, False, False, True, False, False, True, True, True, True]
+    assert dp.drop_rests(strokes, ends).tolist() == expected
+
+
+def test_keep_rests_keeps_every_point_and_the_file_says_so(tmp_path, capsys):
+    strokes = [[(*point, 7 + place / 100) for place, point in enumerate(stroke)] for stroke in resting_strokes(3, 1.5)]
+    source = put(tmp_path / "source", {"ascii/a.txt": b"CSR:\n", line_path("a01-000u", 1): line_xml(strokes)})
+    made = {}
+    for flag in ([], ["--keep_rests"]):
+        dp.main(["--source", str(source), "--output", str(tmp_path / "data.npz"), *flag])
+        data = dp.load_dataset(tmp_path / "data.npz")
+        made[bool(data.has_rests)] = (data, capsys.readouterr().out)
+    (dropped, said), (kept, said_of_kept) = made[False], made[True]
+    assert len(kept.offsets) == sum(map(len, strokes)) and dropped.ends.sum() == kept.ends.sum() == len(strokes)
+    assert (kept.rests, dropped.rests) == ("rests kept", "rests dropped")
+    number = len(kept.offsets) - len(dropped.offsets)
+    assert number > 50 and f"\n{number} points where the pen rests dropped (less than 3 units from" in said
+    assert "points where the pen rests are kept\n" in said_of_kept and "dropped" not in said_of_kept
+    positions, ends = np.cumsum(kept.offsets, axis=0), kept.ends  # what stays is where it was
+    expected = positions[dp.drop_rests(positions, ends)]
+    assert (np.cumsum(dropped.offsets, axis=0) == expected).all()
+
+
 BAD_XML = {
     "empty": b"", "cut off": line_xml(GOOD)[:-40], "no points": line_xml([[]]), "one point": line_xml([GOOD[0][:1]]),
     "word": line_xml(GOOD).replace(b'"20"', b'"ten"'), "nan": line_xml(GOOD).replace(b'"20"', b'"nan"'),
