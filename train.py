@@ -475,7 +475,8 @@ def print_evaluation(path: Path, options: argparse.Namespace) -> None:
         raise InputError(f"{options.data}: its validation split holds no line for {path}")
     found = evaluate(model, dataset, content["charset"])
     (mx, my), (sx, sy) = model.mean.tolist(), model.std.tolist()
-    print(f"{path} on the validation split: {found['lines']} lines, {found['points']:.0f} predicted points")
+    print(f"{path} on the validation split of {options.data} ({dataset.rests}):")
+    print(f"  {found['lines']} lines, {found['points']:.0f} predicted points")
     print(f"  loss, nats a line, normalised units     {found['loss']:10.2f}")
     print(f"  loss, nats a line, whiteboard units     {found['loss_raw']:10.2f}")
     print(f"  loss, nats a point, normalised units    {found['per_point']:10.4f}")
@@ -585,6 +586,7 @@ def main(arguments: list[str] | None = None) -> None:
         pass
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
+    print(f"data: {options.data} ({dataset.rests})")
     (mx, my), (sx, sy) = run.model.mean.tolist(), run.model.std.tolist()
     print(f"offsets are normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units")
     print(

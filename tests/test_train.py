@@ -442,9 +442,10 @@ def test_failed_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp_path, capsys, task):
     run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", task)
     row = read_log(tmp_path, task)[0]
-    capsys.readouterr()
+    assert f"data: {data_file} (rests dropped)\n" in capsys.readouterr().out
     train.main(["--data", str(data_file), "--evaluate", str(tmp_path / f"{task}_best.pt"), "--precision", "fp32"])
     output = capsys.readouterr().out
+    assert f"validation split of {data_file} (rests dropped):" in output
     for label, name in [
         ("nats a line, normalised", "validation_loss"), ("nats a line, whiteboard", "validation_loss_raw"),
         ("nats a point, normalised", "validation_per_point"), ("nats a point, whiteboard", "validation_per_point_raw"),
