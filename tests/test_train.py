@@ -154,7 +154,8 @@ def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
             if moves
             else torch.allclose(model.head.weight, initial, atol=1e-3)
         )
-        assert content["progress"]["sums"]["points"] == 6 * 5
+        sums = content["progress"]["sums"]
+        assert sums["points"] == 5 * sums["lines"] > 0
 
 
 def test_precision(monkeypatch):
