@@ -3,12 +3,18 @@
     python train.py --task rand_write
     python train.py --task synthesis
     python train.py --evaluate save/synthesis_best.pt
+    torchrun --nproc_per_node 4 train.py --task synthesis
 
 Losses are in nats (eq. 26). A figure for a line is the mean over lines of the sum over a line's points, as in the
 paper's tables 2 and 3; in normalised units it depends on the mean and deviation that the offsets are normalised by.
+
+A run has one process or several (processes.py). Each takes every n-th line of a batch, and lines of a batch are sorted
+by length, so that all have equal work; the gradient is that of the whole batch. The batches of an evaluation are dealt
+out likewise. Sums of every step go to all processes, so that all skip the same steps and stop at the same one.
 """
 
 import argparse
+import contextlib
 import csv
 import ctypes
 import io
@@ -20,19 +26,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_preprocessing import Dataset, encode, load_dataset
 from generate import default_steps, sample
 from model import Config, Model
+from processes import Group, start_group, torchrun_group
 from utils import (
     InputError,
     draw_losses,
@@ -55,8 +62,9 @@ SIZES = ("num_layers", "cell_size", "num_clusters", "K")
 FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "seed")
 SETTINGS = (
     *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "precision",
-    "sample_every",
+    "processes", "sample_every",
 )  # fmt: skip
+LINES_OF_A_PROCESS = 8  # of a batch, at least, with --processes auto
 
 
 def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
@@ -114,23 +122,29 @@ def collate(
 
 
 @torch.no_grad()
-def evaluate(model: Model, dataset: Dataset, charset: str, batch_size: int = 50) -> dict[str, float]:
-    """Losses over the whole validation split, lines uncut.
+def evaluate(
+    model: Model, dataset: Dataset, charset: str, batch_size: int = 50, group: Group | None = None
+) -> dict[str, float]:
+    """Losses over the whole validation split, lines uncut. All processes of the `group` get the same.
 
     Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
     (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard units
     is smaller by the product of the deviations.
     """
+    group = group or Group()
     chosen = dataset.lines("validation", bool(charset))
     was_training = model.training
     model.eval()
-    nats = squares = points = 0.0
-    for batch in make_batches(np.diff(dataset.starts)[chosen], batch_size):
-        strokes, mask, text = collate(dataset, chosen[batch], charset, device=model.mean.device)
-        losses, errors = model.losses(strokes, mask, text)
-        nats += losses.cpu().double().sum().item()
-        squares += errors.cpu().double().sum().item()
-        points += mask.sum().item()
+    batches = make_batches(np.diff(dataset.starts)[chosen], batch_size)
+    totals = np.zeros(3)
+    for start in range(0, len(batches), group.size):  # a batch for each process at a time
+        found = [0.0, 0.0, 0.0]
+        for batch in group.part(batches[start : start + group.size]):  # none for some, in the last round
+            strokes, mask, text = collate(dataset, chosen[batch], charset, device=model.mean.device)
+            losses, errors = model.losses(strokes, mask, text)
+            found = [value.cpu().double().sum().item() for value in (losses, errors, mask)]
+        totals += group.sums(*found)
+    nats, squares, points = totals.tolist()
     model.train(was_training)
     scale = model.std.log().sum().item()
     return {
@@ -192,6 +206,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The type of the large products; `auto` is bfloat16 where the hardware multiplies it."""
     if name == "auto":
@@ -201,7 +218,16 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
             names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
             fast = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
         name = "bf16" if fast else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    return PRECISIONS[name]
+
+
+def choose_processes(options: argparse.Namespace) -> int:
+    """The number of processes by its name; `auto` is one for each thread that PyTorch would use, and 1 on a GPU."""
+    if options.processes != "auto":
+        return options.processes
+    if choose_device(options.device).type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), options.batch_size // LINES_OF_A_PROCESS))
 
 
 def keep_memory() -> None:
@@ -216,8 +242,20 @@ def keep_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+class Losses(nn.Module):
+    """A model's `losses` as a forward, which is what DistributedDataParallel calls."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *batch: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`Model.losses`."""
+        return self.model.losses(*batch)
+
+
 class Run:
-    """One training run: what it works on, and how far it has come.
+    """One training run: what it works on, and how far it has come. With `share` several processes do one run.
 
     `progress` is saved as it is: epochs that have ended, batches and sums of the one going on, steps and seconds of
     the run, its best validation loss, and steps that were not finite, in all (`skipped`) and just now (`in_row`).
@@ -252,10 +290,20 @@ class Run:
             self.model.std.copy_(torch.from_numpy(dataset.std))
         self.model.to(self.device).train()
         self.model.product_dtype = choose_precision(options.precision, self.device)
+        options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.product_dtype)
         optimizers = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}
         self.optimizer = optimizers[options.optimizer](self.model.parameters(), lr=options.learning_rate)
         if resumed is not None:
             self.restore(resumed[1])
+        self.share(Group())
+
+    def share(self, group: Group) -> None:
+        """Divide the work among the processes of the group, each of which has made the same run."""
+        group.connect()
+        self.group, self.losses = group, group.wrap(Losses(self.model))
+        if group.size > 1:  # the first backward settles the order of its sums, which must not change after it
+            strokes, mask, text = collate(self.dataset, self.lines[:1], self.charset, 1, self.device)
+            self.losses(strokes, mask & False, text)[0].sum().backward()
 
     def initial_model(self, path: Path) -> Model:
         """The network in a checkpoint, with its statistics, for a new run. Raises InputError if it does not fit."""
@@ -290,29 +338,34 @@ class Run:
             rng_state=torch.get_rng_state(),
         )  # fmt: skip
 
-    def train_step(self, batch: np.ndarray) -> tuple[float, float]:
-        """Learn from one batch of lines. Returns its loss in nats a point, and its gradient's norm (nats a line)."""
-        options, progress = self.options, self.progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(options, progress["step"], self.steps_per_epoch)
-        strokes, mask, text = collate(self.dataset, batch, self.charset, options.timesteps, self.device)
+    def train_step(self, batch: np.ndarray) -> tuple[float, float, float]:
+        """Learn from one batch of lines, sorted by length, with the other processes.
+
+        Returns its loss in nats a line and a point, and its gradient's norm (nats a line).
+        """
+        options, progress, group = self.options, self.progress, self.group
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate(options, progress["step"], self.steps_per_epoch)
+        part = group.part(batch)
+        lines = part if len(part) else batch[:1]  # a process without a line takes one that does not count
+        strokes, mask, text = collate(self.dataset, lines, self.charset, options.timesteps, self.device)
+        mask &= len(part) > 0
         self.optimizer.zero_grad(set_to_none=True)
-        losses, _ = self.model.losses(strokes, mask, text)
-        loss = losses.sum() / len(batch)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf)
-        loss, norm, points = loss.item(), norm.item(), int(mask.sum())
+        nats = self.losses(strokes, mask, text)[0].sum()
+        (nats * group.size / len(batch)).backward()  # the mean over processes is the gradient of the batch's mean
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf).item()
+        nats, points = group.sums(nats.item(), mask.sum().item())
         progress["step"] += 1
-        if math.isfinite(loss) and math.isfinite(norm):
+        if math.isfinite(nats) and math.isfinite(norm):
             self.optimizer.step()
-            added = {"nats": loss * len(batch), "points": points, "lines": len(batch), "norm": norm, "steps": 1}
+            added = {"nats": nats, "points": points, "lines": len(batch), "norm": norm, "steps": 1}
             for name, value in added.items():
                 progress["sums"][name] += value
             progress["in_row"] = 0
         else:
             progress["skipped"] += 1
             progress["in_row"] += 1
-        return loss * len(batch) / points, norm
+        return nats / len(batch), nats / points, norm
 
     def train_epoch(self, bar: tqdm, should_stop: Callable[[], bool]) -> None:
         """Go through the rest of the epoch in progress, or until told to stop."""
@@ -320,9 +373,9 @@ class Run:
         rng = np.random.default_rng([options.seed, progress["epoch"]])  # the order follows from seed and epoch
         drawn = draw_lines(self.weights, rng)
         batches = [drawn[batch] for batch in make_batches(self.lengths[drawn], options.batch_size, rng)]
-        while progress["batch"] < len(batches) and not should_stop():
+        while progress["batch"] < len(batches) and not self.group.any(should_stop()):
             started = time.perf_counter()
-            loss, norm = self.train_step(self.lines[batches[progress["batch"]]])
+            loss, per_point, norm = self.train_step(self.lines[batches[progress["batch"]]])
             progress["batch"] += 1
             if progress["in_row"] == MOST_SKIPPED:
                 raise InputError(
@@ -333,14 +386,16 @@ class Run:
             sums["seconds"] += seconds
             progress["seconds"] += seconds
             pace = f"{sums['points'] / sums['seconds']:.0f} points/s"
-            bar.set_postfix_str(f"loss {loss:.3f} a point, gradient {norm:.0f}, {pace}", refresh=False)
+            bar.set_postfix_str(
+                f"loss {loss:.1f} nats a line, {per_point:.3f} a point, gradient {norm:.0f}, {pace}", refresh=False
+            )
             bar.update()
 
     def finish_epoch(self) -> None:
         """Evaluate, log, and write the checkpoints of the epoch that has ended."""
-        options, progress, sums = self.options, self.progress, self.progress["sums"]
+        progress, sums = self.progress, self.progress["sums"]
         started = time.perf_counter()
-        found = evaluate(self.model, self.dataset, self.charset)
+        found = evaluate(self.model, self.dataset, self.charset, group=self.group)
         progress["seconds"] += time.perf_counter() - started
         progress["epoch"] += 1
         progress["batch"] = 0
@@ -358,14 +413,22 @@ class Run:
             }
         )  # fmt: skip
         self.reset_sums()
-        if found["loss"] < progress["best"]:  # which nothing is that is not a number
+        is_best = found["loss"] < progress["best"]  # False for NaN
+        if is_best:
             progress["best"] = found["loss"]
+        if self.group.rank == 0:
+            self.write_checkpoints(is_best)
+            self.report()
+
+    def write_checkpoints(self, is_best: bool) -> None:
+        """Write the checkpoint of the epoch that has ended, and the best network; delete what they replace."""
+        folder, task = self.options.model_dir, self.options.task
+        if is_best:
             self.save("best")  # before the epoch's own: whoever resumes from that can rely on it
-        self.save(f"epoch_{progress['epoch']}")
-        for path in epoch_checkpoints(options.model_dir, options.task)[:-KEPT]:
+        self.save(f"epoch_{self.progress['epoch']}")
+        for path in epoch_checkpoints(folder, task)[:-KEPT]:
             path.unlink(missing_ok=True)
-        (options.model_dir / f"{options.task}_interrupted.pt").unlink(missing_ok=True)
-        self.report()
+        (folder / f"{task}_interrupted.pt").unlink(missing_ok=True)
 
     def report(self) -> None:
         """Print the last epoch's figures; write the log, the curve, and now and then some samples."""
@@ -404,40 +467,57 @@ class Run:
                 tqdm.write("no picture of samples: the network wrote nothing that can be drawn", file=sys.stdout)
 
     def go(self) -> None:
-        """Train until the last epoch, a limit, or a signal."""
-        options, progress = self.options, self.progress
-        signals: list[int] = []
-
-        def note(number: int, _frame: object) -> None:
-            os.write(2, b"\nstopping after this step\n")
-            signals.append(number)
-
-        handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Train until the last epoch, a limit, or a signal to any process."""
+        options, progress, group = self.options, self.progress, self.group
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
         most_steps = options.max_steps or math.inf
-
-        def should_stop() -> bool:
-            return bool(signals) or time.perf_counter() > deadline or progress["step"] >= most_steps
-
         keep_memory()
         total = options.num_epochs * self.steps_per_epoch
-        is_screen = sys.stderr.isatty()  # a log file gets a line a minute
-        where = {"file": sys.stderr, "mininterval": 0.5} if is_screen else {"file": sys.stdout, "mininterval": 60}
-        try:
-            with tqdm(total=total, initial=progress["step"], unit=" steps", smoothing=0.05, **where) as bar:
-                while progress["epoch"] < options.num_epochs:
-                    bar.set_description(f"epoch {progress['epoch'] + 1}")
-                    self.train_epoch(bar, should_stop)
-                    if signals or progress["batch"] < self.steps_per_epoch:
-                        self.save("interrupted")
-                        bar.close()
-                        return print(f"stopped at step {progress['step']} of {total}; go on with --resume")
-                    self.finish_epoch()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with noted_signals(group) as signals, progress_bar(group, total, progress["step"]) as bar:
+
+            def should_stop() -> bool:
+                return bool(signals) or time.perf_counter() > deadline or progress["step"] >= most_steps
+
+            while progress["epoch"] < options.num_epochs:
+                bar.set_description(f"epoch {progress['epoch'] + 1}")
+                self.train_epoch(bar, should_stop)
+                if progress["batch"] < self.steps_per_epoch or group.any(bool(signals)):
+                    bar.close()
+                    return self.stop(total)
+                self.finish_epoch()
         best = options.model_dir / f"{options.task}_best.pt"
         print(f"done: best validation loss {progress['best']:.1f} nats a line, in {best}")
+
+    def stop(self, total: int) -> None:
+        """Leave all that going on needs."""
+        if self.group.rank == 0:
+            self.save("interrupted")
+        print(f"stopped at step {self.progress['step']} of {total}; go on with --resume")
+
+
+@contextlib.contextmanager
+def noted_signals(group: Group) -> Iterator[list[int]]:
+    """While this is open, Ctrl-C and SIGTERM do nothing but add their number to the list."""
+    signals: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if group.rank == 0:
+            os.write(2, b"\nstopping after this step\n")
+        signals.append(number)
+
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def progress_bar(group: Group, total: int, step: int) -> tqdm:
+    """The bar of a run at `step` of `total` steps; process 0 shows it. A log file gets a line a minute."""
+    is_screen = sys.stderr.isatty()
+    where = {"file": sys.stderr, "mininterval": 0.5} if is_screen else {"file": sys.stdout, "mininterval": 60}
+    return tqdm(total=total, initial=step, unit=" steps", smoothing=0.05, disable=group.rank > 0, **where)
 
 
 def epoch_checkpoints(folder: Path, task: str) -> list[Path]:
@@ -498,6 +578,11 @@ def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
     return parse
 
 
+def number_or_auto(text: str) -> int | str:
+    """A number of processes, or `auto`."""
+    return text if text == "auto" else at_least(1)(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(
@@ -539,6 +624,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     products = "of the large products; auto: bf16 where the hardware multiplies it"
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=products)
+    shared = "that share every batch; auto: one for each core, with 8 lines of a batch at least, and 1 on a GPU"
+    add("--processes", type=number_or_auto, default="auto", help=shared)
     going_on = "go on with the run in --model_dir, with its settings but for those given anew"
     add("--resume", action="store_true", help=going_on)
     add("--max_steps", type=whole, help="stop at this step of the run, ready to be resumed")
@@ -547,36 +634,38 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+def settle(arguments: list[str], group: Group | None) -> tuple[argparse.Namespace, tuple[Model, dict] | None]:
+    """The settings of a run, and the checkpoint that it goes on from with --resume, else None. Raises InputError."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if options.evaluate:
-        return print_evaluation(options.evaluate, options)
-    if options.export:
-        model, content = load_checkpoint(options.model_dir / f"{options.task}_best.pt")
-        save_checkpoint(options.export, model, content["charset"], content["char_counts"], half=True, task=options.task)
-        return print(f"wrote {options.export} ({options.export.stat().st_size / 1e6:.1f} MB)")
-    resumed = None
+    resumed, saved = None, {}
     if options.resume:
         resumed = newest_checkpoint(options.model_dir, options.task)
-        settings = resumed[1]["settings"]
-        parser.set_defaults(**settings)
+        saved = resumed[1]["settings"]
+        parser.set_defaults(**saved)
         options = parser.parse_args(arguments)
         for name in FIXED:
-            if getattr(options, name) != settings[name]:
-                raise InputError(
-                    f"--{name}: cannot change within a run; that in {options.model_dir} has {settings[name]}"
-                )
+            if getattr(options, name) != saved[name]:
+                raise InputError(f"--{name}: cannot change within a run; that in {options.model_dir} has {saved[name]}")
+        step = resumed[1]["progress"]["step"]
+        if options.max_steps and options.max_steps <= step:
+            raise InputError(f"--max_steps: the run is at step {step} already; give a higher one")
     elif newest_checkpoints(options.model_dir, options.task):
         raise InputError(
             f"{options.model_dir}: holds a run of {options.task} already; --resume it, or choose another --model_dir"
         )
     if "learning_rate" not in options:
         options.learning_rate = {"adam": 8e-4, "rmsprop": 1e-4}[options.optimizer]
+    options.processes = choose_processes(options) if group is None else group.size
+    if options.processes > options.batch_size:
+        raise InputError(f"--processes {options.processes}: more than the {options.batch_size} lines of a batch")
+    return options, resumed
+
+
+def start_run(arguments: list[str], group: Group | None = None) -> None:
+    """Begin or resume the run that the flags describe, in the processes of the group or in those that they ask for."""
+    options, resumed = settle(arguments, group)
     dataset = load_dataset(options.data)
-    if resumed and options.max_steps and options.max_steps <= resumed[1]["progress"]["step"]:
-        raise InputError(f"--max_steps: the run is at step {resumed[1]['progress']['step']} already; give a higher one")
     try:
         run = Run(options, dataset, resumed)
     except RuntimeError as error:
@@ -584,6 +673,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.model_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=options.model_dir):  # find out now, not after an epoch, whether it can be written
         pass
+    for name in ("processes", "precision"):
+        if resumed and getattr(options, name) != resumed[1]["settings"][name]:
+            print(f"--{name}: other than before; the run goes on, but not as it would have to the last digit")
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
     print(f"data: {options.data} ({dataset.rests})")
@@ -591,9 +683,34 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"offsets are normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units")
     print(
         f"{options.task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
-        f"{run.device} with {str(run.model.product_dtype).removeprefix('torch.')} products"
+        f"{run.device} with {str(run.model.product_dtype).removeprefix('torch.')} products, in {options.processes} "
+        f"process{'es' * (options.processes > 1)}"
     )
-    run.go()
+    sys.stdout.flush()
+    if group is None and options.processes > 1:
+        with start_group(options.processes, start_run, arguments) as group:
+            run.share(group)
+            run.go()
+    else:
+        run.share(group or Group())
+        run.go()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = make_parser().parse_args(arguments)
+    if options.evaluate:
+        print_evaluation(options.evaluate, options)
+    elif options.export:
+        model, content = load_checkpoint(options.model_dir / f"{options.task}_best.pt")
+        save_checkpoint(options.export, model, content["charset"], content["char_counts"], half=True, task=options.task)
+        print(f"wrote {options.export} ({options.export.stat().st_size / 1e6:.1f} MB)")
+    elif {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():  # torchrun has started this process and others
+        with torchrun_group() as group:
+            start_run(arguments, group)
+    else:
+        start_run(arguments)
 
 
 if __name__ == "__main__":

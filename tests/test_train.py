@@ -3,6 +3,7 @@
 import argparse
 import csv
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 import train
 from data_preprocessing import save_dataset
 from model import Config, Model
+from processes import Group, start_group
 from utils import InputError, load_checkpoint, save_checkpoint
 
 TINY = ["--cell_size", "8", "--num_clusters", "2", "--K", "2", "--batch_size", "6", "--precision", "fp32"]
@@ -244,7 +246,9 @@ def test_flags_given_anew_override_those_of_the_run(data_file, tmp_path):
 
 def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "train.py"), "--data", data_file, "--model_dir", folder, *TINY, *flags]
-    process = subprocess.Popen(list(map(str, command)), env=environment(), stdout=-1, stderr=-1, text=True)
+    process = subprocess.Popen(
+        list(map(str, command)), env=environment(), stdout=-1, stderr=-1, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not (folder / name).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -257,18 +261,24 @@ def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
-    run_in_process(data_file, tmp_path / "killed", "--task", "rand_write", "--resume")
-    run_in_process(data_file, tmp_path / "unbroken", *flags)
+    for folder, more in (("killed", ["--resume"]), ("unbroken", flags)):  # with as many threads as the killed one
+        result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path / folder, *TINY, *more)
+        assert result.returncode == 0, result.stderr
     assert read_log(tmp_path / "killed", "rand_write") == read_log(tmp_path / "unbroken", "rand_write")
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_save_and_leave(data_file, tmp_path, number):
-    process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", "--num_epochs", "100000")
-    process.send_signal(number)
+def test_signals_save_and_leave(data_file, tmp_path, number, processes):
+    flags = ["--num_epochs", 100000, "--processes", processes, "--sample_every", 0]
+    process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", *flags)
+    if number == signal.SIGINT:  # a terminal sends it to all
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert "--resume" in output and "Traceback" not in errors
+    assert output.count("--resume") == 1 and errors.split() == ["stopping", "after", "this", "step"]
     _, content = load_checkpoint(tmp_path / "rand_write_interrupted.pt")
     assert content["progress"]["step"] > 0
 
@@ -289,6 +299,118 @@ def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path):
     best = load_checkpoint(tmp_path / "rand_write_best.pt")[1]["progress"]
     assert best["epoch"] == min(losses, key=losses.get)
     assert best["best"] == pytest.approx(min(losses.values()), rel=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------- several processes
+
+
+def children_of(process: subprocess.Popen) -> list[int]:
+    """The other processes of its run."""
+    command = ["ps", "-A", "-o", "pid=,ppid=,args="]
+    rows = [row.split(None, 2) for row in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()]
+    return [int(pid) for pid, parent, args in rows if int(parent) == process.pid and "spawn_main" in args]
+
+
+def assert_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 30
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.kill(pid, 0)
+                time.sleep(0.02)
+
+
+def test_two_processes_learn_what_one_learns(data_file, tmp_path):
+    """The epochs' last batches hold one line, so that one of the processes has none."""
+    for processes in (1, 2):
+        run_in_process(data_file, tmp_path / str(processes), "--num_epochs", 9, "--processes", processes)
+    one, two = (read_log(tmp_path / str(processes), "rand_write") for processes in (1, 2))
+    assert load_checkpoint(tmp_path / "2" / "rand_write_epoch_9.pt")[1]["settings"]["processes"] == 2
+    assert one[-1]["step"] == two[-1]["step"] == "54"
+    for name in one[0]:
+        expected = [float(row[name]) for row in one]
+        assert [float(row[name]) for row in two] == pytest.approx(expected, rel=1e-4), name
+
+
+def test_resumed_run_of_several_processes_is_the_unbroken_one(data_file, tmp_path, capsys):
+    """Three, as the order of their sums matters, which that of two does not."""
+    flags = ["--task", "synthesis", "--num_epochs", 3, "--processes", 3, "--sample_every", 0]
+    run_in_process(data_file, tmp_path / "unbroken", *flags)
+    run_in_process(data_file, tmp_path / "broken", *flags, "--max_steps", 7)
+    run_in_process(data_file, tmp_path / "broken", "--task", "synthesis", "--resume", "--max_steps", 1000)
+    assert read_log(tmp_path / "broken", "synthesis") == read_log(tmp_path / "unbroken", "synthesis")
+    assert_same_weights(*(weights_of(tmp_path / run / "synthesis_epoch_3.pt") for run in ("broken", "unbroken")))
+    capsys.readouterr()
+    more = ["--task", "synthesis", "--resume", "--num_epochs", 4, "--processes", 1]
+    run_in_process(data_file, tmp_path / "broken", *more)
+    assert "--processes: other than before" in capsys.readouterr().out
+
+
+def test_torchrun(data_file, tmp_path):
+    flags = ["--task", "synthesis", "--num_epochs", 2, "--sample_every", 0]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, ROOT / "train.py"]
+    command += ["--data", data_file, "--model_dir", tmp_path / "torchrun", *TINY, *flags]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment(), timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("done: ") == 1
+    run_in_process(data_file, tmp_path / "own", *flags, "--processes", 2)
+    assert read_log(tmp_path / "torchrun", "synthesis") == read_log(tmp_path / "own", "synthesis")
+
+
+def test_killed_worker_ends_the_run_with_one_line(data_file, tmp_path):
+    flags = ["--num_epochs", 100000, "--processes", 3, "--sample_every", 0]
+    process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", *flags)
+    workers = children_of(process)
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    output, errors = process.communicate(timeout=60)
+    assert_refused(subprocess.CompletedProcess([], process.returncode, output, errors), "--resume")
+    assert_gone(workers)
+
+
+def test_killed_run_leaves_no_worker_behind(data_file, tmp_path):
+    flags = ["--num_epochs", 100000, "--processes", 2, "--sample_every", 0]
+    process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", *flags)
+    workers = children_of(process)
+    assert len(workers) == 1
+    process.kill()
+    _, errors = process.communicate(timeout=60)
+    assert errors == ""
+    assert_gone(workers)
+
+
+def test_error_in_all_processes_is_one_line(data_file, tmp_path):
+    flags = ["--processes", 2, "--num_epochs", 100, "--learning_rate", 1e30, "--grad_clip", 0]
+    result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path, *TINY, *flags)
+    assert_refused(result, "in a row")
+
+
+def fail_in_second(when: str, group: Group) -> None:
+    if when == "before":
+        raise InputError("disk 7 is full")
+    group.connect()
+    group.sums(0)
+    if when == "after":
+        raise InputError("disk 7 is full")
+    os._exit(1)
+
+
+@pytest.mark.parametrize(("when", "word"), [("before", "disk 7"), ("after", "disk 7"), ("killed", "--resume")])
+def test_error_in_another_process_is_told(when, word):
+    with pytest.raises(InputError, match=word), start_group(2, fail_in_second, when) as group:
+        group.connect()
+        while True:
+            group.sums(0)
+
+
+def test_number_of_processes(data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for batch_size, device, expected in ((50, "cpu", 4), (24, "cpu", 3), (6, "cpu", 1), (50, "meta", 1)):
+        options = argparse.Namespace(processes="auto", batch_size=batch_size, device="cpu")
+        monkeypatch.setattr(train, "choose_device", lambda name, device=device: torch.device(device))
+        assert train.choose_processes(options) == expected
+    with pytest.raises(InputError, match="--processes 7"):
+        run_in_process(data_file, tmp_path, "--processes", 7)
 
 
 # ------------------------------------------------------------------------------------------------------ what goes wrong

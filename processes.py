@@ -1,0 +1,145 @@
+"""The processes of a training run: how they start, sum up numbers, and end together.
+
+Each has the whole network and takes its part of every batch; PyTorch's DistributedDataParallel makes the gradient that
+of the whole batch, over gloo on processors and NCCL on GPUs. Process 0 writes the files and speaks for all.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from utils import InputError
+
+LOST = "a process of the run has ended before its time (killed, or out of memory); go on with --resume"
+
+
+class Group:
+    """The processes of a run, seen from process `rank` of `size`; `Group()` is one process alone.
+
+    `with group:` ends all together: an error in any process is raised as InputError in process 0, and ends the others
+    without a word.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None):
+        self.rank, self.size, self.store = rank, size, store
+        self.children: list[multiprocessing.process.BaseProcess] = []
+        self.threads = torch.get_num_threads()
+        if torch.cuda.is_available() and size > 1:
+            torch.cuda.set_device(rank % torch.cuda.device_count())
+
+    def connect(self) -> None:
+        """Wait until every process has come to this point, and connect them. Raises InputError if one has ended."""
+        if self.size == 1:
+            return
+        self.store.add("ready", 1)
+        while self.store.add("ready", 0) < self.size:
+            if self.store.check(["error"]) or not all(child.is_alive() for child in self.children):
+                raise InputError(self.reason())
+            time.sleep(0.02)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size)
+
+    def part(self, items: Sequence) -> Sequence:
+        """This process's part: every `size`-th item, so that neighbours in a sorted row go to different processes."""
+        return items[self.rank :: self.size]
+
+    def sums(self, *values: float) -> list[float]:
+        """Sums of numbers over all processes, the same in each."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        return self.sums(flag)[0] > 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """A module whose backward leaves the mean of all processes' gradients in each."""
+        if self.size == 1:
+            return module
+        return nn.parallel.DistributedDataParallel(module)
+
+    def reason(self) -> str:
+        """Why the run ends: what a process has left in the store, or that one is lost."""
+        return self.store.get("error").decode() if self.store.check(["error"]) else LOST
+
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Disconnect, and make one error of an error in any process."""
+        reason = LOST
+        is_lost = self.size > 1 and isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error))
+        with contextlib.suppress(RuntimeError):  # a store that has gone with its process
+            if is_lost:
+                reason = self.reason()
+            elif self.rank and isinstance(error, InputError | OSError):
+                self.store.set("error", str(error))
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for child in self.children:
+            if error is None:
+                child.join(60)
+            child.kill()
+            child.join()
+        torch.set_num_threads(self.threads)
+        if self.rank and (is_lost or isinstance(error, InputError | OSError)):
+            sys.exit(2)
+        if is_lost:
+            raise InputError(reason) from None
+
+
+def torchrun_group() -> Group:
+    """The group that torchrun has started this process in."""
+    store, rank, size = next(dist.rendezvous("env://"))
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    return Group(rank, size, store)
+
+
+def start_group(size: int, work: Callable[..., object], *arguments: Any) -> Group:
+    """Start `size` - 1 processes that each call work(*arguments, group), and return their group: this is process 0.
+
+    They share the threads that PyTorch uses here. They end when this process ends, however it does.
+    """
+    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    if names:  # the machine's connection to itself, which stays when its other ones come and go
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+    group = Group(0, size, dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+    threads = max(1, group.threads // size)
+    context = multiprocessing.get_context("spawn")
+    for rank in range(1, size):
+        start = (rank, size, group.store.port, threads, work, arguments)
+        group.children.append(context.Process(target=_child, args=start, daemon=True))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it: Ctrl-C is for process 0 to pass on
+    try:
+        for child in group.children:
+            child.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    torch.set_num_threads(threads)
+    return group
+
+
+def _child(rank: int, size: int, port: int, threads: int, work: Callable[..., object], arguments: tuple) -> None:
+    """Process `rank` of a group that `start_group` starts."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(2)), daemon=True).start()
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    torch.set_num_threads(threads)
+    with Group(rank, size, dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))) as group:
+        work(*arguments, group)
