@@ -326,13 +326,25 @@ class Run:
             )
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress, self.log = content["progress"], content["log"]
+        self.progress["best"] = self.best_on_disk()
         torch.set_rng_state(content["rng_state"].cpu())
+
+    def path(self, name: str) -> Path:
+        """Where the run's checkpoint of that name is."""
+        return self.options.model_dir / f"{self.options.task}_{name}.pt"
+
+    def best_on_disk(self) -> float:
+        """The validation loss of the best checkpoint that is there; infinite if there is none for this data."""
+        if not self.path("best").is_file():
+            return math.inf
+        _, content = load_checkpoint(self.path("best"))
+        return content["progress"]["best"] if content.get("fingerprint") == self.fingerprint else math.inf
 
     def save(self, name: str) -> None:
         """Write a checkpoint that the run can be resumed from."""
         options = self.options
         save_checkpoint(
-            options.model_dir / f"{options.task}_{name}.pt", self.model, self.charset, self.char_counts,
+            self.path(name), self.model, self.charset, self.char_counts,
             task=options.task, settings={name: getattr(options, name) for name in SETTINGS}, log=self.log,
             progress=self.progress, fingerprint=self.fingerprint, optimizer=self.optimizer.state_dict(),
             rng_state=torch.get_rng_state(),
@@ -428,7 +440,7 @@ class Run:
         self.save(f"epoch_{self.progress['epoch']}")
         for path in epoch_checkpoints(folder, task)[:-KEPT]:
             path.unlink(missing_ok=True)
-        (folder / f"{task}_interrupted.pt").unlink(missing_ok=True)
+        self.path("interrupted").unlink(missing_ok=True)
 
     def report(self) -> None:
         """Print the last epoch's figures; write the log, the curve, and now and then some samples."""
@@ -485,8 +497,13 @@ class Run:
                     bar.close()
                     return self.stop(total)
                 self.finish_epoch()
-        best = options.model_dir / f"{options.task}_best.pt"
-        print(f"done: best validation loss {progress['best']:.1f} nats a line, in {best}")
+        best = self.path("best")
+        if math.isfinite(progress["best"]) and best.is_file():
+            print(f"done: best validation loss {progress['best']:.1f} nats a line, in {best}")
+        else:
+            print(
+                f"done, without {best}: no validation loss was finite (try a lower --learning_rate), or it was deleted"
+            )
 
     def stop(self, total: int) -> None:
         """Leave all that going on needs."""

@@ -301,6 +301,46 @@ def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path):
     assert best["best"] == pytest.approx(min(losses.values()), rel=1e-5)
 
 
+def test_best_is_not_replaced_by_worse_after_going_back(data_file, tmp_path, capsys):
+    """The newest checkpoints are deleted, and what comes then is worse than the best one."""
+    run_in_process(data_file, tmp_path, "--num_epochs", 3, "--learning_rate", 0.01, "--sample_every", 0)
+    losses = [float(row["validation_loss"]) for row in read_log(tmp_path, "rand_write")]
+    assert losses[2] < losses[0]
+    best = (tmp_path / "rand_write_best.pt").read_bytes()
+    for epoch in (2, 3):
+        (tmp_path / f"rand_write_epoch_{epoch}.pt").unlink()
+    run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2, "--learning_rate", 1e-4)
+    losses = [float(row["validation_loss"]) for row in read_log(tmp_path, "rand_write")]
+    assert losses[1] < losses[0]
+    assert (tmp_path / "rand_write_best.pt").read_bytes() == best
+    assert "done: " in capsys.readouterr().out
+
+
+def test_deleted_best_is_written_anew(data_file, tmp_path, capsys):
+    run_in_process(data_file, tmp_path, "--num_epochs", 1)
+    (tmp_path / "rand_write_best.pt").unlink()
+    capsys.readouterr()
+    run_in_process(data_file, tmp_path, "--resume")
+    assert "done, without" in capsys.readouterr().out
+    run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2, "--learning_rate", 10, "--grad_clip", 0)
+    first, second = (float(row["validation_loss"]) for row in read_log(tmp_path, "rand_write"))
+    assert first < second < math.inf
+    assert load_checkpoint(tmp_path / "rand_write_best.pt")[1]["progress"]["epoch"] == 2
+
+
+def test_run_without_a_finite_validation_loss_names_no_best(data_file, tmp_path, monkeypatch, capsys):
+    original = Model.losses
+
+    def losses(self, *arguments):
+        factor = 1.0 if torch.is_grad_enabled() else math.nan
+        return tuple(value * factor for value in original(self, *arguments))
+
+    monkeypatch.setattr(Model, "losses", losses)
+    run_in_process(data_file, tmp_path, "--num_epochs", 1)
+    assert not (tmp_path / "rand_write_best.pt").exists()
+    assert "done, without" in capsys.readouterr().out
+
+
 # --------------------------------------------------------------------------------------------------- several processes
 
 
@@ -323,7 +363,8 @@ def assert_gone(pids: list[int]) -> None:
 def test_two_processes_learn_what_one_learns(data_file, tmp_path):
     """The epochs' last batches hold one line, so that one of the processes has none."""
     for processes in (1, 2):
-        run_in_process(data_file, tmp_path / str(processes), "--num_epochs", 9, "--processes", processes)
+        flags = ["--num_epochs", 9, "--processes", processes, "--sample_every", 0]
+        run_in_process(data_file, tmp_path / str(processes), *flags)
     one, two = (read_log(tmp_path / str(processes), "rand_write") for processes in (1, 2))
     assert load_checkpoint(tmp_path / "2" / "rand_write_epoch_9.pt")[1]["settings"]["processes"] == 2
     assert one[-1]["step"] == two[-1]["step"] == "54"
@@ -477,6 +518,17 @@ def test_resuming_on_other_data_is_refused(data_file, tmp_path, dataset):
     save_dataset(replace(dataset, std=dataset.std * 2), tmp_path / "other.npz")
     with pytest.raises(InputError, match=r"other\.npz"):
         run_in_process(tmp_path / "other.npz", tmp_path, "--resume", "--num_epochs", 2)
+
+
+def test_resuming_with_other_texts_is_refused(data_file, tmp_path, dataset):
+    """The strokes and the counts of characters are the same."""
+    run_in_process(data_file, tmp_path, "--task", "synthesis", "--num_epochs", 1)
+    texts = dataset.texts.copy()
+    texts[[0, 1]] = texts[[1, 0]]
+    assert texts[0] != texts[1]
+    save_dataset(replace(dataset, texts=texts), tmp_path / "other.npz")
+    with pytest.raises(InputError, match=r"other\.npz"):
+        run_in_process(tmp_path / "other.npz", tmp_path, "--task", "synthesis", "--resume", "--num_epochs", 2)
 
 
 def test_bad_input_is_named(data_file, tmp_path, capsys):
