@@ -24,6 +24,7 @@ import platform
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -52,6 +53,7 @@ from utils import (
 )
 
 TASKS = ("rand_write", "synthesis")
+STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 KEPT = 3  # checkpoints of epochs that stay on disk
 MOST_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
@@ -242,6 +244,37 @@ def keep_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+def no_steps() -> dict[str, float]:
+    """Sums over steps, of none yet: nats, points, lines, gradient norms, steps, seconds."""
+    return {"nats": 0.0, "points": 0, "lines": 0, "norm": 0.0, "steps": 0, "seconds": 0.0}
+
+
+def means(sums: dict[str, float]) -> dict[str, float]:
+    """Losses in nats a line and a point, and the gradient's norm, from sums over steps; NaN if they are of none."""
+    lines, points, steps = (sums[name] or math.nan for name in ("lines", "points", "steps"))
+    return {
+        "train_loss": sums["nats"] / lines,
+        "train_per_point": sums["nats"] / points,
+        "gradient_norm": sums["norm"] / steps,
+    }
+
+
+def columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+    """The columns of rows of numbers; none without rows."""
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+
+def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write rows of numbers as a .csv file, whole or not at all. No rows, no file."""
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+        with replacing(path) as file:
+            file.write(text.getvalue().encode())
+
+
 class Losses(nn.Module):
     """A model's `losses` as a forward, which is what DistributedDataParallel calls."""
 
@@ -257,8 +290,9 @@ class Losses(nn.Module):
 class Run:
     """One training run: what it works on, and how far it has come. With `share` several processes do one run.
 
-    `progress` is saved as it is: epochs that have ended, batches and sums of the one going on, steps and seconds of
-    the run, its best validation loss, and steps that were not finite, in all (`skipped`) and just now (`in_row`).
+    `log` and `step_log` are the rows of the two logs. `progress` is saved as it is: epochs that have ended, batches and
+    `sums` of the one going on, `recent` sums of the step log's next row, steps and seconds of the run, its best
+    validation loss, and steps that were not finite, in all (`skipped`) and just now (`in_row`).
     """
 
     def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: tuple[Model, dict] | None):
@@ -276,8 +310,11 @@ class Run:
         self.weights = line_weights(dataset.texts[self.lines], options.rare_share)
         self.steps_per_epoch = math.ceil(len(self.lines) / options.batch_size)
         self.log: list[dict[str, float]] = []
-        self.progress = {"epoch": 0, "batch": 0, "step": 0, "seconds": 0.0, "best": math.inf, "skipped": 0, "in_row": 0}
-        self.reset_sums()
+        self.step_log: list[dict[str, float]] = []
+        self.progress = {
+            "epoch": 0, "batch": 0, "step": 0, "seconds": 0.0, "best": math.inf, "skipped": 0, "in_row": 0,
+            "sums": no_steps(), "recent": no_steps(),
+        }  # fmt: skip
 
         torch.manual_seed(options.seed)
         if resumed is not None:
@@ -314,10 +351,6 @@ class Run:
             setattr(self.options, name, getattr(model.config, name))
         return model
 
-    def reset_sums(self) -> None:
-        """Start the sums of an epoch: nats, points, lines, gradient norms, steps, seconds."""
-        self.progress["sums"] = {"nats": 0.0, "points": 0, "lines": 0, "norm": 0.0, "steps": 0, "seconds": 0.0}
-
     def restore(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint's content."""
         if content["fingerprint"] != self.fingerprint:
@@ -325,7 +358,7 @@ class Run:
                 f"{self.options.data}: not the data that the run in {self.options.model_dir} was begun with"
             )
         self.optimizer.load_state_dict(content["optimizer"])
-        self.progress, self.log = content["progress"], content["log"]
+        self.progress, self.log, self.step_log = content["progress"], content["log"], content["step_log"]
         self.progress["best"] = self.best_on_disk()
         torch.set_rng_state(content["rng_state"].cpu())
 
@@ -346,8 +379,8 @@ class Run:
         save_checkpoint(
             self.path(name), self.model, self.charset, self.char_counts,
             task=options.task, settings={name: getattr(options, name) for name in SETTINGS}, log=self.log,
-            progress=self.progress, fingerprint=self.fingerprint, optimizer=self.optimizer.state_dict(),
-            rng_state=torch.get_rng_state(),
+            step_log=self.step_log, progress=self.progress, fingerprint=self.fingerprint,
+            optimizer=self.optimizer.state_dict(), rng_state=torch.get_rng_state(),
         )  # fmt: skip
 
     def train_step(self, batch: np.ndarray) -> tuple[float, float, float]:
@@ -373,11 +406,20 @@ class Run:
             added = {"nats": nats, "points": points, "lines": len(batch), "norm": norm, "steps": 1}
             for name, value in added.items():
                 progress["sums"][name] += value
+                progress["recent"][name] += value
             progress["in_row"] = 0
         else:
             progress["skipped"] += 1
             progress["in_row"] += 1
+        if progress["step"] % STEPS_OF_A_ROW == 0:
+            self.step_log.append(self.step_row())
+            progress["recent"] = no_steps()
         return nats / len(batch), nats / points, norm
+
+    def step_row(self) -> dict[str, float]:
+        """The row of the step log for the steps since the last one."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {"step": self.progress["step"], **means(self.progress["recent"]), "learning_rate": rate}
 
     def train_epoch(self, bar: tqdm, should_stop: Callable[[], bool]) -> None:
         """Go through the rest of the epoch in progress, or until told to stop."""
@@ -404,33 +446,32 @@ class Run:
             bar.update()
 
     def finish_epoch(self) -> None:
-        """Evaluate, log, and write the checkpoints of the epoch that has ended."""
+        """Evaluate the network, log, and write the checkpoints of the epoch that has ended."""
         progress, sums = self.progress, self.progress["sums"]
         started = time.perf_counter()
         found = evaluate(self.model, self.dataset, self.charset, group=self.group)
         progress["seconds"] += time.perf_counter() - started
         progress["epoch"] += 1
         progress["batch"] = 0
-        none = sums["steps"] == 0  # all were skipped
-        lines, points, steps = (math.nan if none else sums[name] for name in ("lines", "points", "steps"))
-        self.log.append(
-            {
-                "epoch": progress["epoch"], "step": progress["step"], "minutes": progress["seconds"] / 60,
-                "train_loss": sums["nats"] / lines, "train_per_point": sums["nats"] / points,
-                "validation_loss": found["loss"], "validation_loss_raw": found["loss_raw"],
-                "validation_per_point": found["per_point"], "validation_per_point_raw": found["per_point_raw"],
-                "validation_sse": found["sse"],
-                "gradient_norm": sums["norm"] / steps, "points_per_second": points / sums["seconds"],
-                "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress["skipped"],
-            }
-        )  # fmt: skip
-        self.reset_sums()
+        row = {
+            "epoch": progress["epoch"], "step": progress["step"], "minutes": progress["seconds"] / 60, **means(sums),
+            **{f"validation_{name}": value for name, value in found.items() if name not in ("lines", "points")},
+            "points_per_second": sums["points"] / (sums["seconds"] or math.nan),
+            "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress["skipped"],
+        }  # fmt: skip
+        self.log.append(row)
+        progress["sums"] = no_steps()
         is_best = found["loss"] < progress["best"]  # False for NaN
         if is_best:
             progress["best"] = found["loss"]
-        if self.group.rank == 0:
-            self.write_checkpoints(is_best)
-            self.report()
+        if self.group.rank > 0:
+            return
+        self.write_checkpoints(is_best)
+        self.report_epoch()
+        self.write_logs()
+        every = self.options.sample_every
+        if every and (row["epoch"] % every == 0 or row["epoch"] == self.options.num_epochs):
+            self.draw_samples(f"epoch_{row['epoch']}")
 
     def write_checkpoints(self, is_best: bool) -> None:
         """Write the checkpoint of the epoch that has ended, and the best network; delete what they replace."""
@@ -442,10 +483,9 @@ class Run:
             path.unlink(missing_ok=True)
         self.path("interrupted").unlink(missing_ok=True)
 
-    def report(self) -> None:
-        """Print the last epoch's figures; write the log, the curve, and now and then some samples."""
-        options, row = self.options, self.log[-1]
-        stem = str(options.model_dir / options.task)
+    def report_epoch(self) -> None:
+        """Print the last epoch's figures."""
+        row = self.log[-1]
         tqdm.write(
             f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line, validation "
             f"{row['validation_loss']:.1f} a line, {row['validation_per_point']:.4f} a point (normalised; whiteboard "
@@ -455,28 +495,32 @@ class Run:
             file=sys.stdout,
         )
         sys.stdout.flush()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, row, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.log)
-        with replacing(Path(f"{stem}_log.csv")) as file:
-            file.write(text.getvalue().encode())
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        draw_losses(figure.subplots(), {name: np.array([row[name] for row in self.log]) for name in row})
-        save_figure(figure, Path(f"{stem}_loss.png"))
-        if options.sample_every and row["epoch"] % options.sample_every == 0:
-            self.model.eval()
-            seeds, texts, steps = [0, 1, 2], None, 700
-            if self.charset:
-                text = "".join(character for character in SAMPLE_TEXT if character in self.charset) or self.charset
-                texts, steps = [encode(text, self.charset)] * len(seeds), default_steps(text)
-            lines = [line.points for line in sample(self.model, texts, seeds, bias=0.5, steps=steps)]
-            self.model.train()
-            lines = [points for points in lines if len(points) and np.isfinite(points).all()]
-            if lines:
-                save_figure(lines_figure(lines), Path(f"{stem}_samples_epoch_{row['epoch']}.png"))
-            else:
-                tqdm.write("no picture of samples: the network wrote nothing that can be drawn", file=sys.stdout)
+
+    def write_logs(self) -> None:
+        """Write the logs by epoch and by step, the latter with the steps since its last row, and draw the curve."""
+        stem = self.options.model_dir / self.options.task
+        steps = self.step_log + [self.step_row()] * (self.progress["recent"]["steps"] > 0)
+        write_rows(Path(f"{stem}_log.csv"), self.log)
+        write_rows(Path(f"{stem}_steps.csv"), steps)
+        if self.log or steps:
+            figure = Figure(figsize=(7, 4.5), layout="constrained")
+            draw_losses(figure.subplots(), columns(self.log), columns(steps))
+            save_figure(figure, Path(f"{stem}_loss.png"))
+
+    def draw_samples(self, name: str) -> None:
+        """Draw three lines that the network writes."""
+        self.model.eval()
+        seeds, texts, steps = [0, 1, 2], None, 700
+        if self.charset:
+            text = "".join(character for character in SAMPLE_TEXT if character in self.charset) or self.charset
+            texts, steps = [encode(text, self.charset)] * len(seeds), default_steps(text)
+        lines = [line.points for line in sample(self.model, texts, seeds, bias=0.5, steps=steps)]
+        self.model.train()
+        lines = [points for points in lines if len(points) and np.isfinite(points).all()]
+        if lines:
+            save_figure(lines_figure(lines), self.path(f"samples_{name}").with_suffix(".png"))
+        else:
+            tqdm.write("no picture of samples: the network wrote nothing that can be drawn", file=sys.stdout)
 
     def go(self) -> None:
         """Train until the last epoch, a limit, or a signal to any process."""
@@ -506,10 +550,19 @@ class Run:
             )
 
     def stop(self, total: int) -> None:
-        """Leave all that going on needs."""
-        if self.group.rank == 0:
-            self.save("interrupted")
-        print(f"stopped at step {self.progress['step']} of {total}; go on with --resume")
+        """Leave all that going on needs, and what shows how far the network has come. The loss is that of training."""
+        if self.group.rank > 0:
+            return
+        self.save("interrupted")
+        self.write_logs()
+        if self.options.sample_every:
+            self.draw_samples("interrupted")
+        row = self.step_log[-1] if self.step_log else self.step_row()
+        print(
+            f"stopped at step {self.progress['step']} of {total}; training loss by step {row['step']}: "
+            f"{row['train_loss']:.1f} nats a line, {row['train_per_point']:.4f} a point; log, curve and samples are in "
+            f"{self.options.model_dir}; go on with --resume"
+        )
 
 
 @contextlib.contextmanager
@@ -534,6 +587,7 @@ def progress_bar(group: Group, total: int, step: int) -> tqdm:
     """The bar of a run at `step` of `total` steps; process 0 shows it. A log file gets a line a minute."""
     is_screen = sys.stderr.isatty()
     where = {"file": sys.stderr, "mininterval": 0.5} if is_screen else {"file": sys.stdout, "mininterval": 60}
+    tqdm.set_lock(threading.RLock())  # its own is for processes, and one that is killed leaves a semaphore behind
     return tqdm(total=total, initial=step, unit=" steps", smoothing=0.05, disable=group.rank > 0, **where)
 
 
@@ -554,9 +608,10 @@ def newest_checkpoint(folder: Path, task: str) -> tuple[Model, dict[str, Any]]:
     if not paths:
         raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
     found = [load_checkpoint(path) for path in paths]
+    needed = {"task", "settings", "log", "step_log", "progress", "optimizer", "rng_state", "fingerprint"}
     for path, (_, content) in zip(paths, found, strict=True):
-        if not {"task", "settings", "log", "progress", "optimizer", "rng_state", "fingerprint"} <= content.keys():
-            raise InputError(f"{path}: holds weights only; a run cannot be resumed from it")
+        if not needed <= content.keys():
+            raise InputError(f"{path}: holds no run of this version; weights alone can be the --init of a new one")
     return max(found, key=lambda pair: pair[1]["progress"]["step"])
 
 
@@ -626,9 +681,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--optimizer", choices=("adam", "rmsprop"), default="adam", help="rmsprop has the paper's settings")
     rates = "step size (default: 8E-4 for adam, the paper's 1E-4 for rmsprop)"
     add("--learning_rate", type=number, default=argparse.SUPPRESS, help=rates)
-    add("--warmup", type=at_least(0), default=0, help="steps over which the step size grows from nothing")
+    add("--warmup", type=at_least(0), default=100, help="steps over which the step size grows from nothing")
     kinds = "step size: constant, times --decay_rate after every epoch, or a cosine to zero over --num_epochs"
-    add("--anneal", choices=("none", "epoch", "cosine"), default="none", help=kinds)
+    add("--anneal", choices=("none", "epoch", "cosine"), default="cosine", help=kinds)
     add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
     norm = "the gradient's norm (of nats a line) is cut to this; 0: never"
     add("--grad_clip", type=at_least(0, float), default=10_000.0, help=norm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -179,11 +179,16 @@ def draw_density(axes: Axes, density: np.ndarray, extent: tuple[float, ...]) -> 
     axes.axis("off")
 
 
-def draw_losses(axes: Axes, log: dict[str, np.ndarray]) -> None:
-    """Training and validation loss by epoch, nats a line in normalised units."""
-    axes.plot(log["epoch"], log["train_loss"], "o-", markersize=3, label="training")
-    axes.plot(log["epoch"], log["validation_loss"], "o-", markersize=3, label="validation")
-    axes.set(xlabel="epoch", ylabel="loss, nats a line (normalised units)")
+def draw_losses(axes: Axes, log: dict[str, Sequence[float]], steps: dict[str, Sequence[float]] | None = None) -> None:
+    """Training and validation loss by step, nats a line in normalised units.
+
+    `log` has the columns of a log by epoch; those of one by step, if there are any, are the training loss in its place.
+    """
+    training = steps or log
+    axes.plot(training["step"], training["train_loss"], ".-" if steps else "o-", markersize=3, label="training")
+    if log:
+        axes.plot(log["step"], log["validation_loss"], "o-", markersize=3, label="validation")
+    axes.set(xlabel="step", ylabel="loss, nats a line (normalised units)")
     axes.grid(alpha=0.3)
     axes.legend()
 

@@ -23,6 +23,7 @@ from processes import Group, start_group
 from utils import InputError, load_checkpoint, save_checkpoint
 
 TINY = ["--cell_size", "8", "--num_clusters", "2", "--K", "2", "--batch_size", "6", "--precision", "fp32"]
+TINY += ["--warmup", "0", "--anneal", "none"]
 TIMES = {"minutes", "points_per_second"}  # columns of the log that no two runs share
 
 
@@ -30,8 +31,8 @@ def run_in_process(data_file, folder, *flags) -> None:
     train.main(["--data", str(data_file), "--model_dir", str(folder), *TINY, *map(str, flags)])
 
 
-def read_log(folder, task) -> list[dict[str, str]]:
-    with (folder / f"{task}_log.csv").open() as file:
+def read_log(folder, task, kind="log") -> list[dict[str, str]]:
+    with (folder / f"{task}_{kind}.csv").open() as file:
         return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
 
 
@@ -206,6 +207,7 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
     assert (tmp_path / "broken" / f"{task}_interrupted.pt").is_file()
     run_in_process(data_file, tmp_path / "broken", "--task", task, "--resume", "--max_steps", 1000)
     assert read_log(tmp_path / "broken", task) == read_log(tmp_path / "unbroken", task)
+    assert read_log(tmp_path / "broken", task, "steps") == read_log(tmp_path / "unbroken", task, "steps")
     last = f"{task}_epoch_3.pt"
     assert_same_weights(weights_of(tmp_path / "broken" / last), weights_of(tmp_path / "unbroken" / last))
     best = [load_checkpoint(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
@@ -256,7 +258,7 @@ def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
 
 
 def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
-    flags = ["--task", "rand_write", "--num_epochs", "60", "--sample_every", "0"]
+    flags = ["--task", "rand_write", "--num_epochs", "40", "--sample_every", "0"]
     process = start_and_wait_for(data_file, tmp_path / "killed", "rand_write_log.csv", *flags)
     process.kill()
     process.communicate()
@@ -288,12 +290,33 @@ def test_time_limit_stops_cleanly(data_file, tmp_path):
     assert (tmp_path / "rand_write_interrupted.pt").is_file()
 
 
+def test_log_by_step_holds_means_of_the_steps(data_file, tmp_path):
+    """Nothing is learned, and three rows of ten steps share out five epochs of six steps."""
+    run_in_process(data_file, tmp_path, "--num_epochs", 5, "--sample_every", 0, "--learning_rate", 1e-12)
+    by_epoch, by_step = read_log(tmp_path, "rand_write"), read_log(tmp_path, "rand_write", "steps")
+    assert [row["step"] for row in by_step] == ["10", "20", "30"]
+    for name in ("train_loss", "train_per_point"):
+        mean = np.mean([float(row[name]) for row in by_epoch])
+        assert np.mean([float(row[name]) for row in by_step]) == pytest.approx(mean, rel=0.03)
+
+
+@pytest.mark.parametrize("task", train.TASKS)
+def test_short_run_shows_what_it_learned(data_file, tmp_path, capsys, task):
+    run_in_process(data_file, tmp_path, "--task", task, "--max_steps", 3)
+    (row,) = read_log(tmp_path, task, "steps")
+    assert row["step"] == "3"
+    found = capsys.readouterr().out.splitlines()[-1]
+    assert found.startswith("stopped at step 3") and f"{float(row['train_loss']):.1f} nats a line" in found
+    for name in ("loss", "samples_interrupted"):
+        assert (tmp_path / f"{task}_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path):
     run_in_process(data_file, tmp_path, "--num_epochs", 5, "--learning_rate", 0.05, "--sample_every", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "rand_write_best.pt", "rand_write_epoch_3.pt", "rand_write_epoch_4.pt", "rand_write_epoch_5.pt",
         "rand_write_log.csv", "rand_write_loss.png", "rand_write_samples_epoch_2.png",
-        "rand_write_samples_epoch_4.png",
+        "rand_write_samples_epoch_4.png", "rand_write_samples_epoch_5.png", "rand_write_steps.csv",
     ]  # fmt: skip
     losses = {int(row["epoch"]): float(row["validation_loss"]) for row in read_log(tmp_path, "rand_write")}
     best = load_checkpoint(tmp_path / "rand_write_best.pt")[1]["progress"]
@@ -346,7 +369,7 @@ def test_run_without_a_finite_validation_loss_names_no_best(data_file, tmp_path,
 
 def children_of(process: subprocess.Popen) -> list[int]:
     """The other processes of its run."""
-    command = ["ps", "-A", "-o", "pid=,ppid=,args="]
+    command = ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="]
     rows = [row.split(None, 2) for row in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()]
     return [int(pid) for pid, parent, args in rows if int(parent) == process.pid and "spawn_main" in args]
 
@@ -421,7 +444,7 @@ def test_killed_run_leaves_no_worker_behind(data_file, tmp_path):
 
 
 def test_error_in_all_processes_is_one_line(data_file, tmp_path):
-    flags = ["--processes", 2, "--num_epochs", 100, "--learning_rate", 1e30, "--grad_clip", 0]
+    flags = ["--processes", 2, "--num_epochs", 100, "--learning_rate", 9e18, "--grad_clip", 0]
     result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path, *TINY, *flags)
     assert_refused(result, "in a row")
 
