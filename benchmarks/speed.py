@@ -6,7 +6,8 @@
 The textbook version is good PyTorch code without tricks: float32 and autograd throughout, every line padded to 800
 points in batches of 50, nn.LSTM for whole layers, nn.LSTMCell step by step where the window needs it, and sampling
 point by point through the same module. Both versions run in turns, on the same lines, and medians are compared; in
-training each has a process of its own, so that neither finds the other's memory. Ours keeps it as train.py does.
+training each has a process of its own, so that neither finds the other's memory. Ours is the step of train.py, in one
+process and in as many as train.py would take.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -29,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_preprocessing import Dataset, load_dataset
 from generate import sample
 from model import Config, Model
-from train import choose_precision, collate, keep_memory, make_batches
+from processes import Group, start_group
+from train import Run, choose_precision, choose_processes, collate, keep_memory, make_batches, make_parser
 
 CHARS = 79
 BATCH, TIMESTEPS = 50, 800
@@ -116,9 +118,9 @@ def made_up_lines(count: int = 2000) -> Dataset:
     return Dataset(
         offsets=rng.normal(0, 40, (lengths.sum(), 2)).astype(np.int16), ends=ends,
         starts=np.concatenate([[0], np.cumsum(lengths)]), texts=np.array(texts), names=np.array([""] * count),
-        splits=np.array(["train"] * count), charset=np.array([chr(33 + c) for c in range(CHARS)]),
-        char_counts=np.ones(CHARS, dtype=int), mean=np.zeros(2), std=np.full(2, 40.0),
-        has_rests=np.array(False),
+        splits=np.array(["train"] * (count - 1) + ["validation"]),
+        charset=np.array([chr(33 + c) for c in range(CHARS)]), char_counts=np.ones(CHARS, dtype=int),
+        mean=np.zeros(2), std=np.full(2, 40.0), has_rests=np.array(False),
     )  # fmt: skip
 
 
@@ -129,24 +131,41 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def run_options(task: str) -> argparse.Namespace:
+    """The settings of the measured runs of train.py."""
+    flags = ["--task", task, "--batch_size", BATCH, "--timesteps", TIMESTEPS, "--learning_rate", 1e-4]
+    return make_parser().parse_args(list(map(str, flags)))
+
+
 def trainer(task: str, dataset: Dataset) -> Callable[[np.ndarray], None]:
-    """One step of our training on a batch of lines."""
+    """One step of our training on a batch of lines, in this process."""
     keep_memory()
-    charset = "".join(dataset.charset) if task == "synthesis" else ""
-    model = Model(Config(num_chars=len(charset)))
-    model.mean.copy_(torch.from_numpy(dataset.mean))
-    model.std.copy_(torch.from_numpy(dataset.std))
-    model.product_dtype = choose_precision("auto", torch.device("cpu"))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    return Run(run_options(task), dataset, None).train_step
 
-    def step(lines: np.ndarray) -> None:
-        points, mask, text = collate(dataset, lines, charset, TIMESTEPS)
-        optimizer.zero_grad(set_to_none=True)
-        (model.losses(points, mask, text)[0].sum() / len(lines)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 500.0)
-        optimizer.step()
 
-    return step
+def shared_steps(task: str, dataset: Dataset, batches: list[np.ndarray], group: Group) -> Iterator[None]:
+    """Steps of our training, one on each of the batches, together with the other processes of the group."""
+    keep_memory()
+    run = Run(run_options(task), dataset, None)
+    run.share(group)
+    for batch in batches:
+        group.any(False)  # all begin at once
+        yield run.train_step(batch)
+
+
+def other_process(task: str, dataset: Dataset, batches: list[np.ndarray], group: Group) -> None:
+    """What the processes of a group but the first do."""
+    for _ in shared_steps(task, dataset, batches, group):
+        pass
+
+
+def serve_shared(pipe: Connection, task: str, dataset: Dataset, batches: list[np.ndarray]) -> None:
+    """In a process of its own, the first of a group: take a step when told by the pipe, and send back the seconds."""
+    size = choose_processes(run_options(task))
+    with start_group(size, other_process, task, dataset, batches) as group:
+        steps = shared_steps(task, dataset, batches, group)
+        while pipe.recv() is not None:
+            pipe.send(timed(lambda: next(steps)))
 
 
 def textbook_trainer(task: str, dataset: Dataset) -> Callable[[np.ndarray], None]:
@@ -179,16 +198,21 @@ def serve(pipe: Connection, make: Callable, task: str, dataset: Dataset) -> None
 
 
 def measure_training(task: str, dataset: Dataset, repeats: int) -> dict[str, float]:
-    """Real points a second of both versions, on the same batches in turns."""
+    """Real points a second of both versions, ours in one process and in all, on the same batches in turns."""
     lines = dataset.lines("train", task == "synthesis")
     lengths = np.minimum(np.diff(dataset.starts)[lines], TIMESTEPS + 1)
     longest = np.argsort(lengths)[-BATCH:]  # to begin with, so that later steps find all the memory they need
     batches = [longest] * WARM_UP + make_batches(lengths, BATCH, np.random.default_rng(1))[:repeats]
-    pipes, processes, rates = {}, [], {"ours": [], "textbook": []}
+    versions = {
+        "one": (serve, trainer, task, dataset),
+        "all": (serve_shared, task, dataset, [lines[batch] for batch in batches]),
+        "textbook": (serve, textbook_trainer, task, dataset),
+    }
+    pipes, processes, rates = {}, [], {name: [] for name in versions}
     context = multiprocessing.get_context("spawn")
-    for name, make in (("ours", trainer), ("textbook", textbook_trainer)):
+    for name, (function, *arguments) in versions.items():
         pipes[name], end = context.Pipe()
-        processes.append(context.Process(target=serve, args=(end, make, task, dataset), daemon=True))
+        processes.append(context.Process(target=function, args=(end, *arguments)))
         processes[-1].start()
         end.close()  # ours: the process has its own
     for number, batch in enumerate(batches):
@@ -201,8 +225,7 @@ def measure_training(task: str, dataset: Dataset, repeats: int) -> dict[str, flo
     for pipe, process in zip(pipes.values(), processes, strict=True):
         pipe.send(None)
         process.join()
-    ours, textbook = (statistics.median(rates[name]) for name in ("ours", "textbook"))
-    return {"ours": ours, "textbook": textbook, "ratio": ours / textbook}
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
 def product_rate() -> float:
@@ -283,12 +306,14 @@ def main() -> None:
     repeats = 5 if options.quick else 15
     for task in ("synthesis", "rand_write"):
         found = measure_training(task, dataset, repeats)
-        figures[f"train_{task}"] = found["ratio"]
+        ratios = {name: found[name] / found["textbook"] for name in ("one", "all")}
+        figures[f"train_{task}"], figures[f"train_{task}_one_process"] = ratios["all"], ratios["one"]
         weights = sum(p.numel() for p in Model(Config(num_chars=CHARS if task == "synthesis" else 0)).parameters())
-        share = 6 * weights * found["ours"] / rate
+        share = 6 * weights * found["all"] / rate
         print(
-            f"training, {task}: {found['ours']:.0f} points/s, textbook {found['textbook']:.0f}, ratio "
-            f"{found['ratio']:.2f}; {share:.0%} of the processor's product rate ({rate / 1e9:.0f} GFLOP/s)"
+            f"training, {task}: {found['all']:.0f} points/s in {choose_processes(run_options(task))} processes, "
+            f"textbook {found['textbook']:.0f}, ratio {ratios['all']:.2f}; in one process {found['one']:.0f}, ratio "
+            f"{ratios['one']:.2f}; {share:.0%} of the processor's product rate ({rate / 1e9:.0f} GFLOP/s)"
         )
     found = measure_sampling(600, 3 if options.quick else 9)
     figures["sample_one"] = found["textbook"] / found["one"]
