@@ -40,12 +40,16 @@ REPLACEMENTS = str.maketrans(
 
 @dataclass(frozen=True)
 class Line:
-    """One generated line of T points."""
+    """One generated line: the point where the pen touches down, and T steps from there.
 
-    points: np.ndarray  # (T, 3) float32: x and y offset in whiteboard units, y downwards; end-of-stroke bit
-    outputs: np.ndarray  # (T, 1 + 6M) float32: what the network said before each point; read it with `mixture`
+    As in a recorded line, points[0] is (0, 0, 0): the network reads it first. Having read points[: t + 1], with its
+    window at phi[t], it says in outputs[t] what comes as points[t + 1].
+    """
+
+    points: np.ndarray  # (T + 1, 3) float32: x and y offset in whiteboard units, y downwards; end-of-stroke bit
+    outputs: np.ndarray  # (T, 1 + 6M) float32: read them with `mixture`
     phi: np.ndarray | None  # (T, U + 1) float32: window weights (eq. 46); the last column is beyond the text
-    finished: bool  # False where the cap on steps ended the line
+    finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
     text: str = ""  # what was written
 
 
@@ -99,7 +103,7 @@ def sample(
     """Write lines, all at once: one for each seed, and for each of the texts (codes, (U,)) if the network takes any.
 
     A line ends, by the paper's rule (section 5.3), at the first point where the window is stronger beyond the text
-    than on any of its characters; without a text, and at the latest, after `steps` points. `bias` and `steps` may be
+    than on any of its characters; without a text, and at the latest, after `steps` steps. `bias` and `steps` may be
     one for all or one for each line. A line's ink depends on its seed, not on the lines beside it.
     """
     B = len(seeds)
@@ -115,7 +119,7 @@ def sample(
     caps = np.broadcast_to(steps, B)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     pieces = [[] for _ in range(B)]  # of each line: (points, outputs, phi), in order
-    finished = [False] * B
+    finished = [None if texts is None else False] * B
     alive = list(range(B))
     t = 0
     while alive:  # write a block, or as much of it as there is until a line ends and leaves
@@ -135,7 +139,8 @@ def sample(
             x = points[n]
             n, t = n + 1, t + 1
         for place, (line, is_past) in enumerate(zip(alive, past.tolist(), strict=True)):
-            finished[line] = texts is None or is_past
+            if is_past:
+                finished[line] = True
             count = n - is_past  # the point that was drawn after a line's end does not count
             pieces[line].append([array[:count, place] for array in (points, outputs, phis)])
         staying = np.flatnonzero(~past & (caps > t))
@@ -148,7 +153,8 @@ def sample(
     for line, parts in enumerate(pieces):
         points, outputs, phis = (np.concatenate(part) for part in zip(*parts, strict=True))
         points = model.denormalise(torch.from_numpy(points).to(model.mean.device)).cpu().numpy()
-        points[-1:, 2] = 1  # whatever comes next, the pen is lifted
+        points = np.pad(points, ((1, 0), (0, 0)))  # where the pen touches down, (T + 1, 3)
+        points[-1, 2] = 1  # whatever comes next, the pen is lifted
         phi = None if texts is None else phis[:, : len(texts[line]) + 1]
         lines.append(Line(points, outputs, phi, finished[line]))
     return lines
@@ -174,7 +180,7 @@ def load_writer(checkpoint: Path | str | None, task: str) -> tuple[Model, dict]:
 def generate_unconditionally(
     samples: int = 1, steps: int = 700, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None
 ) -> list[Line]:
-    """Write at random (section 4): `samples` lines of `steps` points each, the shipped network's by default.
+    """Write at random (section 4): `samples` lines of `steps` steps each, the shipped network's by default.
 
     `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i: the same seed gives the
     same ink. Raises InputError (a ValueError) for a checkpoint that cannot be used and for numbers out of range.
@@ -190,7 +196,7 @@ def generate_conditionally(
 ) -> list[Line]:  # fmt: skip
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
-    The text that is written is what `prepare_text` makes of `text`, see `Line.text`. `steps` is the most points of a
+    The text that is written is what `prepare_text` makes of `text`, see `Line.text`. `steps` is the most steps of a
     line, by default plenty for its text; the others and the errors are as for `generate_unconditionally`, and
     characters that the network never learned are an InputError that names them.
     """
@@ -212,7 +218,7 @@ def learned_characters(content: dict) -> str:
 
 
 def default_steps(text: str) -> int:
-    """The cap on the points of a text: twice what its characters take on average, and some for a slow start."""
+    """The cap on the steps of a text: twice what its characters take on average, and some for a slow start."""
     return 2 * POINTS_PER_CHARACTER * len(text) + 100
 
 
@@ -254,7 +260,7 @@ def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tup
     As in the paper's figure 10. Returns (rows, columns), per square whiteboard unit, and the extent (left, right,
     bottom, top), y downwards.
     """
-    path = np.vstack([np.zeros((1, 2)), np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)])  # (T + 1, 2)
+    path = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)  # (T + 1, 2)
     low, high = path.min(0) - 80, path.max(0) + 80
     columns, rows = np.ceil((high - low) / cell).astype(int)
     total = np.zeros((rows, columns))
@@ -302,7 +308,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--bias", type=float, help=help_bias)
     add("--seed", type=int, default=0, help="same seed, same ink (default: %(default)s)")
     add("--samples", type=int, default=1, help="lines of each text, each with the next seed (default: %(default)s)")
-    add("--steps", type=int, help="most points of a line (default: 50 a character and 100, or 700 at random)")
+    add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
     add("--output", type=Path, help="picture to write, .png, .svg or .pdf (default: examples/TASK.png)")
     add("--attention", action="store_true", help="write a picture of the window over the text too (paper, figure 13)")
     add("--density", action="store_true", help="write a picture of the predicted densities too (paper, figure 10)")
@@ -332,14 +338,14 @@ def main(arguments: list[str] | None = None) -> None:
         for message in dict.fromkeys(told):
             print(f"note: {message}", file=sys.stderr)
     lines = generate_conditionally(options.text, **given) if with_text else generate_unconditionally(**given)
-    unfinished = [str(options.seed + i) for i, line in enumerate(lines) if not line.finished]
+    unfinished = [str(options.seed + i) for i, line in enumerate(lines) if line.finished is False]
     if unfinished:
         print(
             f"note: the cap on points came before the end of the text with seed {', '.join(unfinished)}; try another "
             "--seed, more --bias or more --steps",
             file=sys.stderr,
         )
-    if not all(len(line.points) for line in lines):
+    if not all(len(line.outputs) for line in lines):
         raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
     write_pictures(options, lines, model)
 

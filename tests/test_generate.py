@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHARSET, assert_refused, run_script
+from matplotlib.figure import Figure
 from test_model import make_model, reference_distribution
 
 import generate
 from generate import draw_noise, draw_points, prepare_text, sample
 from model import Config, Model, Window, log_window_weights
-from utils import InputError, save_checkpoint, to_strokes
+from utils import InputError, draw_lines, save_checkpoint, to_strokes
 
 COUNTS = [0, 5, 5, 5, 5, 5]  # of CHARSET; the blank was never learned
 
@@ -76,9 +77,9 @@ def test_points_come_from_what_the_network_said_before_them():
     text = np.array([1, 2, 3])
     (line,) = sample(model, [text], [0], 0.0, 40)
     points = torch.from_numpy(line.points).double()[:, None]
-    shifted = torch.cat([torch.zeros(1, 1, 3, dtype=torch.float64), points[:-1]])
+    assert not points[0].any()  # where the pen touches down, as in a recorded line
     with torch.no_grad():
-        outputs, _, window = model(model.normalise(shifted), model.one_hot(torch.from_numpy(text)[None]))
+        outputs, _, window = model(model.normalise(points[:-1]), model.one_hot(torch.from_numpy(text)[None]))
     np.testing.assert_allclose(outputs[:, 0], line.outputs, atol=1e-5)
     phi = log_window_weights(Window(*(p[:, 0] for p in window)), 4).exp()
     np.testing.assert_allclose(phi, line.phi, atol=1e-5)
@@ -91,12 +92,12 @@ def test_line_ends_where_the_window_is_strongest_beyond_the_text():
     texts = [np.array([1, 2, 3, 4, 5, 0]), np.array([1, 2])]
     lines = sample(model, texts, [0, 1], 0.0, 200)
     for text, line in zip(texts, lines, strict=True):
-        assert line.finished and 2 * len(text) < len(line.points) < 12 * len(text)
-        assert line.phi.shape == (len(line.points), len(text) + 1)
+        assert line.finished and 2 * len(text) < len(line.outputs) < 12 * len(text)
+        assert line.phi.shape == (len(line.outputs), len(text) + 1)
         assert (line.phi[:, -1] <= line.phi[:, :-1].max(1)).all()  # section 5.3 had no reason to stop earlier
         assert line.points[-1, 2] == 1
     # one point more, and it has
-    (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].points) + 1)
+    (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].outputs) + 1)
     assert longer.phi[-1, 2] > longer.phi[-1, :2].max()
 
 
@@ -131,7 +132,7 @@ def test_the_cap_changes_nothing_before_it(num_chars):
             model.layers[0].window.bias[-4:] = -20.0
     texts = [np.array([1, 2, 3])] if num_chars else None
     short, long = (sample(model, texts, [0], 0.0, steps)[0] for steps in (70, 300))
-    np.testing.assert_allclose(short.points[:-1], long.points[:69], atol=1e-9)
+    np.testing.assert_allclose(short.points[:-1], long.points[:70], atol=1e-9)
     assert (short.outputs == long.outputs[:70]).all()
 
 
@@ -139,9 +140,9 @@ def test_each_line_has_its_own_bias_and_cap(monkeypatch):
     monkeypatch.setattr(generate, "BLOCK", 8)
     model = make_model(2, 0)
     lines = sample(model, None, [3, 3, 4], [0.0, 2.0, 0.0], [50, 30, 20])
-    assert [len(line.points) for line in lines] == [50, 30, 20]
+    assert [len(line.outputs) for line in lines] == [50, 30, 20]
     for line, bias in zip(lines, [0.0, 2.0, 0.0], strict=True):
-        (alone,) = sample(model, None, [4 if len(line.points) == 20 else 3], bias, len(line.points))
+        (alone,) = sample(model, None, [4 if len(line.outputs) == 20 else 3], bias, len(line.outputs))
         np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
 
 
@@ -150,7 +151,21 @@ def test_the_cap_on_steps_holds():
     with torch.no_grad():
         model.layers[0].window.bias[-4:] = -20.0  # a window that stands still
     (line,) = sample(model, [np.array([1, 2, 3])], [0], 0.0, 30)
-    assert len(line.points) == 30 and not line.finished
+    assert len(line.outputs) == 30 and line.finished is False
+    (line,) = sample(make_model(2, 0), None, [0], 0.0, 30)
+    assert len(line.outputs) == 30 and line.finished is None  # a line without a text has no end of its own
+
+
+def test_the_first_segment_is_drawn():
+    model = make_model(2, 0)
+    with torch.no_grad():
+        model.head.bias[0] = 30.0  # a pen that is never lifted
+    (line,) = sample(model, None, [0], 0.0, 30)
+    assert len(line.points) == len(line.outputs) + 1
+    axes = Figure().subplots()
+    draw_lines(axes, [line.points])
+    (stroke,) = axes.collections[0].get_segments()
+    np.testing.assert_allclose(np.diff(stroke, axis=0), line.points[1:, :2], atol=1e-3)
 
 
 def test_bias_makes_the_hand_even(checkpoints):
@@ -258,8 +273,8 @@ def test_density_adds_up_to_one_for_each_point(checkpoints):
 
 def test_density_of_a_line_that_jumps_first(checkpoints):
     model, _ = generate.load_writer(checkpoints / "rand_write.pt", "rand_write")
-    points = np.array([[300, 0, 0], [3, 3, 1]], dtype=np.float32)
-    line = generate.Line(points, np.zeros((2, 19), dtype=np.float32), None, True)
+    points = np.array([[0, 0, 0], [300, 0, 0], [3, 3, 1]], dtype=np.float32)
+    line = generate.Line(points, np.zeros((2, 19), dtype=np.float32), None, None)
     density, _ = generate.density_map(model, line, 0.0)
     assert density.sum() > 0
 
