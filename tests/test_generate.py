@@ -262,13 +262,39 @@ def test_pictures_of_window_and_density(checkpoints, tmp_path, capsys):
     assert capsys.readouterr().out.count("wrote") == 3
 
 
-def test_density_adds_up_to_one_for_each_point(checkpoints):
+@pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0, 15.0])
+def test_density_adds_up_to_one_for_each_point_where_the_pen_is(checkpoints, deviation):
     model, _ = generate.load_writer(checkpoints / "rand_write.pt", "rand_write")
-    (line,) = generate.generate_unconditionally(steps=5, bias=1.0, checkpoint=checkpoints / "rand_write.pt")
-    density, extent = generate.density_map(model, line, 1.0)
+    points = np.array([[0, 0, 0], [31, 7, 0], [6, -12, 1], [90, 3, 1]], dtype=np.float32)
+    outputs = np.zeros((3, 19), dtype=np.float32)  # the end of stroke, and six numbers of each of 3 components
+    outputs[:, 1:4] = [2.0, 2.0, -20.0]
+    outputs[:, 4:10] = np.random.default_rng(0).normal(0, 0.2, (3, 6))  # means
+    outputs[:, 10:13], outputs[:, 13:16] = np.log(deviation / 40), np.log(deviation / 35)
+    outputs[:, 16:] = [0.5, -2.0, 0.0]
+    density, extent = generate.density_map(model, generate.Line(points, outputs, None, None), 0.0)
     assert extent[0] < extent[1] and extent[3] < extent[2]  # y downwards
-    mass = density.sum() * 4.0 * 4.0  # cells of 4 by 4 whiteboard units
-    assert 0.6 * 5 < mass <= 5.05  # some of it lies beyond the picture
+    mass = density * 4.0 * 4.0  # cells of 4 by 4 whiteboard units
+    assert mass.sum() == pytest.approx(3, rel=0.01)
+    places = [low + 4 * (np.arange(size) + 0.5) for low, size in zip(extent[::3], mass.shape[::-1], strict=True)]
+    center = (mass.sum(0) @ places[0] / mass.sum(), mass.sum(1) @ places[1] / mass.sum())
+    starts = np.cumsum(points[:3, :2], axis=0)  # of each step
+    means = np.stack([outputs[:, 4:6].mean(1) * 40 + 8, outputs[:, 7:9].mean(1) * 35], axis=1)
+    np.testing.assert_allclose(center, (starts + means).mean(0), atol=1.0)  # a quarter of a cell
+
+
+@pytest.mark.parametrize("sigma", [(0.3, 0.3), (0.5, 6.0), (9.0, 2.0), (25.0, 30.0)])
+@pytest.mark.parametrize("rho", [0.0, -0.7, 0.97])
+def test_masses_of_cells_are_the_shares_of_points_drawn(sigma, rho):
+    mu, count = np.array([1.3, -7.9]), 400_000
+    covariance = torch.tensor([[sigma[0] ** 2, rho * sigma[0] * sigma[1]], [0, sigma[1] ** 2]])
+    covariance[1, 0] = covariance[0, 1]
+    torch.manual_seed(0)
+    drawn = torch.distributions.MultivariateNormal(torch.tensor(mu).float(), covariance).sample((count,)).numpy()
+    edges = np.arange(-40, 41) * 4.0, np.arange(-45, 46) * 4.0  # six deviations at least
+    expected = np.histogram2d(*drawn.T, bins=edges)[0].T / count
+    found = generate.cell_masses(mu, np.array(sigma), rho, edges)
+    assert found.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(found, expected, atol=0.006)
 
 
 def test_density_of_a_line_that_jumps_first(checkpoints):
