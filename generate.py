@@ -19,12 +19,23 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from checks import check_lines
 from data_preprocessing import encode
 from model import GREATEST_LOG_SIGMA, POINTS_PER_CHARACTER, Mixture, Model, Stepper, mixture
-from utils import InputError, draw_attention, draw_density, lines_figure, load_checkpoint, main_program, save_figure
+from utils import (
+    InputError,
+    ResultError,
+    draw_attention,
+    draw_density,
+    lines_figure,
+    load_checkpoint,
+    main_program,
+    save_figure,
+)
 
 FORMATS = (".png", ".svg", ".pdf")
 SHIPPED = Path(__file__).parent / "save"
+RETRIES = 3  # how often a line that is wrong is written again
 
 # What a typewriter has in place of what a text from elsewhere may hold; accents are taken off besides.
 REPLACEMENTS = str.maketrans(
@@ -51,6 +62,7 @@ class Line:
     phi: np.ndarray | None  # (T, U + 1) float32: window weights (eq. 46); the last column is beyond the text
     finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
     text: str = ""  # what was written
+    fault: str = ""  # what `checks.Verdict` finds wrong with it, "" if nothing
 
 
 def draw_noise(generators: list[torch.Generator], points: int, clusters: int, biases: np.ndarray) -> np.ndarray:
@@ -177,39 +189,70 @@ def load_writer(checkpoint: Path | str | None, task: str) -> tuple[Model, dict]:
     return model, content
 
 
-def generate_unconditionally(
-    samples: int = 1, steps: int = 700, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None
+def derived_seed(seed: int, attempt: int) -> int:
+    """The seed of a line's try number `attempt`, from 0: at first its own, then one that no other line is likely to."""
+    words = np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)
+    return int(words[0] >> 1) if attempt else seed
+
+
+def write_checked(
+    model: Model, texts: list[str] | None, charset: str, seeds: list[int], bias: float, steps: list[int], retries: int
 ) -> list[Line]:
+    """`sample`, and those lines again that are wrong, up to `retries` times; of a line's tries the best is kept.
+
+    Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
+    """
+    best = {}  # of each line: (its verdict, the line)
+    wrong = list(range(len(seeds)))
+    for attempt in range(retries + 1):
+        codes = None if texts is None else [encode(texts[i], charset) for i in wrong]
+        tries = sample(model, codes, [derived_seed(seeds[i], attempt) for i in wrong], bias, [steps[i] for i in wrong])
+        if texts is not None:
+            tries = [replace(line, text=texts[i]) for i, line in zip(wrong, tries, strict=True)]
+        for i, verdict, line in zip(wrong, check_lines(tries, with_reader=retries > 0), tries, strict=True):
+            if i not in best or verdict.badness < best[i][0].badness:
+                best[i] = verdict, line
+        wrong = [i for i in wrong if best[i][0].fault]
+        if not wrong:
+            break
+    return [replace(line, fault=verdict.fault) for _, (verdict, line) in sorted(best.items())]
+
+
+def generate_unconditionally(
+    samples: int = 1, steps: int = 700, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None,
+    retries: int = RETRIES,
+) -> list[Line]:  # fmt: skip
     """Write at random (section 4): `samples` lines of `steps` steps each, the shipped network's by default.
 
     `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i: the same seed gives the
-    same ink. Raises InputError (a ValueError) for a checkpoint that cannot be used and for numbers out of range.
+    same ink. A line in which the pen rests is written again with seeds derived from its own, up to `retries` times;
+    what is still wrong then is in `Line.fault`. Raises InputError (a ValueError) for a checkpoint that cannot be used
+    and for numbers out of range.
     """
-    _check_numbers(samples, steps, bias, seed)
+    _check_numbers(samples, steps, bias, seed, retries)
     model, _ = load_writer(checkpoint, "rand_write")
-    return sample(model, None, [seed + i for i in range(samples)], bias, steps)
+    return write_checked(model, None, "", [seed + i for i in range(samples)], bias, [steps] * samples, retries)
 
 
 def generate_conditionally(
     text: str | list[str], samples: int = 1, steps: int | None = None, bias: float = 0.5, seed: int = 0,
-    checkpoint: Path | str | None = None,
+    checkpoint: Path | str | None = None, retries: int = RETRIES,
 ) -> list[Line]:  # fmt: skip
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
     The text that is written is what `prepare_text` makes of `text`, see `Line.text`. `steps` is the most steps of a
     line, by default plenty for its text; the others and the errors are as for `generate_unconditionally`, and
-    characters that the network never learned are an InputError that names them.
+    characters that the network never learned are an InputError that names them. Lines are written again, too, if
+    `steps` cut them off or the reader cannot read them; with `retries` 0 they are not read.
     """
     model, content = load_writer(checkpoint, "synthesis")
     learned = learned_characters(content)
     prepared = [prepare_text(t, learned)[0] for t in ([text] if isinstance(text, str) else text)]
     longest = max(map(default_steps, prepared), default=1)
-    _check_numbers(samples, longest if steps is None else steps, bias, seed)
+    _check_numbers(samples, longest if steps is None else steps, bias, seed, retries)
     texts = [t for t in prepared for _ in range(samples)]
     caps = [default_steps(t) if steps is None else steps for t in texts]
-    codes, seeds = [encode(t, content["charset"]) for t in texts], [seed + i for i in range(len(texts))]
-    lines = sample(model, codes, seeds, bias, caps)
-    return [replace(line, text=t) for line, t in zip(lines, texts, strict=True)]
+    return write_checked(model, texts, content["charset"], [seed + i for i in range(len(texts))], bias, caps, retries)
 
 
 def learned_characters(content: dict) -> str:
@@ -247,9 +290,12 @@ def prepare_text(text: str, learned: str) -> tuple[str, list[str]]:
     return prepared, told
 
 
-def _check_numbers(samples: int, steps: int, bias: float, seed: int) -> None:
-    ranges = {"samples": (samples, 1, 10_000), "steps": (steps, 1, 100_000), "bias": (bias, 0, 100)}
-    for name, (value, least, most) in (ranges | {"seed": (seed, 0, 2**62)}).items():
+def _check_numbers(samples: int, steps: int, bias: float, seed: int, retries: int) -> None:
+    ranges = {
+        "samples": (samples, 1, 10_000), "steps": (steps, 1, 100_000), "bias": (bias, 0, 100),
+        "seed": (seed, 0, 2**62), "retries": (retries, 0, 100),
+    }  # fmt: skip
+    for name, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise InputError(f"{name} must be from {least} to {most}, not {value}")
 
@@ -316,6 +362,16 @@ def write_pictures(options: argparse.Namespace, lines: list[Line], model: Model)
         print(f"wrote {path}")
 
 
+def report_faults(options: argparse.Namespace, lines: list[Line]) -> None:
+    """Tell which lines are wrong and why: as a note if they were to come as they are, else raise ResultError."""
+    faults = [f"line {i} (seed {options.seed + i - 1}): {line.fault}" for i, line in enumerate(lines, 1) if line.fault]
+    told = f"{'; '.join(faults)}; try another --seed, --bias or --steps"
+    if faults and options.retries:
+        raise ResultError(f"still wrong after {options.retries + 1} tries: {told}, or more --retries")
+    if faults:
+        print(f"note: {told}, or --retries", file=sys.stderr)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description="Write with a trained network: a text that you give, or at random.")
@@ -328,6 +384,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="same seed, same ink (default: %(default)s)")
     add("--samples", type=int, default=1, help="lines of each text, each with the next seed (default: %(default)s)")
     add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
+    help_retries = "how often to write a line that is cut off, rests or cannot be read again (default: %(default)s)"
+    add("--retries", type=int, default=RETRIES, help=help_retries + "; 0: lines as they come")
     add("--output", type=Path, help="picture to write, .png, .svg or .pdf (default: examples/TASK.png)")
     add("--attention", action="store_true", help="write a picture of the window over the text too (paper, figure 13)")
     add("--density", action="store_true", help="write a picture of the predicted densities too (paper, figure 10)")
@@ -348,7 +406,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output.suffix.lower() not in FORMATS:
         raise InputError(f"{options.output}: not a picture that can be written; name a .png, .svg or .pdf file")
     options.bias = (0.5 if with_text else 0.0) if options.bias is None else options.bias
-    given = {name: getattr(options, name) for name in ("samples", "steps", "bias", "seed", "checkpoint")}
+    given = {name: getattr(options, name) for name in ("samples", "steps", "bias", "seed", "checkpoint", "retries")}
     given = {name: value for name, value in given.items() if value is not None}
     model, content = load_writer(options.checkpoint, options.task)
     if with_text:
@@ -357,16 +415,10 @@ def main(arguments: list[str] | None = None) -> None:
         for message in dict.fromkeys(told):
             print(f"note: {message}", file=sys.stderr)
     lines = generate_conditionally(options.text, **given) if with_text else generate_unconditionally(**given)
-    unfinished = [str(options.seed + i) for i, line in enumerate(lines) if line.finished is False]
-    if unfinished:
-        print(
-            f"note: the cap on points came before the end of the text with seed {', '.join(unfinished)}; try another "
-            "--seed, more --bias or more --steps",
-            file=sys.stderr,
-        )
     if not all(len(line.outputs) for line in lines):
         raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
     write_pictures(options, lines, model)
+    report_faults(options, lines)
 
 
 if __name__ == "__main__":
