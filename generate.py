@@ -19,12 +19,23 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from checks import check_lines
 from data_preprocessing import encode
-from model import GREATEST_LOG_SIGMA, POINTS_PER_CHARACTER, Mixture, Model, Stepper, log_density, mixture
-from utils import InputError, draw_attention, draw_density, lines_figure, load_checkpoint, main_program, save_figure
+from model import GREATEST_LOG_SIGMA, POINTS_PER_CHARACTER, Mixture, Model, Stepper, mixture
+from utils import (
+    InputError,
+    ResultError,
+    draw_attention,
+    draw_density,
+    lines_figure,
+    load_checkpoint,
+    main_program,
+    save_figure,
+)
 
 FORMATS = (".png", ".svg", ".pdf")
 SHIPPED = Path(__file__).parent / "save"
+RETRIES = 3  # how often a line that is wrong is written again
 
 # What a typewriter has in place of what a text from elsewhere may hold; accents are taken off besides.
 REPLACEMENTS = str.maketrans(
@@ -40,13 +51,18 @@ REPLACEMENTS = str.maketrans(
 
 @dataclass(frozen=True)
 class Line:
-    """One generated line of T points."""
+    """One generated line: the point where the pen touches down, and T steps from there.
 
-    points: np.ndarray  # (T, 3) float32: x and y offset in whiteboard units, y downwards; end-of-stroke bit
-    outputs: np.ndarray  # (T, 1 + 6M) float32: what the network said before each point; read it with `mixture`
+    As in a recorded line, points[0] is (0, 0, 0): the network reads it first. Having read points[: t + 1], with its
+    window at phi[t], it says in outputs[t] what comes as points[t + 1].
+    """
+
+    points: np.ndarray  # (T + 1, 3) float32: x and y offset in whiteboard units, y downwards; end-of-stroke bit
+    outputs: np.ndarray  # (T, 1 + 6M) float32: read them with `mixture`
     phi: np.ndarray | None  # (T, U + 1) float32: window weights (eq. 46); the last column is beyond the text
-    finished: bool  # False where the cap on steps ended the line
+    finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
     text: str = ""  # what was written
+    fault: str = ""  # what `checks.Verdict` finds wrong with it, "" if nothing
 
 
 def draw_noise(generators: list[torch.Generator], points: int, clusters: int, biases: np.ndarray) -> np.ndarray:
@@ -99,7 +115,7 @@ def sample(
     """Write lines, all at once: one for each seed, and for each of the texts (codes, (U,)) if the network takes any.
 
     A line ends, by the paper's rule (section 5.3), at the first point where the window is stronger beyond the text
-    than on any of its characters; without a text, and at the latest, after `steps` points. `bias` and `steps` may be
+    than on any of its characters; without a text, and at the latest, after `steps` steps. `bias` and `steps` may be
     one for all or one for each line. A line's ink depends on its seed, not on the lines beside it.
     """
     B = len(seeds)
@@ -115,7 +131,7 @@ def sample(
     caps = np.broadcast_to(steps, B)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     pieces = [[] for _ in range(B)]  # of each line: (points, outputs, phi), in order
-    finished = [False] * B
+    finished = [None if texts is None else False] * B
     alive = list(range(B))
     t = 0
     while alive:  # write a block, or as much of it as there is until a line ends and leaves
@@ -135,7 +151,8 @@ def sample(
             x = points[n]
             n, t = n + 1, t + 1
         for place, (line, is_past) in enumerate(zip(alive, past.tolist(), strict=True)):
-            finished[line] = texts is None or is_past
+            if is_past:
+                finished[line] = True
             count = n - is_past  # the point that was drawn after a line's end does not count
             pieces[line].append([array[:count, place] for array in (points, outputs, phis)])
         staying = np.flatnonzero(~past & (caps > t))
@@ -148,7 +165,8 @@ def sample(
     for line, parts in enumerate(pieces):
         points, outputs, phis = (np.concatenate(part) for part in zip(*parts, strict=True))
         points = model.denormalise(torch.from_numpy(points).to(model.mean.device)).cpu().numpy()
-        points[-1:, 2] = 1  # whatever comes next, the pen is lifted
+        points = np.pad(points, ((1, 0), (0, 0)))  # where the pen touches down, (T + 1, 3)
+        points[-1, 2] = 1  # whatever comes next, the pen is lifted
         phi = None if texts is None else phis[:, : len(texts[line]) + 1]
         lines.append(Line(points, outputs, phi, finished[line]))
     return lines
@@ -171,39 +189,70 @@ def load_writer(checkpoint: Path | str | None, task: str) -> tuple[Model, dict]:
     return model, content
 
 
-def generate_unconditionally(
-    samples: int = 1, steps: int = 700, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None
+def derived_seed(seed: int, attempt: int) -> int:
+    """The seed of a line's try number `attempt`, from 0: at first its own, then one that no other line is likely to."""
+    words = np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)
+    return int(words[0] >> 1) if attempt else seed
+
+
+def write_checked(
+    model: Model, texts: list[str] | None, charset: str, seeds: list[int], bias: float, steps: list[int], retries: int
 ) -> list[Line]:
-    """Write at random (section 4): `samples` lines of `steps` points each, the shipped network's by default.
+    """`sample`, and those lines again that are wrong, up to `retries` times; of a line's tries the best is kept.
+
+    Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
+    """
+    best = {}  # of each line: (its verdict, the line)
+    wrong = list(range(len(seeds)))
+    for attempt in range(retries + 1):
+        codes = None if texts is None else [encode(texts[i], charset) for i in wrong]
+        tries = sample(model, codes, [derived_seed(seeds[i], attempt) for i in wrong], bias, [steps[i] for i in wrong])
+        if texts is not None:
+            tries = [replace(line, text=texts[i]) for i, line in zip(wrong, tries, strict=True)]
+        for i, verdict, line in zip(wrong, check_lines(tries, with_reader=retries > 0), tries, strict=True):
+            if i not in best or verdict.badness < best[i][0].badness:
+                best[i] = verdict, line
+        wrong = [i for i in wrong if best[i][0].fault]
+        if not wrong:
+            break
+    return [replace(line, fault=verdict.fault) for _, (verdict, line) in sorted(best.items())]
+
+
+def generate_unconditionally(
+    samples: int = 1, steps: int = 700, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None,
+    retries: int = RETRIES,
+) -> list[Line]:  # fmt: skip
+    """Write at random (section 4): `samples` lines of `steps` steps each, the shipped network's by default.
 
     `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i: the same seed gives the
-    same ink. Raises InputError (a ValueError) for a checkpoint that cannot be used and for numbers out of range.
+    same ink. A line in which the pen rests is written again with seeds derived from its own, up to `retries` times;
+    what is still wrong then is in `Line.fault`. Raises InputError (a ValueError) for a checkpoint that cannot be used
+    and for numbers out of range.
     """
-    _check_numbers(samples, steps, bias, seed)
+    _check_numbers(samples, steps, bias, seed, retries)
     model, _ = load_writer(checkpoint, "rand_write")
-    return sample(model, None, [seed + i for i in range(samples)], bias, steps)
+    return write_checked(model, None, "", [seed + i for i in range(samples)], bias, [steps] * samples, retries)
 
 
 def generate_conditionally(
     text: str | list[str], samples: int = 1, steps: int | None = None, bias: float = 0.5, seed: int = 0,
-    checkpoint: Path | str | None = None,
+    checkpoint: Path | str | None = None, retries: int = RETRIES,
 ) -> list[Line]:  # fmt: skip
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
-    The text that is written is what `prepare_text` makes of `text`, see `Line.text`. `steps` is the most points of a
+    The text that is written is what `prepare_text` makes of `text`, see `Line.text`. `steps` is the most steps of a
     line, by default plenty for its text; the others and the errors are as for `generate_unconditionally`, and
-    characters that the network never learned are an InputError that names them.
+    characters that the network never learned are an InputError that names them. Lines are written again, too, if
+    `steps` cut them off or the reader cannot read them; with `retries` 0 they are not read.
     """
     model, content = load_writer(checkpoint, "synthesis")
     learned = learned_characters(content)
     prepared = [prepare_text(t, learned)[0] for t in ([text] if isinstance(text, str) else text)]
     longest = max(map(default_steps, prepared), default=1)
-    _check_numbers(samples, longest if steps is None else steps, bias, seed)
+    _check_numbers(samples, longest if steps is None else steps, bias, seed, retries)
     texts = [t for t in prepared for _ in range(samples)]
     caps = [default_steps(t) if steps is None else steps for t in texts]
-    codes, seeds = [encode(t, content["charset"]) for t in texts], [seed + i for i in range(len(texts))]
-    lines = sample(model, codes, seeds, bias, caps)
-    return [replace(line, text=t) for line, t in zip(lines, texts, strict=True)]
+    return write_checked(model, texts, content["charset"], [seed + i for i in range(len(texts))], bias, caps, retries)
 
 
 def learned_characters(content: dict) -> str:
@@ -212,7 +261,7 @@ def learned_characters(content: dict) -> str:
 
 
 def default_steps(text: str) -> int:
-    """The cap on the points of a text: twice what its characters take on average, and some for a slow start."""
+    """The cap on the steps of a text: twice what its characters take on average, and some for a slow start."""
     return 2 * POINTS_PER_CHARACTER * len(text) + 100
 
 
@@ -241,37 +290,59 @@ def prepare_text(text: str, learned: str) -> tuple[str, list[str]]:
     return prepared, told
 
 
-def _check_numbers(samples: int, steps: int, bias: float, seed: int) -> None:
-    ranges = {"samples": (samples, 1, 10_000), "steps": (steps, 1, 100_000), "bias": (bias, 0, 100)}
-    for name, (value, least, most) in (ranges | {"seed": (seed, 0, 2**62)}).items():
+def _check_numbers(samples: int, steps: int, bias: float, seed: int, retries: int) -> None:
+    ranges = {
+        "samples": (samples, 1, 10_000), "steps": (steps, 1, 100_000), "bias": (bias, 0, 100),
+        "seed": (seed, 0, 2**62), "retries": (retries, 0, 100),
+    }  # fmt: skip
+    for name, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise InputError(f"{name} must be from {least} to {most}, not {value}")
 
 
-def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tuple[np.ndarray, tuple[float, ...]]:
-    """The densities of the next pen position, added up over the line, on cells of `cell` whiteboard units.
+def cell_masses(
+    mu: np.ndarray, sigma: np.ndarray, rho: float, edges: tuple[np.ndarray, np.ndarray], nodes: int = 8
+) -> np.ndarray:
+    """The probability of each cell of a grid under one bivariate normal distribution: (rows, columns).
 
-    As in the paper's figure 10. Returns (rows, columns), per square whiteboard unit, and the extent (left, right,
-    bottom, top), y downwards.
+    mu (2,), sigma (2,) and the cells' edges, (columns + 1,) in x and (rows + 1,) in y, are in one unit. The sums along
+    the axis of the greater deviation are exact, and so is that of all cells of the plane, 1, whatever the deviations.
+    How a column's share is spread along the other axis is the mean of what it is at `nodes` of its points: with eight
+    some 0.1 % of the mass is in a cell beside its own for |rho| up to 0.9, 1 % up to 0.99 and 2 % beyond.
     """
-    path = np.vstack([np.zeros((1, 2)), np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)])  # (T + 1, 2)
+    if sigma[0] < sigma[1]:
+        return cell_masses(mu[::-1], sigma[::-1], rho, edges[::-1], nodes).T
+    x, y = ((torch.from_numpy(e) - m) / s for e, m, s in zip(edges, mu, sigma, strict=True))  # standard normal each
+    below = torch.special.ndtr(x)  # (columns + 1,)
+    parts = (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes
+    share = below.diff()  # (columns,)
+    middles = torch.special.ndtri(below[:-1, None] + share[:, None] * parts).clamp(-9, 9)  # (columns, nodes)
+    shifted = (y - rho * middles[..., None]) / (1 - rho**2) ** 0.5  # given x, y is normal about rho x
+    return (torch.special.ndtr(shifted).diff(dim=-1).mean(1) * share[:, None]).T.numpy()
+
+
+def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tuple[np.ndarray, tuple[float, ...]]:
+    """The densities of the next pen position, added up over the line, in cells of `cell` whiteboard units.
+
+    As in the paper's figure 10. Each cell has the mass that falls into it, see `cell_masses`, by its area. Returns
+    (rows, columns), per square whiteboard unit, and the extent (left, right, bottom, top), y downwards.
+    """
+    path = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)  # (T + 1, 2)
     low, high = path.min(0) - 80, path.max(0) + 80
-    columns, rows = np.ceil((high - low) / cell).astype(int)
-    total = np.zeros((rows, columns))
-    mix = mixture(torch.from_numpy(line.outputs), bias)
-    std, mean = model.std.cpu().numpy(), model.mean.cpu().numpy()
-    # A component is nothing beyond four deviations from its mean, nor one with next to no weight anywhere.
-    far = (mix.mu.abs() + 4 * mix.log_sigma.exp()) * (mix.log_pi > np.log(1e-4))[..., None]  # (T, M, 2)
-    reaches = np.ceil((far.amax(1).numpy() * std + np.abs(mean)) / cell).astype(int) + 1  # (T, 2), in cells
-    for t, start in enumerate(path[:-1]):  # where the pen was when the network spoke
-        (column, row), (across, down) = ((start - low) / cell).astype(int), reaches[t]
-        x = np.arange(max(column - across, 0), min(column + across, columns))
-        y = np.arange(max(row - down, 0), min(row + down, rows))
-        places = np.stack(np.meshgrid(x, y), axis=-1)  # (h, w, 2)
-        offsets = torch.from_numpy((low + (places + 0.5) * cell - start - mean) / std).float()
-        density = log_density(Mixture(*(p[t] for p in mix)), offsets).exp().numpy() / std.prod()
-        total[y[0] : y[-1] + 1, x[0] : x[-1] + 1] += density
-    return total, (low[0], low[0] + columns * cell, low[1] + rows * cell, low[1])
+    counts = np.ceil((high - low) / cell).astype(int)  # columns, rows
+    total = np.zeros(counts[::-1])
+    mix = Mixture(*(p.double() for p in mixture(torch.from_numpy(line.outputs), bias)))
+    std, mean = model.std.double().cpu().numpy(), model.mean.double().cpu().numpy()
+    mu, sigma = mix.mu.numpy() * std + mean, mix.log_sigma.exp().numpy() * std  # (T, M, 2), whiteboard units
+    weight, rho = mix.log_pi.exp().numpy(), mix.atanh_rho.clamp(-6, 6).tanh().numpy()  # (T, M)
+    for t, m in np.argwhere(weight > 1e-4):  # one with next to no weight is nothing anywhere
+        center = path[t] - low + mu[t, m]  # path[t] is where the pen is when the network speaks
+        # Nor is one anything beyond five deviations.
+        first, last = (np.clip(center + side * 5 * sigma[t, m], 0, counts * cell) // cell for side in (-1, 1))
+        (left, upper), (right, lower) = first.astype(int), np.minimum(last.astype(int) + 1, counts)
+        edges = np.arange(left, right + 1) * cell, np.arange(upper, lower + 1) * cell
+        total[upper:lower, left:right] += weight[t, m] * cell_masses(center, sigma[t, m], rho[t, m], edges)
+    return total / cell**2, (low[0], low[0] + counts[0] * cell, low[1] + counts[1] * cell, low[1])
 
 
 def write_pictures(options: argparse.Namespace, lines: list[Line], model: Model) -> None:
@@ -291,6 +362,16 @@ def write_pictures(options: argparse.Namespace, lines: list[Line], model: Model)
         print(f"wrote {path}")
 
 
+def report_faults(options: argparse.Namespace, lines: list[Line]) -> None:
+    """Tell which lines are wrong and why: as a note if they were to come as they are, else raise ResultError."""
+    faults = [f"line {i} (seed {options.seed + i - 1}): {line.fault}" for i, line in enumerate(lines, 1) if line.fault]
+    told = f"{'; '.join(faults)}; try another --seed, --bias or --steps"
+    if faults and options.retries:
+        raise ResultError(f"still wrong after {options.retries + 1} tries: {told}, or more --retries")
+    if faults:
+        print(f"note: {told}, or --retries", file=sys.stderr)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description="Write with a trained network: a text that you give, or at random.")
@@ -302,7 +383,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--bias", type=float, help=help_bias)
     add("--seed", type=int, default=0, help="same seed, same ink (default: %(default)s)")
     add("--samples", type=int, default=1, help="lines of each text, each with the next seed (default: %(default)s)")
-    add("--steps", type=int, help="most points of a line (default: 50 a character and 100, or 700 at random)")
+    add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
+    help_retries = "how often to write a line that is cut off, rests or cannot be read again (default: %(default)s)"
+    add("--retries", type=int, default=RETRIES, help=help_retries + "; 0: lines as they come")
     add("--output", type=Path, help="picture to write, .png, .svg or .pdf (default: examples/TASK.png)")
     add("--attention", action="store_true", help="write a picture of the window over the text too (paper, figure 13)")
     add("--density", action="store_true", help="write a picture of the predicted densities too (paper, figure 10)")
@@ -323,7 +406,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output.suffix.lower() not in FORMATS:
         raise InputError(f"{options.output}: not a picture that can be written; name a .png, .svg or .pdf file")
     options.bias = (0.5 if with_text else 0.0) if options.bias is None else options.bias
-    given = {name: getattr(options, name) for name in ("samples", "steps", "bias", "seed", "checkpoint")}
+    given = {name: getattr(options, name) for name in ("samples", "steps", "bias", "seed", "checkpoint", "retries")}
     given = {name: value for name, value in given.items() if value is not None}
     model, content = load_writer(options.checkpoint, options.task)
     if with_text:
@@ -332,16 +415,10 @@ def main(arguments: list[str] | None = None) -> None:
         for message in dict.fromkeys(told):
             print(f"note: {message}", file=sys.stderr)
     lines = generate_conditionally(options.text, **given) if with_text else generate_unconditionally(**given)
-    unfinished = [str(options.seed + i) for i, line in enumerate(lines) if not line.finished]
-    if unfinished:
-        print(
-            f"note: the cap on points came before the end of the text with seed {', '.join(unfinished)}; try another "
-            "--seed, more --bias or more --steps",
-            file=sys.stderr,
-        )
-    if not all(len(line.points) for line in lines):
+    if not all(len(line.outputs) for line in lines):
         raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
     write_pictures(options, lines, model)
+    report_faults(options, lines)
 
 
 if __name__ == "__main__":

@@ -516,7 +516,7 @@ class Run:
             texts, steps = [encode(text, self.charset)] * len(seeds), default_steps(text)
         lines = [line.points for line in sample(self.model, texts, seeds, bias=0.5, steps=steps)]
         self.model.train()
-        lines = [points for points in lines if len(points) and np.isfinite(points).all()]
+        lines = [points for points in lines if len(points) > 1 and np.isfinite(points).all()]
         if lines:
             save_figure(lines_figure(lines), self.path(f"samples_{name}").with_suffix(".png"))
         else:

@@ -23,25 +23,31 @@ class InputError(ValueError):
     """Something that the user gave cannot be used. The message names it and says what to do."""
 
 
+class ResultError(Exception):
+    """All is written, but not all of it is right. The message says what is wrong and what to do."""
+
+
 def main_program(main: Callable[[], None]) -> None:
-    """Run `main`; end with one line on stderr and status 2 on bad input, with status 130 on Ctrl-C."""
+    """Run `main`; end with one line on stderr and status 2 on bad input or 3 on `ResultError`, with 130 on Ctrl-C."""
     try:
         main()
         sys.stdout.flush()
     except InputError as error:
-        sys.exit(_complain(str(error)))
+        sys.exit(_complain(str(error), 2))
+    except ResultError as error:
+        sys.exit(_complain(str(error), 3))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a folder that cannot be written, a full disk
-        sys.exit(_complain(f"{error.filename or 'input or output'}: {error.strerror or error}"))
+        sys.exit(_complain(f"{error.filename or 'input or output'}: {error.strerror or error}", 2))
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, status: int) -> int:
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
+    return status
 
 
 @contextmanager

@@ -124,11 +124,10 @@ def write_lines(
     texts: list[str], reader: Reader, bias: float, seed: int = 0, checkpoint: Path | None = None, retries: int = 0
 ) -> list[Ink]:
     """Write each text, number i with the seed `seed` + i, and read it. The network's outputs are not kept."""
-    checking = {"retries": retries} if retries else {}
     lines = []
     for start in range(0, len(texts), WRITE_BATCH):
         written = generate_conditionally(
-            texts[start : start + WRITE_BATCH], bias=bias, seed=seed + start, checkpoint=checkpoint, **checking
+            texts[start : start + WRITE_BATCH], bias=bias, seed=seed + start, checkpoint=checkpoint, retries=retries
         )
         for line, read in zip(written, reader.read([line.points for line in written]), strict=True):
             window = (skipped_letters(line.phi, line.text), repeated_letters(line.phi, line.text))

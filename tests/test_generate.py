@@ -1,4 +1,4 @@
-"""Sampling against torch.distributions, the rule that ends a line, texts from elsewhere, and the pictures."""
+"""Sampling against torch.distributions, the rule that ends a line, texts from elsewhere, pictures, and the checks."""
 
 import warnings
 
@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHARSET, assert_refused, run_script
+from matplotlib.figure import Figure
 from test_model import make_model, reference_distribution
 
+import checks
 import generate
+from checks import Verdict, longest_rest
 from generate import draw_noise, draw_points, prepare_text, sample
 from model import Config, Model, Window, log_window_weights
-from utils import InputError, save_checkpoint, to_strokes
+from reader import load_reader
+from utils import InputError, ResultError, draw_lines, save_checkpoint, to_strokes
 
 COUNTS = [0, 5, 5, 5, 5, 5]  # of CHARSET; the blank was never learned
 
@@ -76,9 +80,9 @@ def test_points_come_from_what_the_network_said_before_them():
     text = np.array([1, 2, 3])
     (line,) = sample(model, [text], [0], 0.0, 40)
     points = torch.from_numpy(line.points).double()[:, None]
-    shifted = torch.cat([torch.zeros(1, 1, 3, dtype=torch.float64), points[:-1]])
+    assert not points[0].any()  # where the pen touches down, as in a recorded line
     with torch.no_grad():
-        outputs, _, window = model(model.normalise(shifted), model.one_hot(torch.from_numpy(text)[None]))
+        outputs, _, window = model(model.normalise(points[:-1]), model.one_hot(torch.from_numpy(text)[None]))
     np.testing.assert_allclose(outputs[:, 0], line.outputs, atol=1e-5)
     phi = log_window_weights(Window(*(p[:, 0] for p in window)), 4).exp()
     np.testing.assert_allclose(phi, line.phi, atol=1e-5)
@@ -91,12 +95,12 @@ def test_line_ends_where_the_window_is_strongest_beyond_the_text():
     texts = [np.array([1, 2, 3, 4, 5, 0]), np.array([1, 2])]
     lines = sample(model, texts, [0, 1], 0.0, 200)
     for text, line in zip(texts, lines, strict=True):
-        assert line.finished and 2 * len(text) < len(line.points) < 12 * len(text)
-        assert line.phi.shape == (len(line.points), len(text) + 1)
+        assert line.finished and 2 * len(text) < len(line.outputs) < 12 * len(text)
+        assert line.phi.shape == (len(line.outputs), len(text) + 1)
         assert (line.phi[:, -1] <= line.phi[:, :-1].max(1)).all()  # section 5.3 had no reason to stop earlier
         assert line.points[-1, 2] == 1
     # one point more, and it has
-    (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].points) + 1)
+    (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].outputs) + 1)
     assert longer.phi[-1, 2] > longer.phi[-1, :2].max()
 
 
@@ -131,7 +135,7 @@ def test_the_cap_changes_nothing_before_it(num_chars):
             model.layers[0].window.bias[-4:] = -20.0
     texts = [np.array([1, 2, 3])] if num_chars else None
     short, long = (sample(model, texts, [0], 0.0, steps)[0] for steps in (70, 300))
-    np.testing.assert_allclose(short.points[:-1], long.points[:69], atol=1e-9)
+    np.testing.assert_allclose(short.points[:-1], long.points[:70], atol=1e-9)
     assert (short.outputs == long.outputs[:70]).all()
 
 
@@ -139,9 +143,9 @@ def test_each_line_has_its_own_bias_and_cap(monkeypatch):
     monkeypatch.setattr(generate, "BLOCK", 8)
     model = make_model(2, 0)
     lines = sample(model, None, [3, 3, 4], [0.0, 2.0, 0.0], [50, 30, 20])
-    assert [len(line.points) for line in lines] == [50, 30, 20]
+    assert [len(line.outputs) for line in lines] == [50, 30, 20]
     for line, bias in zip(lines, [0.0, 2.0, 0.0], strict=True):
-        (alone,) = sample(model, None, [4 if len(line.points) == 20 else 3], bias, len(line.points))
+        (alone,) = sample(model, None, [4 if len(line.outputs) == 20 else 3], bias, len(line.outputs))
         np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
 
 
@@ -150,7 +154,21 @@ def test_the_cap_on_steps_holds():
     with torch.no_grad():
         model.layers[0].window.bias[-4:] = -20.0  # a window that stands still
     (line,) = sample(model, [np.array([1, 2, 3])], [0], 0.0, 30)
-    assert len(line.points) == 30 and not line.finished
+    assert len(line.outputs) == 30 and line.finished is False
+    (line,) = sample(make_model(2, 0), None, [0], 0.0, 30)
+    assert len(line.outputs) == 30 and line.finished is None  # a line without a text has no end of its own
+
+
+def test_the_first_segment_is_drawn():
+    model = make_model(2, 0)
+    with torch.no_grad():
+        model.head.bias[0] = 30.0  # a pen that is never lifted
+    (line,) = sample(model, None, [0], 0.0, 30)
+    assert len(line.points) == len(line.outputs) + 1
+    axes = Figure().subplots()
+    draw_lines(axes, [line.points])
+    (stroke,) = axes.collections[0].get_segments()
+    np.testing.assert_allclose(np.diff(stroke, axis=0), line.points[1:, :2], atol=1e-3)
 
 
 def test_bias_makes_the_hand_even(checkpoints):
@@ -164,17 +182,18 @@ def test_bias_makes_the_hand_even(checkpoints):
 
 
 def test_functions_return_whiteboard_units_and_window_weights(checkpoints):
-    lines = generate.generate_conditionally("a7", samples=2, seed=5, checkpoint=checkpoints / "synthesis.pt")
+    given = {"checkpoint": checkpoints / "synthesis.pt", "retries": 0}
+    lines = generate.generate_conditionally("a7", samples=2, seed=5, **given)
     assert len(lines) == 2 and all(line.phi.shape[1] == 3 for line in lines)
-    again = generate.generate_conditionally("a7", seed=6, checkpoint=checkpoints / "synthesis.pt")
+    again = generate.generate_conditionally("a7", seed=6, **given)
     np.testing.assert_allclose(again[0].points, lines[1].points, atol=1e-3)
     assert 10 < np.abs(lines[0].points[:, 0]).mean() < 200  # the deviation is 40
-    for wrong in ({"samples": 0}, {"steps": 0}, {"bias": -1}, {"bias": float("nan")}, {"seed": -1}):
+    for wrong in ({"samples": 0}, {"steps": 0}, {"bias": -1}, {"bias": float("nan")}, {"seed": -1}, {"retries": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             generate.generate_unconditionally(checkpoint=checkpoints / "rand_write.pt", **wrong)
     with pytest.raises(InputError, match="empty"):
-        generate.generate_conditionally(" ", checkpoint=checkpoints / "synthesis.pt")
-    assert generate.generate_conditionally("\u00e4b", checkpoint=checkpoints / "synthesis.pt")[0].text == "ab"
+        generate.generate_conditionally(" ", **given)
+    assert generate.generate_conditionally("\u00e4b", **given)[0].text == "ab"
     with pytest.raises(InputError, match="other task"):
         generate.generate_unconditionally(checkpoint=checkpoints / "synthesis.pt")
 
@@ -216,11 +235,13 @@ def test_unknown_characters_are_named():
 
 
 def run(*arguments):
-    generate.main(list(map(str, arguments)))
+    """The command line, by default with lines as they come: nobody can read what these networks write."""
+    arguments = [*map(str, arguments)]
+    generate.main(arguments if "--retries" in arguments else [*arguments, "--retries", "0"])
 
 
 def test_several_texts_are_several_lines(checkpoints):
-    given = {"checkpoint": checkpoints / "synthesis.pt", "steps": 40}
+    given = {"checkpoint": checkpoints / "synthesis.pt", "steps": 40, "retries": 0}
     lines = generate.generate_conditionally(["ab", "c7a"], samples=2, seed=3, **given)
     assert [line.text for line in lines] == ["ab", "ab", "c7a", "c7a"]
     (third,) = generate.generate_conditionally("c7a", seed=5, **given)
@@ -247,19 +268,45 @@ def test_pictures_of_window_and_density(checkpoints, tmp_path, capsys):
     assert capsys.readouterr().out.count("wrote") == 3
 
 
-def test_density_adds_up_to_one_for_each_point(checkpoints):
+@pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0, 15.0])
+def test_density_adds_up_to_one_for_each_point_where_the_pen_is(checkpoints, deviation):
     model, _ = generate.load_writer(checkpoints / "rand_write.pt", "rand_write")
-    (line,) = generate.generate_unconditionally(steps=5, bias=1.0, checkpoint=checkpoints / "rand_write.pt")
-    density, extent = generate.density_map(model, line, 1.0)
+    points = np.array([[0, 0, 0], [31, 7, 0], [6, -12, 1], [90, 3, 1]], dtype=np.float32)
+    outputs = np.zeros((3, 19), dtype=np.float32)  # the end of stroke, and six numbers of each of 3 components
+    outputs[:, 1:4] = [2.0, 2.0, -20.0]
+    outputs[:, 4:10] = np.random.default_rng(0).normal(0, 0.2, (3, 6))  # means
+    outputs[:, 10:13], outputs[:, 13:16] = np.log(deviation / 40), np.log(deviation / 35)
+    outputs[:, 16:] = [0.5, -2.0, 0.0]
+    density, extent = generate.density_map(model, generate.Line(points, outputs, None, None), 0.0)
     assert extent[0] < extent[1] and extent[3] < extent[2]  # y downwards
-    mass = density.sum() * 4.0 * 4.0  # cells of 4 by 4 whiteboard units
-    assert 0.6 * 5 < mass <= 5.05  # some of it lies beyond the picture
+    mass = density * 4.0 * 4.0  # cells of 4 by 4 whiteboard units
+    assert mass.sum() == pytest.approx(3, rel=0.01)
+    places = [low + 4 * (np.arange(size) + 0.5) for low, size in zip(extent[::3], mass.shape[::-1], strict=True)]
+    center = (mass.sum(0) @ places[0] / mass.sum(), mass.sum(1) @ places[1] / mass.sum())
+    starts = np.cumsum(points[:3, :2], axis=0)  # of each step
+    means = np.stack([outputs[:, 4:6].mean(1) * 40 + 8, outputs[:, 7:9].mean(1) * 35], axis=1)
+    np.testing.assert_allclose(center, (starts + means).mean(0), atol=1.0)  # a quarter of a cell
+
+
+@pytest.mark.parametrize("sigma", [(0.3, 0.3), (0.5, 6.0), (9.0, 2.0), (25.0, 30.0)])
+@pytest.mark.parametrize("rho", [0.0, -0.7, 0.97])
+def test_masses_of_cells_are_the_shares_of_points_drawn(sigma, rho):
+    mu, count = np.array([1.3, -7.9]), 400_000
+    covariance = torch.tensor([[sigma[0] ** 2, rho * sigma[0] * sigma[1]], [0, sigma[1] ** 2]])
+    covariance[1, 0] = covariance[0, 1]
+    torch.manual_seed(0)
+    drawn = torch.distributions.MultivariateNormal(torch.tensor(mu).float(), covariance).sample((count,)).numpy()
+    edges = np.arange(-40, 41) * 4.0, np.arange(-45, 46) * 4.0  # six deviations at least
+    expected = np.histogram2d(*drawn.T, bins=edges)[0].T / count
+    found = generate.cell_masses(mu, np.array(sigma), rho, edges)
+    assert found.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(found, expected, atol=0.006)
 
 
 def test_density_of_a_line_that_jumps_first(checkpoints):
     model, _ = generate.load_writer(checkpoints / "rand_write.pt", "rand_write")
-    points = np.array([[300, 0, 0], [3, 3, 1]], dtype=np.float32)
-    line = generate.Line(points, np.zeros((2, 19), dtype=np.float32), None, True)
+    points = np.array([[0, 0, 0], [300, 0, 0], [3, 3, 1]], dtype=np.float32)
+    line = generate.Line(points, np.zeros((2, 19), dtype=np.float32), None, None)
     density, _ = generate.density_map(model, line, 0.0)
     assert density.sum() > 0
 
@@ -272,7 +319,7 @@ def test_every_point_is_drawn():
 
 
 def test_generation_as_a_user_runs_it(checkpoints, tmp_path):
-    command = ["generate.py", "a\u00e4b", "--checkpoint", checkpoints / "synthesis.pt"]
+    command = ["generate.py", "a\u00e4b", "--checkpoint", checkpoints / "synthesis.pt", "--retries", 0]
     result = run_script(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "wrote 'a' for '\u00e4'" in result.stderr
@@ -287,7 +334,8 @@ def test_bad_input_is_named(checkpoints, tmp_path):
     for arguments, word in [
         ([*good], "no text"), (["", *good], "empty"), (["ab?", *good], r"'\?'"), (["a b", *good], "' '"),
         (["ab", *good, "--bias", "-1"], "bias"), (["ab", *good, "--samples", "0"], "samples"),
-        (["ab", *good, "--steps", "0"], "steps"), (["ab", *good, "--task", "rand_write"], "takes no text"),
+        (["ab", *good, "--steps", "0"], "steps"),
+        (["ab", *good, "--retries", "-1"], "retries"), (["ab", *good, "--task", "rand_write"], "takes no text"),
         (["--task", "rand_write", *good], "other task"), (["--task", "rand_write", "--attention"], "--attention"),
         (["ab", "--checkpoint", tmp_path / "none.pt"], "none.pt"),
         (["ab", "--checkpoint", tmp_path / "bad.pt"], "bad.pt"),
@@ -295,3 +343,148 @@ def test_bad_input_is_named(checkpoints, tmp_path):
         with pytest.raises(InputError, match=word):
             run(*arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pt"]
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+class StubReader:
+    """Says what `answer(points)` says, and keeps what it was shown."""
+
+    def __init__(self, answer):
+        self.answer, self.shown = answer, []
+
+    def read(self, lines):
+        self.shown.append(lines)
+        return [self.answer(points) for points in lines]
+
+
+@pytest.fixture
+def put_reader(monkeypatch):
+    """Puts a function in the place of `load_reader`."""
+
+    def put(load):
+        checks.find_reader.cache_clear()
+        monkeypatch.setattr(checks, "load_reader", load)
+
+    yield put
+    checks.find_reader.cache_clear()
+
+
+def resting_points(runs):
+    """Points that run at 30 units a step, but rest for so many steps now and then."""
+    offsets = [[0, 0, 0]]
+    for run in runs:
+        offsets += [[30, 0, 0]] + [[1, 2, 0]] * run
+    return np.array(offsets, dtype=np.float32)
+
+
+@pytest.mark.parametrize(("runs", "longest"), [([0], 0), ([3, 21, 5], 21), ([4, 1, 0], 4), ([1, 0, 7], 7)])
+def test_the_longest_rest_is_counted(runs, longest):
+    assert longest_rest(resting_points(runs)) == longest
+    assert longest_rest(np.zeros((1, 3), dtype=np.float32)) == 0  # the pen's touch-down is no step
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"),
+    [
+        (Verdict(True, 20, "a line of text", "a line of text"), ""),
+        (Verdict(True, 0, " a line of text ", "a lime of tex"), ""),  # 2 of 14
+        (Verdict(True, 0, "a line of text", "A lime tot"), "A lime tot"),
+        (Verdict(True, 0, "Q", "9"), ""),  # one character may be the reader's mistake
+        (Verdict(True, 0, "Q", "97"), "97"),
+        (Verdict(True, 0, "Q7", None), ""),
+        (Verdict(False, 0, "ab", "ab"), "cap"),
+        (Verdict(True, 21, "ab", "ab"), "rests for 21"),
+        (Verdict(None, 21), "rests"),
+        (Verdict(None, 20), ""),
+    ],
+)
+def test_what_counts_as_wrong(verdict, word):
+    assert word in verdict.fault and bool(word) == bool(verdict.fault)
+
+
+def test_wrong_lines_alone_are_written_again(checkpoints, put_reader):
+    given = {"samples": 4, "seed": 5, "checkpoint": checkpoints / "synthesis.pt"}
+    first = generate.generate_conditionally("abc7", retries=0, **given)
+    wrong = {first[0].points[1, 0], first[2].points[1, 0]}  # told by their first step
+    stub = StubReader(lambda points: "" if points[1, 0] in wrong else "abc7")
+    put_reader(lambda: stub)
+    lines = generate.generate_conditionally("abc7", **given)
+    assert [len(shown) for shown in stub.shown] == [4, 2]
+    for number, (line, before) in enumerate(zip(lines, first, strict=True)):
+        assert line.fault == "" and line.text == "abc7"
+        assert np.array_equal(line.points, before.points) == (number in (1, 3))
+    assert not np.array_equal(lines[0].points, lines[2].points)
+    again = generate.generate_conditionally("abc7", **given)
+    assert all(np.array_equal(a.points, b.points) for a, b in zip(lines, again, strict=True))
+    alone = generate.generate_conditionally("abc7", **given | {"samples": 1, "seed": 7})
+    np.testing.assert_allclose(alone[0].points, lines[2].points, atol=1e-3)  # whoever is beside it
+
+
+def test_the_best_of_wrong_lines_is_kept(checkpoints, put_reader):
+    reads = iter(["", "abcbb", "b", ""])  # 8, 4, 7 and 8 errors
+    stub = StubReader(lambda points: next(reads))
+    put_reader(lambda: stub)
+    (line,) = generate.generate_conditionally("abcaabca", checkpoint=checkpoints / "synthesis.pt", retries=3)
+    assert len(stub.shown) == 4
+    np.testing.assert_array_equal(line.points, stub.shown[1][0])
+    assert "'abcbb'" in line.fault
+
+
+def test_a_right_line_is_better_than_a_wrong_one_that_reads_better(checkpoints):
+    right, wrong = Verdict(True, 5, "abcdefgh", "abcdefxy"), Verdict(True, 30, "abcdefgh", "abcdefgh")
+    assert right.badness < wrong.badness < Verdict(False, 30, "abcdefgh", "abcdefgh").badness
+
+
+def test_the_reader_is_loaded_after_the_ink_and_only_if_it_is_asked(checkpoints, put_reader, monkeypatch):
+    order = []
+    written = generate.sample
+    monkeypatch.setattr(generate, "sample", lambda *given: order.append("ink") or written(*given))
+    put_reader(lambda: order.append("reader") or StubReader(lambda points: "ab"))
+    given = {"checkpoint": checkpoints / "synthesis.pt", "steps": 20}
+    (line,) = generate.generate_conditionally("ab", retries=0, **given)
+    generate.generate_unconditionally(steps=20, checkpoint=checkpoints / "rand_write.pt")
+    assert order == ["ink", "ink"] and "cap" in line.fault  # which needs no reader
+    generate.generate_conditionally("ab", retries=1, **given)
+    assert order == ["ink"] * 3 + ["reader", "ink"]
+
+
+def test_without_a_reader_the_other_checks_go_on(checkpoints, put_reader, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "reader.pt"
+    monkeypatch.setattr(checks, "SHIPPED", path)
+    put_reader(lambda: load_reader(path))
+    given = {"checkpoint": checkpoints / "synthesis.pt"}
+    assert not generate.generate_conditionally("ab", **given)[0].fault
+    assert "cap" in generate.generate_conditionally("ab", steps=9, **given)[0].fault
+    assert capsys.readouterr().err.count("note: ") == 1
+    path.write_bytes(b"nonsense")
+    checks.find_reader.cache_clear()
+    with pytest.raises(InputError, match="damaged"):
+        generate.generate_conditionally("ab", **given)
+
+
+def test_what_stays_wrong_is_told_after_the_picture(checkpoints, put_reader, tmp_path):
+    put_reader(lambda: StubReader(lambda points: "7Q"))
+    given = ["--checkpoint", checkpoints / "synthesis.pt", "--output", tmp_path / "a.png", "--seed", 4]
+    with pytest.raises(ResultError, match=r"after 3 tries: line 2 \(seed 5\): it reads '7Q'; try") as error:
+        run("7Q", "ab", *given, "--retries", 2)
+    assert "line 1" not in str(error.value)
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    run("7Q", "ab", *given, "--retries", 0)
+
+
+def test_a_pen_that_rests_ends_with_status_3(tmp_path):
+    torch.manual_seed(0)
+    model = Model(Config(cell_size=8, num_clusters=3))
+    model.std.fill_(0.1)
+    save_checkpoint(tmp_path / "a.pt", model, "", [], task="rand_write")
+    command = ["generate.py", "--task", "rand_write", "--checkpoint", tmp_path / "a.pt", "--steps", 50]
+    result = run_script(*command, cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    (told,) = result.stderr.splitlines()
+    assert told.startswith("error: still wrong after 4 tries: line 1 (seed 0): the pen rests for 50 steps")
+    picture = (tmp_path / "examples" / "rand_write.png").read_bytes()
+    result = run_script(*command, "--retries", 0, cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr.startswith("note: line 1")
+    assert picture == (tmp_path / "examples" / "rand_write.png").read_bytes()  # all tries as bad: the first is kept

@@ -1,0 +1,82 @@
+"""What can be wrong with a written line: it was cut off, the pen rests, or a reader reads another text."""
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from data_preprocessing import SHORTEST_STEP
+from reader import SHIPPED, Reader, align, load_reader
+from utils import InputError
+
+# Steps shorter than `SHORTEST_STEP` in a row. Recorded lines have at most 3 where rests were dropped, and with rests
+# more than 20 in one line of 250. Where a network rests, it is for 25 to 500.
+MOST_RESTING = 20
+# The share of characters read wrong: a line that loses 30 % is hard to read, and some are the reader's own mistakes.
+MOST_WRONG = 0.25
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a line. `finished` is as in `generate.Line`; `read` is None if nobody has read it."""
+
+    finished: bool | None
+    resting: int  # the longest run of steps shorter than `SHORTEST_STEP`
+    text: str = ""
+    read: str | None = None
+
+    @cached_property
+    def errors(self) -> int:
+        """How many characters are read wrong, blanks at the ends aside: the edit distance."""
+        if self.read is None:
+            return 0
+        return sum(a != b for a, b in align(self.text.strip(), self.read.strip()))
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the line, "" if nothing. One wrong character is none, however short the text."""
+        length = len(self.text.strip())
+        faults = {
+            "the cap on steps came before the end of the text": self.finished is False,
+            f"the pen rests for {self.resting} steps": self.resting > MOST_RESTING,
+            f"it reads {self.read!r}": self.errors > max(1, MOST_WRONG * length),
+        }
+        return ", ".join(fault for fault, is_found in faults.items() if is_found)
+
+    @property
+    def badness(self) -> tuple:
+        """What tells the better of two lines of one text: the smaller one."""
+        return bool(self.fault), self.errors, self.finished is False, self.resting
+
+
+def longest_rest(points: np.ndarray) -> int:
+    """The most steps in a row that are shorter than `SHORTEST_STEP`, for points (T + 1, 3) with T steps."""
+    is_short = np.hypot(*points[1:, :2].T) < SHORTEST_STEP  # (T,), False for NaN
+    changes = np.flatnonzero(np.diff(is_short, prepend=False, append=False))
+    return int(max(changes[1::2] - changes[::2], default=0))
+
+
+@lru_cache(maxsize=1)
+def find_reader() -> Reader | None:
+    """The reader that the project ships, kept in memory; None, and a note on stderr once, where it is missing."""
+    try:
+        return load_reader()
+    except InputError:
+        if SHIPPED.exists():
+            raise
+        print(f"note: {SHIPPED} is missing: whether lines say their text is not checked", file=sys.stderr)
+        return None
+
+
+def check_lines(lines: list, with_reader: bool) -> list[Verdict]:
+    """A verdict on each of the lines (`generate.Line`). `with_reader`: those that have a text are read, too.
+
+    Raises InputError for a reader that cannot be used.
+    """
+    reader = find_reader() if with_reader and any(line.text for line in lines) else None
+    read = reader.read([line.points for line in lines]) if reader else [None] * len(lines)
+    return [
+        Verdict(line.finished, longest_rest(line.points), line.text, said)
+        for line, said in zip(lines, read, strict=True)
+    ]
