@@ -197,7 +197,7 @@ def test_each_text_has_its_own_seed_whatever_the_batches_are(monkeypatch, files)
     checkpoint = files / "synthesis.pt"
     monkeypatch.setattr(quality, "WRITE_BATCH", 2)
     lines = quality.write_lines(texts, ReaderOfA(), 0.5, seed=7, checkpoint=checkpoint)
-    for line, expected in zip(lines, generate_conditionally(texts, 1, None, 0.5, 7, checkpoint), strict=True):
+    for line, expected in zip(lines, generate_conditionally(texts, 1, None, 0.5, 7, checkpoint, 0), strict=True):
         np.testing.assert_allclose(line.points, expected.points, atol=1e-4)
 
 
