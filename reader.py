@@ -10,6 +10,7 @@ only. Shapes are written with these letters:
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,7 +183,11 @@ def load_reader(path: Path | None = None, device: str | torch.device = "cpu") ->
 
     Raises InputError for a file that is missing, damaged or not a reader.
     """
-    return load_checkpoint(SHIPPED if path is None else path, device, lambda config: Reader(ReaderConfig(**config)))[0]
+
+    def build(content: dict[str, Any]) -> Reader:
+        return Reader(ReaderConfig(**content["config"]))
+
+    return load_checkpoint(SHIPPED if path is None else path, device, build)[0]
 
 
 def best_path(log_probabilities: Tensor, frames: Tensor) -> list[list[int]]:

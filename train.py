@@ -2,6 +2,7 @@
 
     python train.py --task rand_write
     python train.py --task synthesis
+    python train.py --task read
     python train.py --evaluate save/synthesis_best.pt
     torchrun --nproc_per_node 4 train.py --task synthesis
 
@@ -37,27 +38,16 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data_preprocessing import Dataset, encode, load_dataset
-from generate import default_steps, sample
-from model import Config, Model
+from data_preprocessing import Dataset, load_dataset
 from processes import Group, start_group, torchrun_group
-from utils import (
-    InputError,
-    draw_losses,
-    lines_figure,
-    load_checkpoint,
-    main_program,
-    replacing,
-    save_checkpoint,
-    save_figure,
-)
+from tasks import TASKS, Reading, Writing, collate, evaluate, load_network, make_batches, make_task
+from utils import InputError, draw_losses, main_program, replacing, save_checkpoint, save_figure
 
-TASKS = ("rand_write", "synthesis")
+__all__ = ["collate", "evaluate"]
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 KEPT = 3  # checkpoints of epochs that stay on disk
 MOST_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
-SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
 
 # Settings that shape a run: a checkpoint carries them, and --resume takes them up again. The fixed ones cannot change.
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")
@@ -67,17 +57,12 @@ SETTINGS = (
     "processes", "sample_every",
 )  # fmt: skip
 LINES_OF_A_PROCESS = 8  # of a batch, at least, with --processes auto
-
-
-def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
-    """Put lines of similar length together: arrays of places in `lengths`, in random order if there is an `rng`.
-
-    With `rng` lengths are blurred by up to 5 %, so that a line has other neighbours in each epoch.
-    """
-    key = lengths if rng is None else lengths * rng.uniform(0.95, 1.05, len(lengths))
-    order = np.argsort(key, kind="stable")
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+DEFAULTS = {  # of flags, where a task has other ones
+    "read": {
+        "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "learning_rate": 2e-3, "warmup": 200,
+        "grad_clip": 100.0, "rare_share": 0.03,
+    },
+}  # fmt: skip
 
 
 def line_weights(texts: np.ndarray, rare_share: float) -> np.ndarray:
@@ -97,67 +82,6 @@ def draw_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Places of N lines for an epoch, (N,), for weights (N,): each as often as its weight asks, rounded up or down."""
     ends = np.cumsum(weights) / weights.sum() * len(weights)
     return np.searchsorted(ends, np.arange(len(weights)) + rng.uniform(), side="right").clip(max=len(weights) - 1)
-
-
-def collate(
-    dataset: Dataset, lines: np.ndarray, charset: str, timesteps: int | None = None, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pad lines to one length, at most `timesteps` predictions: the arguments of `Model.losses`.
-
-    Returns points (T + 1, B, 3) in whiteboard units, mask (T, B), and text (B, U) with -1 for padding, or None
-    without a charset.
-    """
-    arrays = [dataset.points(line)[: None if timesteps is None else timesteps + 1] for line in lines]
-    lengths = np.array([len(array) for array in arrays])
-    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
-    for b, array in enumerate(arrays):
-        points[: len(array), b] = array
-    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
-    text = None
-    if charset:
-        codes = [encode(str(dataset.texts[line]), charset) for line in lines]
-        text = np.full((len(lines), max(map(len, codes))), -1)
-        for b, code in enumerate(codes):
-            text[b, : len(code)] = code
-        text = torch.from_numpy(text).to(device)
-    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
-
-
-@torch.no_grad()
-def evaluate(
-    model: Model, dataset: Dataset, charset: str, batch_size: int = 50, group: Group | None = None
-) -> dict[str, float]:
-    """Losses over the whole validation split, lines uncut. All processes of the `group` get the same.
-
-    Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
-    (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard units
-    is smaller by the product of the deviations.
-    """
-    group = group or Group()
-    chosen = dataset.lines("validation", bool(charset))
-    was_training = model.training
-    model.eval()
-    batches = make_batches(np.diff(dataset.starts)[chosen], batch_size)
-    totals = np.zeros(3)
-    for start in range(0, len(batches), group.size):  # a batch for each process at a time
-        found = [0.0, 0.0, 0.0]
-        for batch in group.part(batches[start : start + group.size]):  # none for some, in the last round
-            strokes, mask, text = collate(dataset, chosen[batch], charset, device=model.mean.device)
-            losses, errors = model.losses(strokes, mask, text)
-            found = [value.cpu().double().sum().item() for value in (losses, errors, mask)]
-        totals += group.sums(*found)
-    nats, squares, points = totals.tolist()
-    model.train(was_training)
-    scale = model.std.log().sum().item()
-    return {
-        "loss": nats / len(chosen),
-        "loss_raw": (nats + points * scale) / len(chosen),
-        "per_point": nats / points,
-        "per_point_raw": nats / points + scale,
-        "sse": squares / points,
-        "lines": len(chosen),
-        "points": points,
-    }
 
 
 class GravesRMSprop(torch.optim.Optimizer):
@@ -245,16 +169,16 @@ def keep_memory() -> None:
 
 
 def no_steps() -> dict[str, float]:
-    """Sums over steps, of none yet: nats, points, lines, gradient norms, steps, seconds."""
-    return {"nats": 0.0, "points": 0, "lines": 0, "norm": 0.0, "steps": 0, "seconds": 0.0}
+    """Sums over steps, of none yet: nats, units (points, or characters), lines, gradient norms, steps, seconds."""
+    return {"nats": 0.0, "units": 0, "lines": 0, "norm": 0.0, "steps": 0, "seconds": 0.0}
 
 
-def means(sums: dict[str, float]) -> dict[str, float]:
-    """Losses in nats a line and a point, and the gradient's norm, from sums over steps; NaN if they are of none."""
-    lines, points, steps = (sums[name] or math.nan for name in ("lines", "points", "steps"))
+def means(sums: dict[str, float], unit: str) -> dict[str, float]:
+    """Losses in nats a line and a unit, and the gradient's norm, from sums over steps; NaN if they are of none."""
+    lines, units, steps = (sums[name] or math.nan for name in ("lines", "units", "steps"))
     return {
         "train_loss": sums["nats"] / lines,
-        "train_per_point": sums["nats"] / points,
+        f"train_per_{unit}": sums["nats"] / units,
         "gradient_norm": sums["norm"] / steps,
     }
 
@@ -276,15 +200,15 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 class Losses(nn.Module):
-    """A model's `losses` as a forward, which is what DistributedDataParallel calls."""
+    """A task's `nats` as a forward, which is what DistributedDataParallel calls."""
 
-    def __init__(self, model: Model):
+    def __init__(self, task: Writing | Reading, model: nn.Module):
         super().__init__()
-        self.model = model
+        self.task, self.model = task, model
 
-    def forward(self, *batch: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`Model.losses`."""
-        return self.model.losses(*batch)
+    def forward(self, *batch: Tensor | None) -> Tensor:
+        """The sum of the losses of a batch, in nats."""
+        return self.task.nats(self.model, batch)
 
 
 class Run:
@@ -295,18 +219,16 @@ class Run:
     validation loss, and steps that were not finite, in all (`skipped`) and just now (`in_row`).
     """
 
-    def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: tuple[Model, dict] | None):
+    def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: tuple[nn.Module, dict] | None):
         self.options, self.dataset = options, dataset
         self.device = choose_device(options.device)
-        with_text = options.task == "synthesis"
-        self.charset = "".join(dataset.charset) if with_text else ""
-        self.char_counts = dataset.char_counts.tolist() if with_text else []
-        self.lines = dataset.lines("train", with_text)
+        self.task = make_task(options.task, dataset, options.timesteps)
+        self.lines = dataset.lines("train", self.task.with_text)
         for split in ("train", "validation"):
-            if not len(dataset.lines(split, with_text)):
+            if not len(dataset.lines(split, self.task.with_text)):
                 raise InputError(f"{options.data}: its {split} split holds no line for the task {options.task}")
         self.fingerprint = dataset.fingerprint()
-        self.lengths = np.minimum(np.diff(dataset.starts)[self.lines], options.timesteps + 1)
+        self.lengths = self.task.lengths(self.lines)
         self.weights = line_weights(dataset.texts[self.lines], options.rare_share)
         self.steps_per_epoch = math.ceil(len(self.lines) / options.batch_size)
         self.log: list[dict[str, float]] = []
@@ -322,9 +244,7 @@ class Run:
         elif options.init:
             self.model = self.initial_model(options.init)
         else:
-            self.model = Model(Config(**{name: getattr(options, name) for name in SIZES}, num_chars=len(self.charset)))
-            self.model.mean.copy_(torch.from_numpy(dataset.mean))
-            self.model.std.copy_(torch.from_numpy(dataset.std))
+            self.model = self.task.new_network(options)
         self.model.to(self.device).train()
         self.model.product_dtype = choose_precision(options.precision, self.device)
         options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.product_dtype)
@@ -337,18 +257,20 @@ class Run:
     def share(self, group: Group) -> None:
         """Divide the work among the processes of the group, each of which has made the same run."""
         group.connect()
-        self.group, self.losses = group, group.wrap(Losses(self.model))
+        self.group, self.losses = group, group.wrap(Losses(self.task, self.model))
         if group.size > 1:  # the first backward settles the order of its sums, which must not change after it
-            strokes, mask, text = collate(self.dataset, self.lines[:1], self.charset, 1, self.device)
-            self.losses(strokes, mask & False, text)[0].sum().backward()
+            batch = self.task.batch(self.lines[:1], self.device)
+            (0 * self.losses(*batch)).backward()
 
-    def initial_model(self, path: Path) -> Model:
+    def initial_model(self, path: Path) -> nn.Module:
         """The network in a checkpoint, with its statistics, for a new run. Raises InputError if it does not fit."""
-        model, content = load_checkpoint(path)
-        if content["charset"] != self.charset:
+        model, content = load_network(path)
+        if not isinstance(model, self.task.network):
+            raise InputError(f"--init {path}: is not a network for the task {self.options.task}")
+        if content["charset"] != self.task.charset:
             raise InputError(f"--init {path}: its character set is not that of {self.options.data}")
         for name in SIZES:
-            setattr(self.options, name, getattr(model.config, name))
+            setattr(self.options, name, getattr(model.config, name, getattr(self.options, name)))
         return model
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -360,7 +282,6 @@ class Run:
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress, self.log, self.step_log = content["progress"], content["log"], content["step_log"]
         self.progress["best"] = self.best_on_disk()
-        torch.set_rng_state(content["rng_state"].cpu())
 
     def path(self, name: str) -> Path:
         """Where the run's checkpoint of that name is."""
@@ -370,40 +291,42 @@ class Run:
         """The validation loss of the best checkpoint that is there; infinite if there is none for this data."""
         if not self.path("best").is_file():
             return math.inf
-        _, content = load_checkpoint(self.path("best"))
+        _, content = load_network(self.path("best"))
         return content["progress"]["best"] if content.get("fingerprint") == self.fingerprint else math.inf
 
     def save(self, name: str) -> None:
         """Write a checkpoint that the run can be resumed from."""
         options = self.options
         save_checkpoint(
-            self.path(name), self.model, self.charset, self.char_counts,
+            self.path(name), self.model, self.task.charset, self.task.char_counts,
             task=options.task, settings={name: getattr(options, name) for name in SETTINGS}, log=self.log,
             step_log=self.step_log, progress=self.progress, fingerprint=self.fingerprint,
-            optimizer=self.optimizer.state_dict(), rng_state=torch.get_rng_state(),
+            optimizer=self.optimizer.state_dict(),
         )  # fmt: skip
 
     def train_step(self, batch: np.ndarray) -> tuple[float, float, float]:
         """Learn from one batch of lines, sorted by length, with the other processes.
 
-        Returns its loss in nats a line and a point, and its gradient's norm (nats a line).
+        Returns its loss in nats a line and a unit, and its gradient's norm (nats a line). Random numbers follow from
+        the run's seed, the step and the process.
         """
         options, progress, group = self.options, self.progress, self.group
+        rng = np.random.default_rng([options.seed, progress["step"], group.rank])
+        torch.manual_seed(int(rng.integers(2**62)))
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(options, progress["step"], self.steps_per_epoch)
         part = group.part(batch)
         lines = part if len(part) else batch[:1]  # a process without a line takes one that does not count
-        strokes, mask, text = collate(self.dataset, lines, self.charset, options.timesteps, self.device)
-        mask &= len(part) > 0
+        inputs = self.task.batch(lines, self.device, rng)
         self.optimizer.zero_grad(set_to_none=True)
-        nats = self.losses(strokes, mask, text)[0].sum()
+        nats = self.losses(*inputs) * (len(part) > 0)
         (nats * group.size / len(batch)).backward()  # the mean over processes is the gradient of the batch's mean
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf).item()
-        nats, points = group.sums(nats.item(), mask.sum().item())
+        nats, units = group.sums(nats.item(), self.task.units(inputs) * (len(part) > 0))
         progress["step"] += 1
         if math.isfinite(nats) and math.isfinite(norm):
             self.optimizer.step()
-            added = {"nats": nats, "points": points, "lines": len(batch), "norm": norm, "steps": 1}
+            added = {"nats": nats, "units": units, "lines": len(batch), "norm": norm, "steps": 1}
             for name, value in added.items():
                 progress["sums"][name] += value
                 progress["recent"][name] += value
@@ -414,12 +337,12 @@ class Run:
         if progress["step"] % STEPS_OF_A_ROW == 0:
             self.step_log.append(self.step_row())
             progress["recent"] = no_steps()
-        return nats / len(batch), nats / points, norm
+        return nats / len(batch), nats / units, norm
 
     def step_row(self) -> dict[str, float]:
         """The row of the step log for the steps since the last one."""
         rate = self.optimizer.param_groups[0]["lr"]
-        return {"step": self.progress["step"], **means(self.progress["recent"]), "learning_rate": rate}
+        return {"step": self.progress["step"], **means(self.progress["recent"], self.task.unit), "learning_rate": rate}
 
     def train_epoch(self, bar: tqdm, should_stop: Callable[[], bool]) -> None:
         """Go through the rest of the epoch in progress, or until told to stop."""
@@ -429,7 +352,7 @@ class Run:
         batches = [drawn[batch] for batch in make_batches(self.lengths[drawn], options.batch_size, rng)]
         while progress["batch"] < len(batches) and not self.group.any(should_stop()):
             started = time.perf_counter()
-            loss, per_point, norm = self.train_step(self.lines[batches[progress["batch"]]])
+            loss, per_unit, norm = self.train_step(self.lines[batches[progress["batch"]]])
             progress["batch"] += 1
             if progress["in_row"] == MOST_SKIPPED:
                 raise InputError(
@@ -439,9 +362,10 @@ class Run:
             sums, seconds = progress["sums"], time.perf_counter() - started
             sums["seconds"] += seconds
             progress["seconds"] += seconds
-            pace = f"{sums['points'] / sums['seconds']:.0f} points/s"
+            unit = self.task.unit
+            pace = f"{sums['units'] / sums['seconds']:.0f} {unit}s/s"
             bar.set_postfix_str(
-                f"loss {loss:.1f} nats a line, {per_point:.3f} a point, gradient {norm:.0f}, {pace}", refresh=False
+                f"loss {loss:.1f} nats a line, {per_unit:.3f} a {unit}, gradient {norm:.0f}, {pace}", refresh=False
             )
             bar.update()
 
@@ -449,14 +373,15 @@ class Run:
         """Evaluate the network, log, and write the checkpoints of the epoch that has ended."""
         progress, sums = self.progress, self.progress["sums"]
         started = time.perf_counter()
-        found = evaluate(self.model, self.dataset, self.charset, group=self.group)
+        found = self.task.evaluate(self.model, self.group)
         progress["seconds"] += time.perf_counter() - started
         progress["epoch"] += 1
         progress["batch"] = 0
         row = {
-            "epoch": progress["epoch"], "step": progress["step"], "minutes": progress["seconds"] / 60, **means(sums),
+            "epoch": progress["epoch"], "step": progress["step"], "minutes": progress["seconds"] / 60,
+            **means(sums, self.task.unit),
             **{f"validation_{name}": value for name, value in found.items() if name not in ("lines", "points")},
-            "points_per_second": sums["points"] / (sums["seconds"] or math.nan),
+            f"{self.task.unit}s_per_second": sums["units"] / (sums["seconds"] or math.nan),
             "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress["skipped"],
         }  # fmt: skip
         self.log.append(row)
@@ -471,7 +396,7 @@ class Run:
         self.write_logs()
         every = self.options.sample_every
         if every and (row["epoch"] % every == 0 or row["epoch"] == self.options.num_epochs):
-            self.draw_samples(f"epoch_{row['epoch']}")
+            self.task.draw_samples(self.model, self.path(f"samples_epoch_{row['epoch']}").with_suffix(".png"))
 
     def write_checkpoints(self, is_best: bool) -> None:
         """Write the checkpoint of the epoch that has ended, and the best network; delete what they replace."""
@@ -485,13 +410,12 @@ class Run:
 
     def report_epoch(self) -> None:
         """Print the last epoch's figures."""
-        row = self.log[-1]
+        row, units = self.log[-1], f"{self.task.unit}s"
         tqdm.write(
-            f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line, validation "
-            f"{row['validation_loss']:.1f} a line, {row['validation_per_point']:.4f} a point (normalised; whiteboard "
-            f"units: {row['validation_loss_raw']:.1f} and {row['validation_per_point_raw']:.4f}), SSE "
-            f"{row['validation_sse']:.3f}; gradient {row['gradient_norm']:.0f}, {row['points_per_second']:.0f} "
-            f"points/s, step {row['step']}, {row['minutes']:.1f} min, {row['skipped_steps']} skipped",
+            f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line, "
+            f"validation {self.task.describe(row)}; gradient {row['gradient_norm']:.0f}, "
+            f"{row[f'{units}_per_second']:.0f} {units}/s, step {row['step']}, {row['minutes']:.1f} min, "
+            f"{row['skipped_steps']} skipped",
             file=sys.stdout,
         )
         sys.stdout.flush()
@@ -506,21 +430,6 @@ class Run:
             figure = Figure(figsize=(7, 4.5), layout="constrained")
             draw_losses(figure.subplots(), columns(self.log), columns(steps))
             save_figure(figure, Path(f"{stem}_loss.png"))
-
-    def draw_samples(self, name: str) -> None:
-        """Draw three lines that the network writes."""
-        self.model.eval()
-        seeds, texts, steps = [0, 1, 2], None, 700
-        if self.charset:
-            text = "".join(character for character in SAMPLE_TEXT if character in self.charset) or self.charset
-            texts, steps = [encode(text, self.charset)] * len(seeds), default_steps(text)
-        lines = [line.points for line in sample(self.model, texts, seeds, bias=0.5, steps=steps)]
-        self.model.train()
-        lines = [points for points in lines if len(points) > 1 and np.isfinite(points).all()]
-        if lines:
-            save_figure(lines_figure(lines), self.path(f"samples_{name}").with_suffix(".png"))
-        else:
-            tqdm.write("no picture of samples: the network wrote nothing that can be drawn", file=sys.stdout)
 
     def go(self) -> None:
         """Train until the last epoch, a limit, or a signal to any process."""
@@ -556,12 +465,12 @@ class Run:
         self.save("interrupted")
         self.write_logs()
         if self.options.sample_every:
-            self.draw_samples("interrupted")
-        row = self.step_log[-1] if self.step_log else self.step_row()
+            self.task.draw_samples(self.model, self.path("samples_interrupted").with_suffix(".png"))
+        row, unit = self.step_log[-1] if self.step_log else self.step_row(), self.task.unit
         print(
             f"stopped at step {self.progress['step']} of {total}; training loss by step {row['step']}: "
-            f"{row['train_loss']:.1f} nats a line, {row['train_per_point']:.4f} a point; log, curve and samples are in "
-            f"{self.options.model_dir}; go on with --resume"
+            f"{row['train_loss']:.1f} nats a line, {row[f'train_per_{unit}']:.4f} a {unit}; log, curve and samples are "
+            f"in {self.options.model_dir}; go on with --resume"
         )
 
 
@@ -602,13 +511,13 @@ def newest_checkpoints(folder: Path, task: str) -> list[Path]:
     return epoch_checkpoints(folder, task)[-1:] + list(folder.glob(f"{task}_interrupted.pt"))
 
 
-def newest_checkpoint(folder: Path, task: str) -> tuple[Model, dict[str, Any]]:
+def newest_checkpoint(folder: Path, task: str) -> tuple[nn.Module, dict[str, Any]]:
     """The checkpoint of the run in `folder` that has come furthest. Raises InputError if there is none."""
     paths = newest_checkpoints(folder, task)
     if not paths:
         raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
-    found = [load_checkpoint(path) for path in paths]
-    needed = {"task", "settings", "log", "step_log", "progress", "optimizer", "rng_state", "fingerprint"}
+    found = [load_network(path) for path in paths]
+    needed = {"task", "settings", "log", "step_log", "progress", "optimizer", "fingerprint"}
     for path, (_, content) in zip(paths, found, strict=True):
         if not needed <= content.keys():
             raise InputError(f"{path}: holds no run of this version; weights alone can be the --init of a new one")
@@ -617,24 +526,18 @@ def newest_checkpoint(folder: Path, task: str) -> tuple[Model, dict[str, Any]]:
 
 def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     """Print a checkpoint's figures on the validation split."""
-    model, content = load_checkpoint(path, choose_device(options.device))
-    model.product_dtype = choose_precision(options.precision, model.mean.device)
+    model, content = load_network(path, choose_device(options.device))
+    model.product_dtype = choose_precision(options.precision, next(model.parameters()).device)
     dataset = load_dataset(options.data)
+    kind = content.get("task", "synthesis" if content["charset"] else "rand_write")
+    task = make_task(kind, dataset, charset=content["charset"])
     unknown = set("".join(dataset.texts)) - set(content["charset"])
     if content["charset"] and unknown:
         raise InputError(f"{options.data}: has characters that {path} does not know: {' '.join(sorted(unknown))}")
-    if not len(dataset.lines("validation", bool(content["charset"]))):
+    if not len(dataset.lines("validation", task.with_text)):
         raise InputError(f"{options.data}: its validation split holds no line for {path}")
-    found = evaluate(model, dataset, content["charset"])
-    (mx, my), (sx, sy) = model.mean.tolist(), model.std.tolist()
     print(f"{path} on the validation split of {options.data} ({dataset.rests}):")
-    print(f"  {found['lines']} lines, {found['points']:.0f} predicted points")
-    print(f"  loss, nats a line, normalised units     {found['loss']:10.2f}")
-    print(f"  loss, nats a line, whiteboard units     {found['loss_raw']:10.2f}")
-    print(f"  loss, nats a point, normalised units    {found['per_point']:10.4f}")
-    print(f"  loss, nats a point, whiteboard units    {found['per_point_raw']:10.4f}")
-    print(f"  SSE a point, normalised units           {found['sse']:10.4f}")
-    print(f"  normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units")
+    print(task.table(model, task.evaluate(model)))
 
 
 def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
@@ -663,7 +566,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     whole, number = at_least(1), at_least(1e-12, float)
     add = parser.add_argument_group("task and files").add_argument
-    add("--task", choices=TASKS, default="rand_write", help="write at random, or write a given text")
+    add("--task", choices=TASKS, default="rand_write", help="write at random, write a given text, or read ink")
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
@@ -706,9 +609,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def settle(arguments: list[str], group: Group | None) -> tuple[argparse.Namespace, tuple[Model, dict] | None]:
+def settle(arguments: list[str], group: Group | None) -> tuple[argparse.Namespace, tuple[nn.Module, dict] | None]:
     """The settings of a run, and the checkpoint that it goes on from with --resume, else None. Raises InputError."""
     parser = make_parser()
+    options = parser.parse_args(arguments)
+    parser.set_defaults(**DEFAULTS.get(options.task, {}))
     options = parser.parse_args(arguments)
     resumed, saved = None, {}
     if options.resume:
@@ -751,8 +656,7 @@ def start_run(arguments: list[str], group: Group | None = None) -> None:
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
     print(f"data: {options.data} ({dataset.rests})")
-    (mx, my), (sx, sy) = run.model.mean.tolist(), run.model.std.tolist()
-    print(f"offsets are normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units")
+    print(run.task.scale(run.model))
     print(
         f"{options.task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
         f"{run.device} with {str(run.model.product_dtype).removeprefix('torch.')} products, in {options.processes} "
@@ -775,7 +679,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.evaluate:
         print_evaluation(options.evaluate, options)
     elif options.export:
-        model, content = load_checkpoint(options.model_dir / f"{options.task}_best.pt")
+        model, content = load_network(options.model_dir / f"{options.task}_best.pt")
         save_checkpoint(options.export, model, content["charset"], content["char_counts"], half=True, task=options.task)
         print(f"wrote {options.export} ({options.export.stat().st_size / 1e6:.1f} MB)")
     elif {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():  # torchrun has started this process and others

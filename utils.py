@@ -98,8 +98,8 @@ def load_checkpoint(
 ) -> tuple[Any, dict[str, Any]]:
     """Read a checkpoint. Returns the network, in float32 and ready to use, and the whole content.
 
-    `build` makes the network from its configuration; by default it is a `Model`. Raises InputError for a file that is
-    missing, damaged, or not a checkpoint of this project.
+    `build` makes the network, without its weights, from the content; by default it is a `Model`. Raises InputError for
+    a file that is missing, damaged, or not a checkpoint of this project.
     """
     import torch
 
@@ -117,7 +117,7 @@ def load_checkpoint(
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise InputError(f"{path}: not a checkpoint of this version of the project")
     try:
-        model = build(content["config"]) if build else Model(Config(**content["config"]))
+        model = build(content) if build else Model(Config(**content["config"]))
         model.load_state_dict(content["weights"])
         if len(content["charset"]) != model.config.num_chars or len(content["char_counts"]) != model.config.num_chars:
             raise ValueError("its character set does not fit its weights")

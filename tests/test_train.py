@@ -17,9 +17,11 @@ import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 
 import train
-from data_preprocessing import save_dataset
+from data_preprocessing import load_dataset, save_dataset
 from model import Config, Model
 from processes import Group, start_group
+from reader import align, load_reader
+from tasks import load_network
 from utils import InputError, load_checkpoint, save_checkpoint
 
 TINY = ["--cell_size", "8", "--num_clusters", "2", "--K", "2", "--batch_size", "6", "--precision", "fp32"]
@@ -37,7 +39,7 @@ def read_log(folder, task, kind="log") -> list[dict[str, str]]:
 
 
 def weights_of(path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(path)[0].state_dict()
+    return load_network(path)[0].state_dict()
 
 
 def assert_same_weights(a, b) -> None:
@@ -158,7 +160,7 @@ def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
             else torch.allclose(model.head.weight, initial, atol=1e-3)
         )
         sums = content["progress"]["sums"]
-        assert sums["points"] == 5 * sums["lines"] > 0
+        assert sums["units"] == 5 * sums["lines"] > 0
 
 
 def test_precision(monkeypatch):
@@ -183,6 +185,24 @@ def test_step_sizes():
     assert train.learning_rate(options, 40, 10) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_a_reader_learns_is_evaluated_and_exported(data_file, tmp_path, capsys):
+    run_in_process(data_file, tmp_path, "--task", "read", "--num_epochs", 30, "--learning_rate", 0.01)
+    rows = read_log(tmp_path, "read")
+    assert float(rows[-1]["train_loss"]) < 0.5 * float(rows[0]["train_loss"])
+    train.main(["--export", str(tmp_path / "reader.pt"), "--task", "read", "--model_dir", str(tmp_path)])
+    model = load_reader(tmp_path / "reader.pt")
+    dataset = load_dataset(data_file)
+    capsys.readouterr()
+    train.main(["--evaluate", str(tmp_path / "read_best.pt"), "--data", str(data_file), "--precision", "fp32"])
+    printed = capsys.readouterr().out
+    lines = dataset.lines("validation", True)
+    texts, read = dataset.texts[lines], model.read([dataset.points(line) for line in lines])
+    errors = sum(a != b for pair in zip(texts, read, strict=True) for a, b in align(*pair))
+    assert f"{len(lines)} lines" in printed
+    shown = float(printed.split("characters read wrong")[1].split("%")[0])
+    assert shown == pytest.approx(100 * errors / sum(map(len, texts)), abs=2)  # exported in half precision
+
+
 def test_loss_falls(data_file, tmp_path):
     run_in_process(data_file, tmp_path, "--task", "synthesis", "--num_epochs", 15, "--learning_rate", 0.01)
     losses = [float(row["validation_loss"]) for row in read_log(tmp_path, "synthesis")]
@@ -198,6 +218,7 @@ def test_loss_falls(data_file, tmp_path):
         ("rand_write", []),
         ("synthesis", ["--anneal", "cosine", "--warmup", 3]),
         ("synthesis", ["--optimizer", "rmsprop", "--num_layers", 3]),
+        ("read", []),  # with dropout and distorted ink
     ],
 )
 def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
@@ -210,7 +231,7 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
     assert read_log(tmp_path / "broken", task, "steps") == read_log(tmp_path / "unbroken", task, "steps")
     last = f"{task}_epoch_3.pt"
     assert_same_weights(weights_of(tmp_path / "broken" / last), weights_of(tmp_path / "unbroken" / last))
-    best = [load_checkpoint(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
+    best = [load_network(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
     assert_same_weights(*(model.state_dict() for model, _ in best))
     assert best[0][1]["progress"]["best"] == best[1][1]["progress"]["best"]
     assert not (tmp_path / "broken" / f"{task}_interrupted.pt").exists()

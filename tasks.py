@@ -1,0 +1,290 @@
+"""What a run can train: the tasks, each with its network, its batches, its loss and its figures.
+
+A run (train.py) is the same for all tasks. `Writing` serves `rand_write` and `synthesis`, `Reading` the task `read`.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data_preprocessing import Dataset, encode
+from generate import default_steps, sample
+from model import Config, Model
+from processes import Group
+from reader import Reader, ReaderConfig, align, collate_features, features
+from utils import lines_figure, load_checkpoint, save_figure
+
+TASKS = ("rand_write", "synthesis", "read")
+SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
+
+
+def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+    """Put lines of similar length together: arrays of places in `lengths`, in random order if there is an `rng`.
+
+    With `rng` lengths are blurred by up to 5 %, so that a line has other neighbours in each epoch.
+    """
+    key = lengths if rng is None else lengths * rng.uniform(0.95, 1.05, len(lengths))
+    order = np.argsort(key, kind="stable")
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def collate(
+    dataset: Dataset, lines: np.ndarray, charset: str, timesteps: int | None = None, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pad lines to one length, at most `timesteps` predictions: the arguments of `Model.losses`.
+
+    Returns points (T + 1, B, 3) in whiteboard units, mask (T, B), and text (B, U) with -1 for padding, or None
+    without a charset.
+    """
+    arrays = [dataset.points(line)[: None if timesteps is None else timesteps + 1] for line in lines]
+    lengths = np.array([len(array) for array in arrays])
+    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
+    for b, array in enumerate(arrays):
+        points[: len(array), b] = array
+    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
+    text = collate_texts(dataset.texts[lines], charset).to(device) if charset else None
+    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
+
+
+def collate_texts(texts: np.ndarray, charset: str) -> Tensor:
+    """Texts (B,) -> codes (B, U), -1 for padding. Raises InputError for characters that are not in `charset`."""
+    codes = [torch.from_numpy(encode(text, charset)) for text in texts.tolist()]
+    return nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
+
+
+def sums_over(
+    model: nn.Module, batches: list[np.ndarray], measure: Callable[[np.ndarray], list[float]], group: Group | None
+) -> list[float]:
+    """Sums of the three numbers that `measure` gives for each batch, dealt out to the processes of the group.
+
+    All processes get the same sums. The model is in evaluation mode meanwhile.
+    """
+    group = group or Group()
+    was_training = model.training
+    model.eval()
+    totals = np.zeros(3)
+    for start in range(0, len(batches), group.size):  # a batch for each process at a time
+        parts = [measure(batch) for batch in group.part(batches[start : start + group.size])]
+        totals += group.sums(*np.sum(parts or [[0.0] * 3], axis=0).tolist())  # none for some, in the last round
+    model.train(was_training)
+    return totals.tolist()
+
+
+@torch.no_grad()
+def evaluate(
+    model: Model, dataset: Dataset, charset: str, batch_size: int = 50, group: Group | None = None
+) -> dict[str, float]:
+    """Losses over the whole validation split, lines uncut. All processes of the `group` get the same.
+
+    Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
+    (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard units
+    is smaller by the product of the deviations.
+    """
+
+    def measure(batch: np.ndarray) -> list[float]:
+        strokes, mask, text = collate(dataset, chosen[batch], charset, device=model.mean.device)
+        losses, errors = model.losses(strokes, mask, text)
+        return [value.cpu().double().sum().item() for value in (losses, errors, mask)]
+
+    chosen = dataset.lines("validation", bool(charset))
+    nats, squares, points = sums_over(model, make_batches(np.diff(dataset.starts)[chosen], batch_size), measure, group)
+    scale = model.std.log().sum().item()
+    return {
+        "loss": nats / len(chosen),
+        "loss_raw": (nats + points * scale) / len(chosen),
+        "per_point": nats / points,
+        "per_point_raw": nats / points + scale,
+        "sse": squares / points,
+        "lines": len(chosen),
+        "points": points,
+    }
+
+
+class Writing:
+    """The tasks `rand_write` and `synthesis`: a `Model` learns to predict the next point, with a text or without."""
+
+    unit = "point"
+    network = Model
+
+    def __init__(self, dataset: Dataset, with_text: bool, timesteps: int | None = None, charset: str | None = None):
+        """Lines are cut to `timesteps` predictions for training. `charset` is the data's, or that of a checkpoint."""
+        self.dataset, self.with_text, self.timesteps = dataset, with_text, timesteps
+        own = "".join(dataset.charset) if with_text else ""
+        self.charset = own if charset is None else charset
+        self.char_counts = dataset.char_counts.tolist() if with_text else []
+
+    def new_network(self, options: argparse.Namespace) -> Model:
+        """An untrained network of the sizes asked for, with the data's statistics."""
+        sizes = {name: getattr(options, name) for name in ("num_layers", "cell_size", "num_clusters", "K")}
+        model = Model(Config(**sizes, num_chars=len(self.charset)))
+        model.mean.copy_(torch.from_numpy(self.dataset.mean))
+        model.std.copy_(torch.from_numpy(self.dataset.std))
+        return model
+
+    def lengths(self, lines: np.ndarray) -> np.ndarray:
+        """Points of each line, as cut for training."""
+        return np.minimum(np.diff(self.dataset.starts)[lines], self.timesteps + 1)
+
+    def batch(self, lines: np.ndarray, device: torch.device, rng: np.random.Generator | None = None) -> tuple:
+        """The arguments of `Model.losses`."""
+        return collate(self.dataset, lines, self.charset, self.timesteps, device)
+
+    def nats(self, model: Model, batch: tuple) -> Tensor:
+        """The sum of a batch's losses, ()."""
+        return model.losses(*batch)[0].sum()
+
+    def units(self, batch: tuple) -> int:
+        """How many points a batch predicts."""
+        return int(batch[1].sum())
+
+    def evaluate(self, model: Model, group: Group | None = None) -> dict[str, float]:
+        """`evaluate` on the data's validation split."""
+        return evaluate(model, self.dataset, self.charset, group=group)
+
+    def describe(self, row: dict[str, float]) -> str:
+        """The validation figures of a row of the log."""
+        return (
+            f"{row['validation_loss']:.1f} a line, {row['validation_per_point']:.4f} a point (normalised; whiteboard "
+            f"units: {row['validation_loss_raw']:.1f} and {row['validation_per_point_raw']:.4f}), SSE "
+            f"{row['validation_sse']:.3f}"
+        )
+
+    def table(self, model: Model, found: dict[str, float]) -> str:
+        """All figures of an evaluation."""
+        return "\n".join(
+            [
+                f"  {found['lines']} lines, {found['points']:.0f} predicted points",
+                f"  loss, nats a line, normalised units     {found['loss']:10.2f}",
+                f"  loss, nats a line, whiteboard units     {found['loss_raw']:10.2f}",
+                f"  loss, nats a point, normalised units    {found['per_point']:10.4f}",
+                f"  loss, nats a point, whiteboard units    {found['per_point_raw']:10.4f}",
+                f"  SSE a point, normalised units           {found['sse']:10.4f}",
+                f"  {self.scale(model)}",
+            ]
+        )
+
+    def scale(self, model: Model) -> str:
+        """What offsets are normalised by."""
+        (mx, my), (sx, sy) = model.mean.tolist(), model.std.tolist()
+        return f"normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units"
+
+    def draw_samples(self, model: Model, path: Path) -> None:
+        """Draw three lines that the network writes."""
+        model.eval()
+        seeds, texts, steps = [0, 1, 2], None, 700
+        if self.charset:
+            text = "".join(character for character in SAMPLE_TEXT if character in self.charset) or self.charset
+            texts, steps = [encode(text, self.charset)] * len(seeds), default_steps(text)
+        lines = [line.points for line in sample(model, texts, seeds, bias=0.5, steps=steps)]
+        model.train()
+        lines = [points for points in lines if len(points) > 1 and np.isfinite(points).all()]
+        if lines:
+            save_figure(lines_figure(lines), path)
+        else:
+            tqdm.write("no picture of samples: the network wrote nothing that can be drawn", file=sys.stdout)
+
+
+class Reading:
+    """The task `read`: a `Reader` learns to read recorded lines. Its methods do what those of `Writing` do."""
+
+    unit = "character"
+    network = Reader
+    with_text = True
+
+    def __init__(self, dataset: Dataset, charset: str | None = None):
+        self.dataset = dataset
+        self.charset = "".join(dataset.charset) if charset is None else charset
+        self.char_counts = dataset.char_counts.tolist()
+
+    def new_network(self, options: argparse.Namespace) -> Reader:
+        """An untrained reader of the sizes asked for."""
+        return Reader(ReaderConfig(self.charset, num_layers=options.num_layers, cell_size=options.cell_size))
+
+    def lengths(self, lines: np.ndarray) -> np.ndarray:
+        """Points of each line."""
+        return np.diff(self.dataset.starts)[lines]
+
+    def batch(self, lines: np.ndarray, device: torch.device, rng: np.random.Generator | None = None) -> tuple:
+        """The arguments of `Reader.losses`. With an `rng` the ink is distorted."""
+        x, lengths = collate_features([features(self.dataset.points(line), rng) for line in lines])
+        return x.to(device), lengths.to(device), collate_texts(self.dataset.texts[lines], self.charset).to(device)
+
+    def nats(self, model: Reader, batch: tuple) -> Tensor:
+        """The sum of a batch's losses, ()."""
+        return model.losses(*batch).sum()
+
+    def units(self, batch: tuple) -> int:
+        """How many characters a batch has."""
+        return int((batch[2] >= 0).sum())
+
+    @torch.no_grad()
+    def evaluate(self, model: Reader, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
+        """Figures over the whole validation split.
+
+        Returns loss (nats a line), per_character (nats), error_rate (edit distance a character) and lines.
+        """
+        chosen, device = self.dataset.lines("validation", True), model.head.weight.device
+
+        def measure(batch: np.ndarray) -> list[float]:
+            inputs = self.batch(chosen[batch], device)
+            read = model.read([self.dataset.points(line) for line in chosen[batch]])
+            pairs = [align(text, said) for text, said in zip(self.dataset.texts[chosen[batch]], read, strict=True)]
+            errors = sum(a != b for line in pairs for a, b in line)
+            return [self.nats(model, inputs).item(), errors, self.units(inputs)]
+
+        nats, errors, characters = sums_over(model, make_batches(self.lengths(chosen), batch_size), measure, group)
+        return {
+            "loss": nats / len(chosen), "per_character": nats / characters, "error_rate": errors / characters,
+            "lines": len(chosen),
+        }  # fmt: skip
+
+    def describe(self, row: dict[str, float]) -> str:
+        """The validation figures of a row of the log."""
+        return f"{row['validation_loss']:.2f} a line, {row['validation_error_rate']:.2%} of characters wrong"
+
+    def table(self, model: Reader, found: dict[str, float]) -> str:
+        """All figures of an evaluation."""
+        return "\n".join(
+            [
+                f"  {found['lines']} lines",
+                f"  loss, nats a line         {found['loss']:8.3f}",
+                f"  loss, nats a character    {found['per_character']:8.4f}",
+                f"  characters read wrong     {found['error_rate']:8.2%}",
+            ]
+        )
+
+    def scale(self, model: Reader) -> str:
+        """What ink is brought to."""
+        return "each line is brought to one height, and its slope taken out"
+
+    def draw_samples(self, model: Reader, path: Path) -> None:
+        """A reader writes nothing."""
+
+
+def make_task(
+    name: str, dataset: Dataset, timesteps: int | None = None, charset: str | None = None
+) -> Writing | Reading:
+    """The task of that name, one of `TASKS`, on a data set, with the character set of the data or of a checkpoint."""
+    if name == "read":
+        return Reading(dataset, charset)
+    return Writing(dataset, name == "synthesis", timesteps, charset)
+
+
+def build_network(content: dict[str, Any]) -> nn.Module:
+    """The network of a checkpoint's content, without its weights: a `Reader` or a `Model`."""
+    if content.get("task") == "read":
+        return Reader(ReaderConfig(**content["config"]))
+    return Model(Config(**content["config"]))
+
+
+def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """`load_checkpoint` for a network of any task."""
+    return load_checkpoint(path, device, build_network)
