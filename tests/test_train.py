@@ -658,7 +658,7 @@ def test_failed_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["kept.pt"]
 
 
-@pytest.mark.parametrize("task", train.TASKS)
+@pytest.mark.parametrize("task", ["rand_write", "synthesis"])
 def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp_path, capsys, task):
     run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", task)
     row = read_log(tmp_path, task)[0]
