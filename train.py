@@ -570,7 +570,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
-    add("--export", type=Path, metavar="FILE", help="write the best weights alone, in half precision, and stop")
+    add(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write weights alone, in half precision, and stop: the run's best or those of --init",
+    )
     add = parser.add_argument_group("network").add_argument
     add("--num_layers", type=whole, default=2, help="LSTM layers; the paper has 3, and 1 with --cell_size 900")
     add("--cell_size", type=whole, default=400, help="cells of a layer")
@@ -679,7 +684,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.evaluate:
         print_evaluation(options.evaluate, options)
     elif options.export:
-        model, content = load_network(options.model_dir / f"{options.task}_best.pt")
+        model, content = load_network(options.init or options.model_dir / f"{options.task}_best.pt")
         save_checkpoint(options.export, model, content["charset"], content["char_counts"], half=True, task=options.task)
         print(f"wrote {options.export} ({options.export.stat().st_size / 1e6:.1f} MB)")
     elif {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():  # torchrun has started this process and others
