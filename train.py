@@ -40,10 +40,9 @@ from tqdm import tqdm
 
 from data_preprocessing import Dataset, load_dataset
 from processes import Group, start_group, torchrun_group
-from tasks import TASKS, Reading, Writing, collate, evaluate, load_network, make_batches, make_task
+from tasks import TASKS, Reading, Writing, load_network, make_batches, make_task
 from utils import InputError, draw_losses, main_program, replacing, save_checkpoint, save_figure
 
-__all__ = ["collate", "evaluate"]
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 KEPT = 3  # checkpoints of epochs that stay on disk
 MOST_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once

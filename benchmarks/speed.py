@@ -31,7 +31,8 @@ from data_preprocessing import Dataset, load_dataset
 from generate import sample
 from model import Config, Model
 from processes import Group, start_group
-from train import Run, choose_precision, choose_processes, collate, keep_memory, make_batches, make_parser
+from tasks import collate, make_batches
+from train import Run, choose_precision, choose_processes, keep_memory, make_parser
 
 CHARS = 79
 BATCH, TIMESTEPS = 50, 800

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 
+import tasks
 import train
 from data_preprocessing import load_dataset, save_dataset
 from model import Config, Model
@@ -52,7 +53,7 @@ def assert_same_weights(a, b) -> None:
 
 def test_batches_hold_every_line_once_among_lines_of_similar_length():
     lengths = np.random.default_rng(0).integers(30, 800, 103)
-    first, again, other = (train.make_batches(lengths, 10, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (tasks.make_batches(lengths, 10, np.random.default_rng(seed)) for seed in (1, 1, 2))
     for batches in (first, other):
         assert sorted(np.concatenate(batches)) == list(range(103))
         assert max(map(len, batches)) == 10
@@ -79,7 +80,7 @@ def test_lines_with_rare_characters_are_seen_more_often():
 
 def test_collate_pads_cuts_and_masks(dataset):
     lines = np.array([0, 5, 7])
-    points, mask, text = train.collate(dataset, lines, CHARSET, timesteps=15)
+    points, mask, text = tasks.collate(dataset, lines, CHARSET, timesteps=15)
     lengths = [min(len(dataset.points(line)), 16) for line in lines]
     assert points.shape == (max(lengths), 3, 3) and mask.shape == (max(lengths) - 1, 3)
     for b, (line, length) in enumerate(zip(lines, lengths, strict=True)):
@@ -88,7 +89,7 @@ def test_collate_pads_cuts_and_masks(dataset):
         assert mask[:, b].tolist() == [t + 1 < length for t in range(len(mask))]
         codes = [code for code in text[b].tolist() if code >= 0]
         assert "".join(CHARSET[code] for code in codes) == dataset.texts[line]
-    assert train.collate(dataset, lines, "")[2] is None
+    assert tasks.collate(dataset, lines, "")[2] is None
 
 
 @pytest.mark.parametrize("charset", ["", CHARSET])
@@ -98,10 +99,10 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
     model = Model(Config(cell_size=8, num_clusters=2, K=2, num_chars=len(charset)))
     model.mean.copy_(torch.from_numpy(dataset.mean))
     model.std.copy_(torch.from_numpy(dataset.std))
-    found = train.evaluate(model.train(), dataset, charset, batch_size=4)
+    found = tasks.evaluate(model.train(), dataset, charset, batch_size=4)
     nats, squares, points = [], 0.0, 0
     for line in dataset.lines("validation", bool(charset)):
-        x, mask, text = train.collate(dataset, np.array([line]), charset)
+        x, mask, text = tasks.collate(dataset, np.array([line]), charset)
         loss, error = model.losses(x, mask, text)
         nats.append(loss.sum().item())
         squares += error.sum().item()
