@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from data_preprocessing import SHORTEST_STEP
-from reader import SHIPPED, Reader, align, load_reader
+from reader import SHIPPED_READER, Reader, edit_distance, load_reader
 from utils import InputError
 
 # Steps shorter than `SHORTEST_STEP` in a row. Recorded lines have at most 3 where rests were dropped, and with rests
@@ -31,7 +31,7 @@ class Verdict:
         """How many characters are read wrong, blanks at the ends aside: the edit distance."""
         if self.read is None:
             return 0
-        return sum(a != b for a, b in align(self.text.strip(), self.read.strip()))
+        return edit_distance(self.text.strip(), self.read.strip())
 
     @property
     def fault(self) -> str:
@@ -63,19 +63,21 @@ def find_reader() -> Reader | None:
     try:
         return load_reader()
     except InputError:
-        if SHIPPED.exists():
+        if SHIPPED_READER.exists():
             raise
-        print(f"note: {SHIPPED} is missing: whether lines say their text is not checked", file=sys.stderr)
+        print(f"note: {SHIPPED_READER} is missing: whether lines say their text is not checked", file=sys.stderr)
         return None
 
 
 def check_lines(lines: list, with_reader: bool) -> list[Verdict]:
-    """A verdict on each of the lines (`generate.Line`). `with_reader`: those that have a text are read, too.
+    """A verdict on each of the lines (`generate.Line`). `with_reader`: those with a text that it knows are read, too.
 
     Raises InputError for a reader that cannot be used.
     """
     reader = find_reader() if with_reader and any(line.text for line in lines) else None
     read = reader.read([line.points for line in lines]) if reader else [None] * len(lines)
+    known = set(reader.config.charset) if reader else set()
+    read = [said if set(line.text) <= known else None for line, said in zip(lines, read, strict=True)]
     return [
         Verdict(line.finished, longest_rest(line.points), line.text, said)
         for line, said in zip(lines, read, strict=True)

@@ -156,6 +156,8 @@ MARK = rf"(?:(?<!\w)(?:\"|'(?!{ENDINGS}))|[\"'](?!\w))"  # not within a word
 # Neighbouring marks and the blanks around them, between the character before and the one after (or two points).
 MARKS = re.compile(rf"(?<=([^ ]))( ?)({MARK}(?: ?{MARK})*)( ?)(?=(\.\.|[^ ]))")
 
+CLOSER = re.compile(r"([^ ]) ?'(?!\w)")  # a mark that can close a quotation, and the character before
+
 
 def tidy_texts(lines: list[str]) -> list[str]:
     """Give a form's lines the blanks that the pen wrote: some transcriptions set every mark apart (`Mr . Lark ' s`)."""
@@ -204,7 +206,7 @@ def is_plural(run: re.Match) -> bool:
     before, _, _, right, after = run.groups()
     if before != "s" or (after.isalnum() and not right):
         return False
-    closer = re.compile(r"([^ ]) ?'(?!\w)").search(run.string, run.end())
+    closer = CLOSER.search(run.string, run.end())
     return closer is None or closer[1] == "s"
 
 

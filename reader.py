@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from utils import load_checkpoint, to_strokes
 
-SHIPPED = Path(__file__).parent / "save" / "reader.pt"
+SHIPPED_READER = Path(__file__).parent / "save" / "reader.pt"
 
 SPACING = 1 / 3  # between resampled points, in standard deviations of a line's height: some 15 points a character
 FEATURES = 6
 READ_BATCH = 32  # lines read at once
+MAX_POINTS = 20_000  # resampled points of a line; recorded lines have at most some 1,500
 BLANK = 0  # the label of no character (CTC); character number c of the alphabet has the label c + 1
 
 
@@ -83,6 +84,8 @@ def features(points: np.ndarray, rng: np.random.Generator | None = None) -> np.n
     spacing = SPACING
     if rng is not None:
         strokes, spacing = distort(strokes, rng), SPACING * np.exp(rng.normal(0, 0.1))
+    length = sum(np.hypot(*np.diff(stroke, axis=0).T).sum() for stroke in strokes)
+    spacing = max(spacing, length / MAX_POINTS)  # flat ink is very long beside its height
     strokes = [resample(stroke, spacing) for stroke in strokes]
     begins = np.zeros(sum(map(len, strokes)), dtype=bool)
     begins[np.cumsum([0] + [len(stroke) for stroke in strokes[:-1]])] = True
@@ -145,6 +148,7 @@ class Reader(nn.Module):
 
     def labels(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Likewise, but before the softmax."""
+        lengths = lengths.to(x.device)
         x = x.permute(1, 2, 0)  # (B, F, N)
         for convolution in self.convolutions:
             x = F.relu(convolution(x))
@@ -158,10 +162,20 @@ class Reader(nn.Module):
         return self.head(x), lengths
 
     def losses(self, x: Tensor, lengths: Tensor, text: Tensor) -> Tensor:
-        """Loss of each line in nats (B,): minus the log probability of its text (CTC). text (B, U), -1 for padding."""
+        """Loss of each line in nats (B,): minus the log probability of its text (CTC). text (B, U), -1 for padding.
+
+        A line with fewer frames than its text needs has loss 0 in training, so that nothing is learned from it, and an
+        infinite one in evaluation.
+        """
         log_probabilities, frames = self(x, lengths)
         return F.ctc_loss(
-            log_probabilities, text + 1, frames, (text >= 0).sum(1), BLANK, reduction="none", zero_infinity=True
+            log_probabilities,
+            text + 1,
+            frames,
+            (text >= 0).sum(1),
+            BLANK,
+            reduction="none",
+            zero_infinity=self.training,
         )
 
     @torch.inference_mode()
@@ -178,16 +192,20 @@ class Reader(nn.Module):
         return found
 
 
+def build_reader(content: dict[str, Any]) -> Reader:
+    """The reader of a checkpoint's content, without its weights. Raises ValueError if it is none."""
+    if content.get("task") != "read":
+        raise ValueError("it is a network that writes, not a reader")
+    return Reader(ReaderConfig(**content["config"]))
+
+
 def load_reader(path: Path | None = None, device: str | torch.device = "cpu") -> Reader:
     """The reader in a checkpoint, by default the one that this project ships.
 
     Raises InputError for a file that is missing, damaged or not a reader.
     """
 
-    def build(content: dict[str, Any]) -> Reader:
-        return Reader(ReaderConfig(**content["config"]))
-
-    return load_checkpoint(SHIPPED if path is None else path, device, build)[0]
+    return load_checkpoint(SHIPPED_READER if path is None else path, device, build_reader)[0]
 
 
 def best_path(log_probabilities: Tensor, frames: Tensor) -> list[list[int]]:
@@ -219,3 +237,8 @@ def align(text: str, read: str) -> list[tuple[str, str]]:
             j -= 1
             pairs.append(("", read[j]))
     return pairs[::-1]
+
+
+def edit_distance(text: str, read: str) -> int:
+    """How many characters must be changed, left out or added to turn `text` into `read` (Levenshtein)."""
+    return sum(a != b for a, b in align(text, read))

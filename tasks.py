@@ -18,10 +18,11 @@ from data_preprocessing import Dataset, encode
 from generate import default_steps, sample
 from model import Config, Model
 from processes import Group
-from reader import Reader, ReaderConfig, align, collate_features, features
+from reader import Reader, ReaderConfig, build_reader, collate_features, edit_distance, features
 from utils import lines_figure, load_checkpoint, save_figure
 
 TASKS = ("rand_write", "synthesis", "read")
+SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a reader has the first two
 SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
 
 
@@ -112,7 +113,6 @@ class Writing:
     """The tasks `rand_write` and `synthesis`: a `Model` learns to predict the next point, with a text or without."""
 
     unit = "point"
-    network = Model
 
     def __init__(self, dataset: Dataset, with_text: bool, timesteps: int | None = None, charset: str | None = None):
         """Lines are cut to `timesteps` predictions for training. `charset` is the data's, or that of a checkpoint."""
@@ -123,8 +123,7 @@ class Writing:
 
     def new_network(self, options: argparse.Namespace) -> Model:
         """An untrained network of the sizes asked for, with the data's statistics."""
-        sizes = {name: getattr(options, name) for name in ("num_layers", "cell_size", "num_clusters", "K")}
-        model = Model(Config(**sizes, num_chars=len(self.charset)))
+        model = Model(Config(**{name: getattr(options, name) for name in SIZES}, num_chars=len(self.charset)))
         model.mean.copy_(torch.from_numpy(self.dataset.mean))
         model.std.copy_(torch.from_numpy(self.dataset.std))
         return model
@@ -196,7 +195,6 @@ class Reading:
     """The task `read`: a `Reader` learns to read recorded lines. Its methods do what those of `Writing` do."""
 
     unit = "character"
-    network = Reader
     with_text = True
 
     def __init__(self, dataset: Dataset, charset: str | None = None):
@@ -236,8 +234,7 @@ class Reading:
         def measure(batch: np.ndarray) -> list[float]:
             inputs = self.batch(chosen[batch], device)
             read = model.read([self.dataset.points(line) for line in chosen[batch]])
-            pairs = [align(text, said) for text, said in zip(self.dataset.texts[chosen[batch]], read, strict=True)]
-            errors = sum(a != b for line in pairs for a, b in line)
+            errors = sum(map(edit_distance, self.dataset.texts[chosen[batch]].tolist(), read))
             return [self.nats(model, inputs).item(), errors, self.units(inputs)]
 
         nats, errors, characters = sums_over(model, make_batches(self.lengths(chosen), batch_size), measure, group)
@@ -281,7 +278,7 @@ def make_task(
 def build_network(content: dict[str, Any]) -> nn.Module:
     """The network of a checkpoint's content, without its weights: a `Reader` or a `Model`."""
     if content.get("task") == "read":
-        return Reader(ReaderConfig(**content["config"]))
+        return build_reader(content)
     return Model(Config(**content["config"]))
 
 

@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from data_preprocessing import Dataset, load_dataset
 from processes import Group, start_group, torchrun_group
-from tasks import TASKS, Reading, Writing, load_network, make_batches, make_task
+from tasks import SIZES, TASKS, Reading, Writing, load_network, make_batches, make_task
 from utils import InputError, draw_losses, main_program, replacing, save_checkpoint, save_figure
 
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
@@ -49,7 +49,6 @@ MOST_REPEATED = 8  # times that a line with a rare character is seen where anoth
 MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
 
 # Settings that shape a run: a checkpoint carries them, and --resume takes them up again. The fixed ones cannot change.
-SIZES = ("num_layers", "cell_size", "num_clusters", "K")
 FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "seed")
 SETTINGS = (
     *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "precision",
@@ -58,7 +57,7 @@ SETTINGS = (
 LINES_OF_A_PROCESS = 8  # of a batch, at least, with --processes auto
 DEFAULTS = {  # of flags, where a task has other ones
     "read": {
-        "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "learning_rate": 2e-3, "warmup": 200,
+        "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "warmup": 200,
         "grad_clip": 100.0, "rare_share": 0.03,
     },
 }  # fmt: skip
@@ -264,7 +263,7 @@ class Run:
     def initial_model(self, path: Path) -> nn.Module:
         """The network in a checkpoint, with its statistics, for a new run. Raises InputError if it does not fit."""
         model, content = load_network(path)
-        if not isinstance(model, self.task.network):
+        if task_of(content) != self.options.task:
             raise InputError(f"--init {path}: is not a network for the task {self.options.task}")
         if content["charset"] != self.task.charset:
             raise InputError(f"--init {path}: its character set is not that of {self.options.data}")
@@ -356,7 +355,7 @@ class Run:
             if progress["in_row"] == MOST_SKIPPED:
                 raise InputError(
                     f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite, the last at step "
-                    f"{progress['step']}; delete the newest checkpoints and --resume with a lower --learning_rate"
+                    f"{progress['step']}; --resume, or begin again, with a lower --learning_rate"
                 )
             sums, seconds = progress["sums"], time.perf_counter() - started
             sums["seconds"] += seconds
@@ -406,6 +405,7 @@ class Run:
         for path in epoch_checkpoints(folder, task)[:-KEPT]:
             path.unlink(missing_ok=True)
         self.path("interrupted").unlink(missing_ok=True)
+        self.path("samples_interrupted").with_suffix(".png").unlink(missing_ok=True)
 
     def report_epoch(self) -> None:
         """Print the last epoch's figures."""
@@ -523,13 +523,17 @@ def newest_checkpoint(folder: Path, task: str) -> tuple[nn.Module, dict[str, Any
     return max(found, key=lambda pair: pair[1]["progress"]["step"])
 
 
+def task_of(content: dict[str, Any]) -> str:
+    """The task that a checkpoint's network was trained for."""
+    return content.get("task", "synthesis" if content["charset"] else "rand_write")
+
+
 def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     """Print a checkpoint's figures on the validation split."""
     model, content = load_network(path, choose_device(options.device))
     model.product_dtype = choose_precision(options.precision, next(model.parameters()).device)
     dataset = load_dataset(options.data)
-    kind = content.get("task", "synthesis" if content["charset"] else "rand_write")
-    task = make_task(kind, dataset, charset=content["charset"])
+    task = make_task(task_of(content), dataset, charset=content["charset"])
     unknown = set("".join(dataset.texts)) - set(content["charset"])
     if content["charset"] and unknown:
         raise InputError(f"{options.data}: has characters that {path} does not know: {' '.join(sorted(unknown))}")
@@ -554,7 +558,9 @@ def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
 
 def number_or_auto(text: str) -> int | str:
     """A number of processes, or `auto`."""
-    return text if text == "auto" else at_least(1)(text)
+    if text != "auto" and not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a number from 1, or auto, not {text}")
+    return text if text == "auto" else int(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -586,7 +592,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--timesteps", type=whole, default=800, help="predictions of a line at most: longer lines are cut for training")
     add("--num_epochs", type=whole, default=50, help="times that every line is seen")
     add("--optimizer", choices=("adam", "rmsprop"), default="adam", help="rmsprop has the paper's settings")
-    rates = "step size (default: 8E-4 for adam, the paper's 1E-4 for rmsprop)"
+    rates = "step size (default: 8E-4 for adam, 2E-3 for --task read, the paper's 1E-4 for rmsprop)"
     add("--learning_rate", type=number, default=argparse.SUPPRESS, help=rates)
     add("--warmup", type=at_least(0), default=100, help="steps over which the step size grows from nothing")
     kinds = "step size: constant, times --decay_rate after every epoch, or a cosine to zero over --num_epochs"
@@ -620,6 +626,8 @@ def settle(arguments: list[str], group: Group | None) -> tuple[argparse.Namespac
     parser.set_defaults(**DEFAULTS.get(options.task, {}))
     options = parser.parse_args(arguments)
     resumed, saved = None, {}
+    if options.resume and options.init:
+        raise InputError("--init begins a new run and --resume goes on with one; leave one of them out")
     if options.resume:
         resumed = newest_checkpoint(options.model_dir, options.task)
         saved = resumed[1]["settings"]
@@ -636,8 +644,14 @@ def settle(arguments: list[str], group: Group | None) -> tuple[argparse.Namespac
             f"{options.model_dir}: holds a run of {options.task} already; --resume it, or choose another --model_dir"
         )
     if "learning_rate" not in options:
-        options.learning_rate = {"adam": 8e-4, "rmsprop": 1e-4}[options.optimizer]
+        adam = 2e-3 if options.task == "read" else 8e-4
+        options.learning_rate = {"adam": adam, "rmsprop": 1e-4}[options.optimizer]
     options.processes = choose_processes(options) if group is None else group.size
+    gpus = torch.cuda.device_count() if choose_device(options.device).type == "cuda" else options.processes
+    if options.processes > gpus:
+        raise InputError(
+            f"--processes {options.processes}: more than the {gpus} GPUs here; give fewer, or --device cpu"
+        )
     if options.processes > options.batch_size:
         raise InputError(f"--processes {options.processes}: more than the {options.batch_size} lines of a batch")
     return options, resumed
@@ -684,9 +698,16 @@ def main(arguments: list[str] | None = None) -> None:
         print_evaluation(options.evaluate, options)
     elif options.export:
         model, content = load_network(options.init or options.model_dir / f"{options.task}_best.pt")
-        save_checkpoint(options.export, model, content["charset"], content["char_counts"], half=True, task=options.task)
+        save_checkpoint(
+            options.export, model, content["charset"], content["char_counts"], half=True, task=task_of(content)
+        )
         print(f"wrote {options.export} ({options.export.stat().st_size / 1e6:.1f} MB)")
-    elif {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():  # torchrun has started this process and others
+    elif {
+        "RANK",
+        "WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    } <= os.environ.keys():  # torchrun has started this process and others
         with torchrun_group() as group:
             start_run(arguments, group)
     else:

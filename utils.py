@@ -117,6 +117,8 @@ def load_checkpoint(
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise InputError(f"{path}: not a checkpoint of this version of the project")
     try:
+        if build is None and content.get("task") == "read":
+            raise ValueError("it is a reader, not a network that writes")
         model = build(content) if build else Model(Config(**content["config"]))
         model.load_state_dict(content["weights"])
         if len(content["charset"]) != model.config.num_chars or len(content["char_counts"]) != model.config.num_chars:

@@ -291,12 +291,14 @@ def main(arguments: list[str] | None = None) -> None:
     for text in (text for _, texts in text_sets for text in texts):
         prepare_text(text, learned)  # complains before minutes have passed
     dataset = load_dataset(options.data) if options.data.is_file() else None
+    if dataset is not None and not len(dataset.lines("validation", with_text=True)):
+        raise InputError(f"{options.data}: its validation split holds no line with a text")
 
     print(table_head(), flush=True)
     measured = measure(options, text_sets, reader)
     rows = [row for row, _ in measured]
     if dataset is not None:
-        rows.append({"name": f"recorded validation lines, rests {'kept' if dataset.has_rests else 'dropped'}"})
+        rows.append({"name": f"recorded validation lines, {dataset.rests}"})
         rows[-1] |= ink_figures(recorded_lines(dataset, reader, every))
         print(table_row(rows[-1]))
     else:

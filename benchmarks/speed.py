@@ -33,6 +33,7 @@ from model import Config, Model
 from processes import Group, start_group
 from tasks import collate, make_batches
 from train import Run, choose_precision, choose_processes, keep_memory, make_parser
+from utils import main_program
 
 CHARS = 79
 BATCH, TIMESTEPS = 50, 800
@@ -333,4 +334,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_program(main)

@@ -14,7 +14,7 @@ import generate
 from checks import Verdict, longest_rest
 from generate import draw_noise, draw_points, prepare_text, sample
 from model import Config, Model, Window, log_window_weights
-from reader import load_reader
+from reader import ReaderConfig, load_reader
 from utils import InputError, ResultError, draw_lines, save_checkpoint, to_strokes
 
 COUNTS = [0, 5, 5, 5, 5, 5]  # of CHARSET; the blank was never learned
@@ -353,10 +353,18 @@ class StubReader:
 
     def __init__(self, answer):
         self.answer, self.shown = answer, []
+        self.config = ReaderConfig(CHARSET)
 
     def read(self, lines):
         self.shown.append(lines)
         return [self.answer(points) for points in lines]
+
+
+def test_a_text_that_the_reader_has_no_characters_for_is_not_its_to_judge(monkeypatch):
+    monkeypatch.setattr(checks, "find_reader", lambda: StubReader(lambda points: "x"))
+    ink = np.tile(np.float32([20, 0, 0]), (30, 1))
+    lines = [generate.Line(ink, np.zeros(0), None, True, text) for text in ("abc", "\u00e4bc")]
+    assert [bool(verdict.fault) for verdict in checks.check_lines(lines, with_reader=True)] == [True, False]
 
 
 @pytest.fixture
@@ -452,7 +460,7 @@ def test_the_reader_is_loaded_after_the_ink_and_only_if_it_is_asked(checkpoints,
 
 def test_without_a_reader_the_other_checks_go_on(checkpoints, put_reader, monkeypatch, capsys, tmp_path):
     path = tmp_path / "reader.pt"
-    monkeypatch.setattr(checks, "SHIPPED", path)
+    monkeypatch.setattr(checks, "SHIPPED_READER", path)
     put_reader(lambda: load_reader(path))
     given = {"checkpoint": checkpoints / "synthesis.pt"}
     assert not generate.generate_conditionally("ab", **given)[0].fault

@@ -8,7 +8,7 @@ import torch
 
 import reader
 from reader import Reader, ReaderConfig, align, best_path, collate_features, features, load_reader
-from utils import InputError, save_checkpoint
+from utils import InputError, load_checkpoint, save_checkpoint
 
 CHARSET = "abc"
 
@@ -59,6 +59,12 @@ def test_resampling_keeps_the_ends_and_the_path():
     assert (reader.resample(dot, 0.5) == dot).all() and len(reader.resample(dot, 0.5)) >= 1
 
 
+@pytest.mark.parametrize("step", [0.01, 1e4])
+def test_flat_ink_does_not_make_points_without_end(step):
+    flat = np.array([[0, 0, 0], [step, 0, 0], [step, 1e-9, 1]], dtype=np.float32)
+    assert 2 <= len(features(flat)) <= reader.MAX_POINTS + 10
+
+
 def test_distorted_ink_follows_from_its_seed():
     first, again, other = (features(make_ink(), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
@@ -102,6 +108,13 @@ def test_loss_is_minus_the_log_of_all_ways_to_write_the_text():
             if [label - 1 for label in merged if label] == codes:
                 total += np.exp(sum(log_probabilities[s, b, label].item() for s, label in enumerate(path)))
         assert model.losses(x.double(), lengths, text)[b].item() == pytest.approx(-np.log(total), rel=1e-6)
+
+
+def test_a_text_too_long_for_its_ink_teaches_nothing_and_counts():
+    model, text = make_reader(), torch.tensor([[0, 1, 2, 0, 1, 2, 0, 1, 2]])
+    inputs = collate_features([features(make_ink(1, 4))])
+    assert model.losses(*inputs, text).item() == np.inf
+    assert model.train().losses(*inputs, text).item() == 0
 
 
 def test_best_path_takes_out_repeats_and_blanks():
@@ -150,8 +163,11 @@ def test_a_network_that_writes_is_no_reader(tmp_path):
     from model import Config, Model
 
     save_checkpoint(tmp_path / "synthesis.pt", Model(Config(cell_size=4, num_chars=3)), CHARSET, [1] * 3)
-    with pytest.raises(InputError, match=r"synthesis\.pt"):
+    with pytest.raises(InputError, match=r"synthesis\.pt.*not a reader"):
         load_reader(tmp_path / "synthesis.pt")
+    save_checkpoint(tmp_path / "reader.pt", make_reader(), CHARSET, [1] * 3, task="read")
+    with pytest.raises(InputError, match=r"reader\.pt.*is a reader"):
+        load_checkpoint(tmp_path / "reader.pt")
     with pytest.raises(InputError, match="no such"):
         load_reader(tmp_path / "none.pt")
 

@@ -186,6 +186,28 @@ def test_step_sizes():
     assert train.learning_rate(options, 40, 10) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_weights_of_any_task_are_exported_and_fit_that_task_only(data_file, tmp_path):
+    run_in_process(data_file, tmp_path, "--task", "synthesis", "--num_epochs", 1)
+    small, best = tmp_path / "small.pt", tmp_path / "synthesis_best.pt"
+    train.main(["--export", str(small), "--init", str(best)])
+    model, content = load_network(small)
+    assert content["task"] == "synthesis"
+    for name, value in weights_of(best).items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    for task in ("rand_write", "read"):
+        with pytest.raises(InputError, match=f"not a network for the task {task}"):
+            run_in_process(data_file, tmp_path / task, "--task", task, "--init", small)
+    run_in_process(data_file, tmp_path / "tuned", "--task", "synthesis", "--init", small, "--max_steps", 1)
+    with pytest.raises(InputError, match="--init"):
+        run_in_process(data_file, tmp_path / "tuned", "--task", "synthesis", "--init", small, "--resume")
+
+
+def test_step_sizes_that_nobody_gave(tmp_path):
+    for flags, rate in ((["synthesis"], 8e-4), (["read"], 2e-3), (["read", "--optimizer", "rmsprop"], 1e-4)):
+        options, _ = train.settle(["--model_dir", str(tmp_path), "--task", *flags], None)
+        assert options.learning_rate == rate
+
+
 def test_a_reader_learns_is_evaluated_and_exported(data_file, tmp_path, capsys):
     run_in_process(data_file, tmp_path, "--task", "read", "--num_epochs", 30, "--learning_rate", 0.01)
     rows = read_log(tmp_path, "read")
