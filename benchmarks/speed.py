@@ -1,7 +1,7 @@
 """How fast training and writing are, side by side with the textbook version and with what the processor can do.
 
-    python benchmarks/speed.py            # some four minutes on two cores
-    python benchmarks/speed.py --quick    # under three
+    python benchmarks/speed.py            # under ten minutes on two cores
+    python benchmarks/speed.py --quick    # half as long
 
 The textbook version is good PyTorch code without tricks: float32 and autograd throughout, every line padded to 800
 points in batches of 50, nn.LSTM for whole layers, nn.LSTMCell step by step where the window needs it, and sampling
