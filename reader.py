@@ -162,12 +162,15 @@ class Reader(nn.Module):
         return self.head(x), lengths
 
     def losses(self, x: Tensor, lengths: Tensor, text: Tensor) -> Tensor:
-        """Loss of each line in nats (B,): minus the log probability of its text (CTC). text (B, U), -1 for padding.
+        """Loss of each line in nats (B,), for the input of `forward` and text (B, U), -1 for padding."""
+        return self.losses_of(*self(x, lengths), text)
+
+    def losses_of(self, log_probabilities: Tensor, frames: Tensor, text: Tensor) -> Tensor:
+        """Minus the log probability of each text (CTC), in nats (B,), for what `forward` returns.
 
         A line with fewer frames than its text needs has loss 0 in training, so that nothing is learned from it, and an
         infinite one in evaluation.
         """
-        log_probabilities, frames = self(x, lengths)
         return F.ctc_loss(
             log_probabilities,
             text + 1,
@@ -187,9 +190,13 @@ class Reader(nn.Module):
         for start in range(0, len(order), READ_BATCH):
             chosen = order[start : start + READ_BATCH]
             x, lengths = collate_features([seen[n] for n in chosen])
-            for n, codes in zip(chosen, best_path(*self(x.to(self.head.weight.device), lengths)), strict=True):
-                found[n] = "".join(self.config.charset[code] for code in codes)
+            for n, text in zip(chosen, self.texts_of(*self(x.to(self.head.weight.device), lengths)), strict=True):
+                found[n] = text
         return found
+
+    def texts_of(self, log_probabilities: Tensor, frames: Tensor) -> list[str]:
+        """The text of each line's likeliest labels, for what `forward` returns."""
+        return ["".join(self.config.charset[code] for code in codes) for codes in best_path(log_probabilities, frames)]
 
 
 def build_reader(content: dict[str, Any]) -> Reader:
@@ -204,7 +211,6 @@ def load_reader(path: Path | None = None, device: str | torch.device = "cpu") ->
 
     Raises InputError for a file that is missing, damaged or not a reader.
     """
-
     return load_checkpoint(SHIPPED_READER if path is None else path, device, build_reader)[0]
 
 

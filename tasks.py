@@ -232,10 +232,10 @@ class Reading:
         chosen, device = self.dataset.lines("validation", True), model.head.weight.device
 
         def measure(batch: np.ndarray) -> list[float]:
-            inputs = self.batch(chosen[batch], device)
-            read = model.read([self.dataset.points(line) for line in chosen[batch]])
-            errors = sum(map(edit_distance, self.dataset.texts[chosen[batch]].tolist(), read))
-            return [self.nats(model, inputs).item(), errors, self.units(inputs)]
+            inputs = x, lengths, text = self.batch(chosen[batch], device)
+            found = model(x, lengths)
+            errors = sum(map(edit_distance, self.dataset.texts[chosen[batch]].tolist(), model.texts_of(*found)))
+            return [model.losses_of(*found, text).sum().item(), errors, self.units(inputs)]
 
         nats, errors, characters = sums_over(model, make_batches(self.lengths(chosen), batch_size), measure, group)
         return {
