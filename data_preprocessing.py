@@ -27,7 +27,7 @@ import numpy as np
 from lxml import etree
 from tqdm import tqdm
 
-from utils import InputError, main_program, replacing
+from utils import InputError, atomic_write, run_cli
 
 # The pen is read about 75 times a second, with time stamps rounded to 10 ms: 99 % of the steps within a stroke take
 # 30 ms or less. One that takes more than 45 ms has lost two readings or more.
@@ -98,7 +98,7 @@ class Dataset:
 
 def save_dataset(dataset: Dataset, path: Path) -> None:
     """Write the .npz, whole or not at all."""
-    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for field in fields(Dataset):  # np.savez_compressed, but for the level: a fifth larger in a third of the time
             entry = zipfile.ZipInfo(f"{field.name}.npy")  # dated 1980: the same input gives the same bytes
             array = io.BytesIO()
@@ -549,4 +549,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main_program(main)
+    run_cli(main)

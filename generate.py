@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from checks import check_lines
 from data_preprocessing import encode
-from model import GREATEST_LOG_SIGMA, POINTS_PER_CHARACTER, Mixture, Model, Stepper, mixture
+from model import GREATEST_LOG_SIGMA, POINTS_PER_CHARACTER, Decoder, Mixture, Model, mixture
 from utils import (
     InputError,
     ResultError,
@@ -29,7 +29,7 @@ from utils import (
     draw_density,
     lines_figure,
     load_checkpoint,
-    main_program,
+    run_cli,
     save_figure,
 )
 
@@ -125,7 +125,7 @@ def sample(
         text = torch.full((B, width - 1), -1)
         for b, codes in enumerate(texts):
             text[b, : len(codes)] = torch.as_tensor(codes)
-    stepper = Stepper(model, text, B)
+    decoder = Decoder(model, text, B)
     x = model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
     biases = np.broadcast_to(np.asarray(bias, x.dtype), B)
     caps = np.broadcast_to(steps, B)
@@ -144,7 +144,7 @@ def sample(
         phis = np.empty((size, len(alive), width), x.dtype)
         past = np.zeros(len(alive), dtype=bool)  # lines that are past their text
         while n < size and not past.any():
-            outputs[n], phi, is_past = stepper.step(x)
+            outputs[n], phi, is_past = decoder.step(x)
             if phi is not None:
                 phis[n], past = phi, is_past
             draw_points(outputs[n], noise[start + n], points[n])
@@ -159,7 +159,7 @@ def sample(
         if len(staying) < len(alive):
             alive, generators = ([old[place] for place in staying] for old in (alive, generators))
             x, biases, caps, noise = x[staying], biases[staying], caps[staying], noise[:, staying]
-            stepper.keep(staying)
+            decoder.keep(staying)
 
     lines = []
     for line, parts in enumerate(pieces):
@@ -422,4 +422,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main_program(main)
+    run_cli(main)

@@ -156,15 +156,15 @@ class WindowLSTM(nn.Module):
                 torch.tensor([1 / K, 1.0, 1 / POINTS_PER_CHARACTER]).log().repeat_interleave(K)
             )  # alphas that add up to 1, windows about one character wide, the pace of writing
 
-    def forward(self, points: Tensor, characters: Tensor, state: State, product_dtype: torch.dtype):
+    def forward(self, points: Tensor, characters: Tensor, state: State, matmul_dtype: torch.dtype):
         """Run over a whole line.
 
         points (T, B, 3), characters (B, U, C) one-hot with rows of zeros for padding, state of the network.
-        Returns windows and hidden side by side (T, B, C + H) in `product_dtype`, Window, and the last cell (B, H).
+        Returns windows and hidden side by side (T, B, C + H) in `matmul_dtype`, Window, and the last cell (B, H).
         """
         before = torch.cat([state.window, state.hidden[0]], dim=-1)  # (B, C + H)
         outputs, cell, alpha, beta, kappa = Recurrence.apply(
-            points, self.input.weight, self.input.bias, self.recurrent.weight, before, state.cell[0], product_dtype,
+            points, self.input.weight, self.input.bias, self.recurrent.weight, before, state.cell[0], matmul_dtype,
             torch.is_grad_enabled(), self.window.weight, self.window.bias, characters, state.kappa,
         )  # fmt: skip
         return outputs, Window(alpha, beta, kappa), cell
@@ -190,22 +190,22 @@ class WindowLSTM(nn.Module):
 
 
 def run_lstm(
-    layer: nn.LSTM, inputs: Tensor, hidden: Tensor, cell: Tensor, product_dtype: torch.dtype
+    layer: nn.LSTM, inputs: Tensor, hidden: Tensor, cell: Tensor, matmul_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """An LSTM without a window over a whole line: (eq. 7-11), without peepholes.
 
-    inputs (T, B, I), hidden and cell (B, H) before the first point. Returns hidden (T, B, H) in `product_dtype`, and
+    inputs (T, B, I), hidden and cell (B, H) before the first point. Returns hidden (T, B, H) in `matmul_dtype`, and
     the last cell (B, H). On the processor `Recurrence` does this, elsewhere PyTorch.
     """
     device = inputs.device.type
     if device != "cpu":
-        with torch.autocast(device, product_dtype) if product_dtype == torch.bfloat16 else nullcontext():
+        with torch.autocast(device, matmul_dtype) if matmul_dtype == torch.bfloat16 else nullcontext():
             outputs, (_, cell) = layer(inputs, (hidden[None], cell[None]))
-        return outputs.to(product_dtype), cell[0].to(hidden.dtype)
+        return outputs.to(matmul_dtype), cell[0].to(hidden.dtype)
     H = layer.hidden_size  # torch's gates stand in the order input, forget, candidate, output: roll them
     weight, recurrent = layer.weight_ih_l0.roll(H, 0), layer.weight_hh_l0.roll(H, 0)
     bias = (layer.bias_ih_l0 + layer.bias_hh_l0).roll(H)
-    return Recurrence.apply(inputs, weight, bias, recurrent, hidden, cell, product_dtype, torch.is_grad_enabled())
+    return Recurrence.apply(inputs, weight, bias, recurrent, hidden, cell, matmul_dtype, torch.is_grad_enabled())
 
 
 def product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
@@ -300,31 +300,31 @@ class Recurrence(torch.autograd.Function):
 
     Autograd would take a product for the weights' gradient, and some forty small ones, at every point. Here a point
     costs one product in each direction and a few element-wise ones, and the weights' gradients are a few large
-    products. In `product_dtype` are the recurrent product, the products of backward, the states and what is kept for
+    products. In `matmul_dtype` are the recurrent product, the products of backward, the states and what is kept for
     backward; in the weights' type cells, window, and sums of gradients, all that adds up over the line, and the forget
     gates, whose rounding would be multiplied over the line.
     """
 
     @staticmethod
     def forward(
-        ctx, x, weight, bias, recurrent, before, cell, product_dtype, keep,
+        ctx, x, weight, bias, recurrent, before, cell, matmul_dtype, keep,
         window_weight=None, window_bias=None, characters=None, kappa=None,
     ):  # fmt: skip
         """x (T, B, I), weight (4H, I), bias (4H,), recurrent (4H, C + H), before (B, C + H) = (w, h), cell (B, H);
         for a window window_weight (3K, H), window_bias (3K,), characters (B, U, C), kappa (B, K); else C is 0. `keep`
         tells whether backward will be wanted.
 
-        The product with x is in the type of x. Returns (w, h) (T, B, C + H) in product_dtype, the last cell (B, H),
+        The product with x is in the type of x. Returns (w, h) (T, B, C + H) in matmul_dtype, the last cell (B, H),
         and with a window alpha, beta and kappa (T, B, K each; the first two without gradient).
         """
         (T, B, width), H = x.shape, cell.shape[1]
         C = before.shape[1] - H
         window = WindowSteps(T, window_weight, window_bias, characters, kappa) if C else None
-        states = x.new_empty(T + 1, B, C + H, dtype=product_dtype)  # states[t] = (w, h) before point t
+        states = x.new_empty(T + 1, B, C + H, dtype=matmul_dtype)  # states[t] = (w, h) before point t
         states[0] = before
         state, ws, hs = states.unbind(0), states[:, :, None, :C].unbind(0), states[:, :, C:].unbind(0)
         input_product = product_with(weight.to(x.dtype), BLOCK * B)
-        recurrent_product = product_with(recurrent.to(product_dtype), B)
+        recurrent_product = product_with(recurrent.to(matmul_dtype), B)
         kept, forget_gates = [], []  # for each span what backward multiplies by, (SPAN, B, 5, H) and (SPAN, B, H)
         gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
         tanhs, hiddens, factors = (cell.new_empty(BLOCK, B, *sizes) for sizes in ((H,), (H,), (5, H)))
@@ -474,14 +474,14 @@ class Head(torch.autograd.Function):
 class Model(nn.Module):
     """Layers of LSTM with skip connections from the input to every layer and from every layer to the output.
 
-    Prediction (eq. 1-11 and 15-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). Set `product_dtype` to
+    Prediction (eq. 1-11 and 15-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). Set `matmul_dtype` to
     torch.bfloat16 for faster products: the parameters, the window's position, the mixture and the loss stay float32.
     """
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.product_dtype = torch.float32
+        self.matmul_dtype = torch.float32
         H = config.cell_size
         layers = []
         for n in range(config.num_layers):
@@ -533,17 +533,17 @@ class Model(nn.Module):
             raise ValueError("there are no points to read")
         state = self.initial_state(B) if state is None else state
         window, windows = None, state.window[None]
-        low_points = points.to(self.product_dtype)
+        low_points = points.to(self.matmul_dtype)
         hiddens, cells = [], []
         for n, layer in enumerate(self.layers):
             if isinstance(layer, WindowLSTM):
-                outputs, window, cell = layer(points, characters, state, self.product_dtype)
+                outputs, window, cell = layer(points, characters, state, self.matmul_dtype)
                 windows, hidden = outputs.split([self.config.num_chars, self.config.cell_size], dim=-1)
                 low_points = torch.cat([low_points, windows], dim=-1)  # (T, B, 3 + C): upper layers see w_t (eq. 53)
             else:
                 # skip connection from the input, (T, B, 3 + C + H)
                 inputs = torch.cat([low_points, hiddens[-1]], dim=-1) if n else points
-                hidden, cell = run_lstm(layer, inputs, state.hidden[n], state.cell[n], self.product_dtype)
+                hidden, cell = run_lstm(layer, inputs, state.hidden[n], state.cell[n], self.matmul_dtype)
             hiddens.append(hidden)  # (T, B, H)
             cells.append(cell)  # (B, H)
         outputs = Head.apply(self.head.weight, self.head.bias, *hiddens)  # (T, B, 1 + 6M)
@@ -599,7 +599,7 @@ def product_into(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 class Products:
-    """The products of all layers for `Stepper`, with its rows [1, 1, x, w, h1, ...].
+    """The products of all layers for `Decoder`, with its rows [1, 1, x, w, h1, ...].
 
     The ones are for the biases: for what half precision has of them, and for the rest. (PyTorch would add a bias in an
     operation of its own.) A network trained in float32 is rounded to half precision, as it is for export.
@@ -645,7 +645,7 @@ class Products:
         return cls.made[model][1]
 
 
-class Stepper:
+class Decoder:
     """The same network for writing point by point, B lines at once: `Model.forward` with T = 1, without its overhead.
 
     It runs on the processor. For each layer one row a line holds all that it reads, [1, 1, x, w, h1, ...] up to its own

@@ -123,13 +123,13 @@ class BidirectionalLSTM(nn.Module):
 class Reader(nn.Module):
     """Features of ink -> log probabilities of labels, four points to a frame.
 
-    Set `product_dtype` to torch.bfloat16 for faster products; parameters, probabilities and loss stay float32.
+    Set `matmul_dtype` to torch.bfloat16 for faster products; parameters, probabilities and loss stay float32.
     """
 
     def __init__(self, config: ReaderConfig):
         super().__init__()
         self.config, H = config, config.cell_size
-        self.product_dtype = torch.float32
+        self.matmul_dtype = torch.float32
         widths = (FEATURES, config.channels // 2, config.channels, config.channels)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(inputs, outputs, 5, stride, padding=2)
@@ -142,7 +142,7 @@ class Reader(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, B, F) of lines of `lengths` (B,) points -> log probabilities (S, B, C + 1), frames (B,)."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.product_dtype == torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.matmul_dtype == torch.bfloat16):
             labels, lengths = self.labels(x, lengths)
         return labels.to(self.head.weight.dtype).log_softmax(-1), lengths
 

@@ -41,7 +41,7 @@ from tqdm import tqdm
 from data_preprocessing import Dataset, load_dataset
 from processes import Group, start_group, torchrun_group
 from tasks import SIZES, TASKS, Reading, Writing, load_network, make_batches, make_task
-from utils import InputError, draw_losses, main_program, replacing, save_checkpoint, save_figure
+from utils import InputError, atomic_write, draw_losses, run_cli, save_checkpoint, save_figure
 
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 KEPT = 3  # checkpoints of epochs that stay on disk
@@ -154,7 +154,7 @@ def choose_processes(options: argparse.Namespace) -> int:
     return max(1, min(torch.get_num_threads(), options.batch_size // LINES_OF_A_PROCESS))
 
 
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Have the C library keep the memory that a step frees for the next one, instead of giving it back.
 
     The kernel clears every page that it gives anew, which took up to a third of a step's time. For glibc, by its
@@ -193,7 +193,7 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(text.getvalue().encode())
 
 
@@ -244,8 +244,8 @@ class Run:
         else:
             self.model = self.task.new_network(options)
         self.model.to(self.device).train()
-        self.model.product_dtype = choose_precision(options.precision, self.device)
-        options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.product_dtype)
+        self.model.matmul_dtype = choose_precision(options.precision, self.device)
+        options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
         optimizers = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}
         self.optimizer = optimizers[options.optimizer](self.model.parameters(), lr=options.learning_rate)
         if resumed is not None:
@@ -430,12 +430,12 @@ class Run:
             draw_losses(figure.subplots(), columns(self.log), columns(steps))
             save_figure(figure, Path(f"{stem}_loss.png"))
 
-    def go(self) -> None:
+    def fit(self) -> None:
         """Train until the last epoch, a limit, or a signal to any process."""
         options, progress, group = self.options, self.progress, self.group
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
         most_steps = options.max_steps or math.inf
-        keep_memory()
+        tune_malloc()
         total = options.num_epochs * self.steps_per_epoch
         with noted_signals(group) as signals, progress_bar(group, total, progress["step"]) as bar:
 
@@ -531,7 +531,7 @@ def task_of(content: dict[str, Any]) -> str:
 def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     """Print a checkpoint's figures on the validation split."""
     model, content = load_network(path, choose_device(options.device))
-    model.product_dtype = choose_precision(options.precision, next(model.parameters()).device)
+    model.matmul_dtype = choose_precision(options.precision, next(model.parameters()).device)
     dataset = load_dataset(options.data)
     task = make_task(task_of(content), dataset, charset=content["charset"])
     unknown = set("".join(dataset.texts)) - set(content["charset"])
@@ -677,17 +677,17 @@ def start_run(arguments: list[str], group: Group | None = None) -> None:
     print(run.task.scale(run.model))
     print(
         f"{options.task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
-        f"{run.device} with {str(run.model.product_dtype).removeprefix('torch.')} products, in {options.processes} "
+        f"{run.device} with {str(run.model.matmul_dtype).removeprefix('torch.')} products, in {options.processes} "
         f"process{'es' * (options.processes > 1)}"
     )
     sys.stdout.flush()
     if group is None and options.processes > 1:
         with start_group(options.processes, start_run, arguments) as group:
             run.share(group)
-            run.go()
+            run.fit()
     else:
         run.share(group or Group())
-        run.go()
+        run.fit()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -715,4 +715,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main_program(main)
+    run_cli(main)

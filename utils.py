@@ -27,7 +27,7 @@ class ResultError(Exception):
     """All is written, but not all of it is right. The message says what is wrong and what to do."""
 
 
-def main_program(main: Callable[[], None]) -> None:
+def run_cli(main: Callable[[], None]) -> None:
     """Run `main`; end with one line on stderr and status 2 on bad input or 3 on `ResultError`, with 130 on Ctrl-C."""
     try:
         main()
@@ -51,7 +51,7 @@ def _complain(message: str, status: int) -> int:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file in the folder of `path`, and rename it to `path` if all went well: whole or not at all."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
@@ -89,7 +89,7 @@ def save_checkpoint(
         "version": VERSION, "config": asdict(model.config), "weights": weights,
         "charset": charset, "char_counts": char_counts, **training,
     }  # fmt: skip
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         torch.save(content, file)
 
 
@@ -212,5 +212,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     dpi = min(150, 60_000 / max(width, height), (5e7 / (width * height)) ** 0.5)
     kind = path.suffix.lower().lstrip(".")
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with replacing(path) as file, rc_context({"svg.hashsalt": "ink"}):
+    with atomic_write(path) as file, rc_context({"svg.hashsalt": "ink"}):
         figure.savefig(file, format=kind, dpi=dpi, metadata=dates.get(kind))

@@ -30,7 +30,7 @@ from data_preprocessing import SHORTEST_STEP, Dataset, load_dataset
 from generate import FORMATS, generate_conditionally, learned_characters, load_writer, prepare_text
 from reader import Reader, align, load_reader
 from train import at_least
-from utils import InputError, lines_figure, main_program, replacing, save_figure
+from utils import InputError, atomic_write, lines_figure, run_cli, save_figure
 
 HERE = Path(__file__).parent
 TEXTS = [HERE / "sentences.txt", HERE / "numbers.txt"]
@@ -311,10 +311,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"wrote {options.picture}")
     if options.json:
         settings = {name: getattr(options, name) for name in ("retries", "seed", "quick")}
-        with replacing(options.json) as file:
+        with atomic_write(options.json) as file:
             file.write(json.dumps(settings | {"rows": rows}, indent=1).encode() + b"\n")
         print(f"wrote {options.json}")
 
 
 if __name__ == "__main__":
-    main_program(main)
+    run_cli(main)

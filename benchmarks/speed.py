@@ -32,8 +32,8 @@ from generate import sample
 from model import Config, Model
 from processes import Group, start_group
 from tasks import collate, make_batches
-from train import Run, choose_precision, choose_processes, keep_memory, make_parser
-from utils import main_program
+from train import Run, choose_precision, choose_processes, make_parser, tune_malloc
+from utils import run_cli
 
 CHARS = 79
 BATCH, TIMESTEPS = 50, 800
@@ -141,13 +141,13 @@ def run_options(task: str) -> argparse.Namespace:
 
 def trainer(task: str, dataset: Dataset) -> Callable[[np.ndarray], None]:
     """One step of our training on a batch of lines, in this process."""
-    keep_memory()
+    tune_malloc()
     return Run(run_options(task), dataset, None).train_step
 
 
 def shared_steps(task: str, dataset: Dataset, batches: list[np.ndarray], group: Group) -> Iterator[None]:
     """Steps of our training, one on each of the batches, together with the other processes of the group."""
-    keep_memory()
+    tune_malloc()
     run = Run(run_options(task), dataset, None)
     run.share(group)
     for batch in batches:
@@ -334,4 +334,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main_program(main)
+    run_cli(main)

@@ -9,10 +9,10 @@ from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Multi
 
 from model import (
     Config,
+    Decoder,
     Head,
     Model,
     State,
-    Stepper,
     Window,
     WindowLSTM,
     can_pack,
@@ -30,7 +30,7 @@ def make_model(num_layers=2, num_chars=6, seed=0, **sizes) -> Model:
     torch.manual_seed(seed)
     sizes = {"cell_size": 7, "num_clusters": 3, "K": 4} | sizes
     model = Model(Config(num_layers=num_layers, num_chars=num_chars, **sizes)).double()
-    model.product_dtype = torch.float64
+    model.matmul_dtype = torch.float64
     model.mean.copy_(torch.tensor([8.0, 0.1]))
     model.std.copy_(torch.tensor([41.0, 36.0]))
     return model
@@ -202,7 +202,7 @@ def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars):
     points, text = make_points(800, 2).float(), make_text(2, 8, [8, 5])
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
-        model.product_dtype = dtype
+        model.matmul_dtype = dtype
         state = model.initial_state(2)
         state.cell.requires_grad_()
         _, after, _ = model(points, model.one_hot(text) if num_chars else None, state)
@@ -304,12 +304,12 @@ def test_stepper_is_the_network(num_layers, num_chars):
     model = make_model(num_layers, num_chars)
     points, text = make_points(12, 3), make_text(3, 5, [5, 3, 4]) if num_chars else None
     whole, _, window = model(points, model.one_hot(text) if num_chars else None)
-    stepper, lines = Stepper(model, text, 3), np.arange(3)
+    decoder, lines = Decoder(model, text, 3), np.arange(3)
     for t, x in enumerate(points):
         if t == 7:  # a line leaves
             lines = np.array([0, 2])
-            stepper.keep(lines)
-        output, phi, is_past = stepper.step(x[lines].numpy())
+            decoder.keep(lines)
+        output, phi, is_past = decoder.step(x[lines].numpy())
         np.testing.assert_allclose(output, whole[t, lines].numpy(), rtol=1e-7, atol=1e-9)
         if num_chars:
             lengths = (text[lines] >= 0).sum(1).tolist()
@@ -323,7 +323,7 @@ def test_stepper_is_the_network(num_layers, num_chars):
 @pytest.mark.parametrize(("num_chars", "codes"), [(6, [6]), (0, [0])])
 def test_stepper_refuses_codes_beyond_the_alphabet(num_chars, codes):
     with pytest.raises(ValueError, match=f"below {num_chars}"):
-        Stepper(make_model(1, num_chars), torch.tensor([codes]), 1)
+        Decoder(make_model(1, num_chars), torch.tensor([codes]), 1)
 
 
 @pytest.mark.parametrize("log_beta", [0.0, 7.0, math.nan])
@@ -334,8 +334,8 @@ def test_no_window_before_its_texts_end_is_past_it(log_beta):
     window.weight.zero_()
     window.bias.copy_(torch.tensor([0.0, log_beta, math.log(0.45)]).repeat_interleave(4))  # kappa 0.45, 0.9, ...
     text = make_text(2, 3, [3, 2])
-    stepper = Stepper(model, text, 2)
-    found = np.stack([stepper.step(np.zeros((2, 3)))[2] for _ in range(12)])
+    decoder = Decoder(model, text, 2)
+    found = np.stack([decoder.step(np.zeros((2, 3)))[2] for _ in range(12)])
     kappa = 0.45 * np.arange(1, 13)[:, None]
     expected = kappa > np.array([[3.5, 2.5]])
     np.testing.assert_array_equal(found, expected & (not math.isnan(log_beta)))
@@ -345,19 +345,19 @@ def test_no_window_before_its_texts_end_is_past_it(log_beta):
 def test_stepper_with_half_precision_weights_is_the_network_and_follows_its_weights():
     model = make_model(2, 6).float()
     points, text = make_points(12, 1).float(), make_text(1, 5, [5])
-    model.product_dtype = torch.float32
+    model.matmul_dtype = torch.float32
     for _ in range(2):
         for parameter in model.parameters():
             parameter.copy_((1.5 * parameter).half())
         whole, _, _ = model(points, model.one_hot(text))
-        stepper = Stepper(model, text, 1)
+        decoder = Decoder(model, text, 1)
         for x, expected in zip(points, whole, strict=True):
-            np.testing.assert_allclose(stepper.step(x.numpy())[0], expected.numpy(), rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(decoder.step(x.numpy())[0], expected.numpy(), rtol=1e-4, atol=1e-4)
     model.head.bias.fill_(1e5)  # beyond the range of half precision
     whole, _, _ = model(points[:1], model.one_hot(text))
-    np.testing.assert_allclose(Stepper(model, text, 1).step(points[0].numpy())[0], whole[0].numpy(), rtol=1e-4)
+    np.testing.assert_allclose(Decoder(model, text, 1).step(points[0].numpy())[0], whole[0].numpy(), rtol=1e-4)
     model.layers[1].weight_hh_l0.fill_(math.nan)  # which half precision's packing would make a number
-    assert np.isnan(Stepper(model, text, 1).step(points[0].numpy())[0]).all()
+    assert np.isnan(Decoder(model, text, 1).step(points[0].numpy())[0]).all()
 
 
 @torch.no_grad()
@@ -434,7 +434,7 @@ def test_bfloat16_products_stay_near_float32(num_chars):
     characters = model.one_hot(make_text(4, 8, [8, 8, 5, 3])) if num_chars else None
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
-        model.product_dtype = dtype
+        model.matmul_dtype = dtype
         outputs, state, window = model(points, characters)
         assert outputs.dtype == state.kappa.dtype == torch.float32
         gradients = torch.autograd.grad(outputs.square().sum(), list(model.parameters()), allow_unused=True)
