@@ -6,9 +6,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from data_preprocessing import SHORTEST_STEP
 from reader import SHIPPED_READER, Reader, edit_distance, load_reader
-from utils import InputError
+from utils import SHORTEST_STEP, InputError
 
 # Steps shorter than `SHORTEST_STEP` in a row. Recorded lines have at most 3 where rests were dropped, and with rests
 # more than 20 in one line of 250. Where a network rests, it is for 25 to 500.

@@ -27,7 +27,7 @@ import numpy as np
 from lxml import etree
 from tqdm import tqdm
 
-from utils import InputError, atomic_write, run_cli
+from utils import SHORTEST_STEP, InputError, atomic_write, run_cli
 
 # The pen is read about 75 times a second, with time stamps rounded to 10 ms: 99 % of the steps within a stroke take
 # 30 ms or less. One that takes more than 45 ms has lost two readings or more.
@@ -42,9 +42,6 @@ USUAL_STEP = 18.0  # whiteboard units
 # stroke is cut in two there. What follows keeps its place. Jumps between strokes are longer by nature (median 175, up
 # to the length of a line, for the dot of an i) and stay.
 LONGEST_STEP = 200.0  # whiteboard units
-# A pen that rests is read on: in 5 % of the steps it moves less than this. A network that has learned to rest may never
-# stop resting, and a bias (eq. 62) makes that likelier. The smallest letters are ten times as high.
-SHORTEST_STEP = 3.0  # whiteboard units
 
 MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
 STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink there is not what the text says
@@ -134,14 +131,6 @@ def load_dataset(path: Path) -> Dataset:
     except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
         raise InputError(f"{path}: damaged ({error}); make it anew") from None
     return data
-
-
-def encode(text: str, charset: str) -> np.ndarray:
-    """Codes of a text's characters, (U,) int64. Raises InputError that names the characters not in `charset`."""
-    unknown = sorted(set(text) - set(charset))
-    if unknown:
-        raise InputError(f"the network never learned {' '.join(map(repr, unknown))}; it knows {charset!r}")
-    return np.array([charset.index(character) for character in text], dtype=np.int64)
 
 
 def read_transcription(data: bytes) -> list[str]:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data_preprocessing import Dataset, encode
-from generate import default_steps, sample
+from data_preprocessing import Dataset
+from generate import default_steps
 from model import Config, Model
 from processes import Group
 from reader import Reader, ReaderConfig, build_reader, collate_features, edit_distance, features
-from utils import lines_figure, load_checkpoint, save_figure
+from sampling import sample
+from utils import Alphabet, lines_figure, load_checkpoint, save_figure
 
 TASKS = ("rand_write", "synthesis", "read")
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a reader has the first two
@@ -57,7 +58,7 @@ def collate(
 
 def collate_texts(texts: np.ndarray, charset: str) -> Tensor:
     """Texts (B,) -> codes (B, U), -1 for padding. Raises InputError for characters that are not in `charset`."""
-    codes = [torch.from_numpy(encode(text, charset)) for text in texts.tolist()]
+    codes = [torch.from_numpy(Alphabet(charset).encode(text)) for text in texts.tolist()]
     return nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
 
 
@@ -181,7 +182,7 @@ class Writing:
         seeds, texts, steps = [0, 1, 2], None, 700
         if self.charset:
             text = "".join(character for character in SAMPLE_TEXT if character in self.charset) or self.charset
-            texts, steps = [encode(text, self.charset)] * len(seeds), default_steps(text)
+            texts, steps = [Alphabet(self.charset).encode(text)] * len(seeds), default_steps(text)
         lines = [line.points for line in sample(model, texts, seeds, bias=0.5, steps=steps)]
         model.train()
         lines = [points for points in lines if len(points) > 1 and np.isfinite(points).all()]

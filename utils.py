@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,11 @@ if TYPE_CHECKING:  # imported where they are used: they take seconds, and prepro
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import nn
+
+
+# A pen that rests is read on: in 5 % of the steps it moves less than this. A network that has learned to rest may never
+# stop resting, and a bias (eq. 62) makes that likelier. The smallest letters are ten times as high.
+SHORTEST_STEP = 3.0  # whiteboard units
 
 
 class InputError(ValueError):
@@ -70,7 +76,91 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
-VERSION = 1  # of the checkpoint's form
+# ----------------------------------------------------------------------------------------------------------- characters
+
+# What a typewriter has in place of what a text from elsewhere may hold; accents are taken off besides.
+REPLACEMENTS = str.maketrans(
+    {
+        "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'", "`": "'",
+        "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u00ab": '"', "\u00bb": '"', "\u2033": '"',
+        "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2015": "-", "\u2212": "-",
+        "\u2026": "...", "\u00df": "ss", "\u00e6": "ae", "\u00c6": "Ae", "\u0153": "oe", "\u0152": "Oe",
+        "\u02bc": "'", "\u2044": "/", "\u00f8": "o", "\u00d8": "O", "\u0142": "l", "\u0141": "L", "\u00d7": "x",
+    }
+)  # fmt: skip
+
+
+class Alphabet:
+    """The characters that a network knows. A character's code is its place in `characters`."""
+
+    def __init__(self, characters: str, counts: Sequence[int] | None = None):
+        """`counts`: how often the network's training lines had each; without them all count as learned."""
+        self.characters = characters
+        self.learned = "".join(c for c, n in zip(characters, counts or [1] * len(characters), strict=True) if n)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Codes of a text's characters, (U,) int64. Raises InputError that names those that it does not know."""
+        self._refuse_others(text, self.characters)
+        return np.array([self.characters.index(character) for character in text], dtype=np.int64)
+
+    def _refuse_others(self, text: str, known: str) -> None:
+        unknown = sorted(set(text) - set(known))
+        if unknown:
+            raise InputError(f"the network never learned {' '.join(map(repr, unknown))}; it knows {known!r}")
+
+    def prepare(self, text: str) -> tuple[str, list[str]]:
+        """Replace what the network did not learn (curly quotes, long dashes, accents, ...) by what it did.
+
+        Returns the text to write and, for each kind of replacement, a note that tells it. Raises InputError that names
+        the characters for which there is no replacement, and for a text without any character.
+        """
+        notes, pieces = [], []
+        for character in unicodedata.normalize("NFC", " ".join(text.split())):
+            piece = self._replacement(character)
+            if piece != character:
+                note = f"wrote {piece!r} for {character!r}" if piece else f"left out {character!a}"
+                notes += [note] if note not in notes else []
+            pieces.append(piece)
+        prepared = "".join(pieces)
+        if not prepared:
+            raise InputError("the text is empty; give some characters to write")
+        self._refuse_others(prepared, self.learned)
+        return prepared, notes
+
+    def _replacement(self, character: str) -> str:
+        """What is written for a character: itself if it was learned or has no replacement."""
+        if character in self.learned:
+            return character
+        plain = unicodedata.normalize("NFKD", character.translate(REPLACEMENTS)).translate(REPLACEMENTS).strip()
+        plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
+        is_invisible = unicodedata.combining(character) or unicodedata.category(character) == "Cf"
+        return plain if (plain or is_invisible) and set(plain) <= set(self.learned) else character
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+VERSION = 2  # of the checkpoint's form
+
+
+def from_version_1(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint of version 1 under today's names.
+
+    The window's layer had a form of its own: one bias, and the order output, input, forget, candidate of gates.
+    """
+    import torch
+
+    if "layers.0.recurrent.weight" not in weights:
+        return weights
+    old = ("input.weight", "recurrent.weight", "input.bias")
+    of_point, recurrent, bias = (weights[f"layers.0.{name}"] for name in old)
+    H = len(bias) // 4
+    of_window, of_hidden = recurrent.tensor_split([recurrent.shape[1] - H], dim=1)
+    cell = {
+        "weight_ih": torch.cat([of_point, of_window], dim=1), "weight_hh": of_hidden,
+        "bias_ih": bias, "bias_hh": torch.zeros_like(bias),
+    }  # fmt: skip
+    others = {name: value for name, value in weights.items() if name.removeprefix("layers.0.") not in old}
+    return others | {f"layers.0.cell.{name}": value.roll(-H, 0) for name, value in cell.items()}
 
 
 def save_checkpoint(
@@ -114,12 +204,14 @@ def load_checkpoint(
     except Exception as error:  # a damaged file makes torch.load raise nearly anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: damaged, or not a checkpoint ({reason})") from None
-    if not isinstance(content, dict) or content.get("version") != VERSION:
+    if not isinstance(content, dict) or content.get("version") not in (1, VERSION):
         raise InputError(f"{path}: not a checkpoint of this version of the project")
     try:
         if build is None and content.get("task") == "read":
             raise ValueError("it is a reader, not a network that writes")
         model = build(content) if build else Model(Config(**content["config"]))
+        if content["version"] == 1:
+            content["weights"] = from_version_1(content["weights"])
         model.load_state_dict(content["weights"])
         if len(content["charset"]) != model.config.num_chars or len(content["char_counts"]) != model.config.num_chars:
             raise ValueError("its character set does not fit its weights")

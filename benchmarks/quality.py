@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data_preprocessing import SHORTEST_STEP, Dataset, load_dataset
-from generate import FORMATS, generate_conditionally, learned_characters, load_writer, prepare_text
+from data_preprocessing import Dataset, load_dataset
+from generate import FORMATS, generate_conditionally, load_writer
 from reader import Reader, align, load_reader
 from train import at_least
-from utils import InputError, atomic_write, lines_figure, run_cli, save_figure
+from utils import SHORTEST_STEP, InputError, atomic_write, lines_figure, run_cli, save_figure
 
 HERE = Path(__file__).parent
 TEXTS = [HERE / "sentences.txt", HERE / "numbers.txt"]
@@ -287,9 +287,9 @@ def main(arguments: list[str] | None = None) -> None:
     every = EVERY if options.quick else 1
     text_sets = [(path.stem, read_texts(path)[::every]) for path in options.texts]
     reader = load_reader(options.reader)
-    learned = learned_characters(load_writer(options.checkpoint, "synthesis")[1])
+    alphabet = load_writer(options.checkpoint, "synthesis").alphabet
     for text in (text for _, texts in text_sets for text in texts):
-        prepare_text(text, learned)  # complains before minutes have passed
+        alphabet.prepare(text)  # complains before minutes have passed
     dataset = load_dataset(options.data) if options.data.is_file() else None
     if dataset is not None and not len(dataset.lines("validation", with_text=True)):
         raise InputError(f"{options.data}: its validation split holds no line with a text")

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_preprocessing import Dataset, load_dataset
-from generate import sample
 from model import Config, Model
 from processes import Group, start_group
+from sampling import Sampler
 from tasks import collate, make_batches
 from train import Run, choose_precision, choose_processes, make_parser, tune_malloc
 from utils import run_cli
@@ -244,6 +244,7 @@ def measure_sampling(steps: int, repeats: int) -> dict[str, float]:
     model, textbook = Model(Config(num_chars=CHARS)), Textbook(CHARS)
     with torch.no_grad():
         model.layers[0].window.bias[-10:] = -10.0  # a window that never comes to the end
+    sampler = Sampler(model)
     text = np.array([ord(c) % CHARS for c in "The quick brown fox jumps over the dog."])
     characters = model.one_hot(torch.from_numpy(text)[None])
     weights = [p.detach() for p in model.parameters() if p.dim() == 2]
@@ -255,8 +256,8 @@ def measure_sampling(steps: int, repeats: int) -> dict[str, float]:
 
     runs = {
         "textbook": lambda: textbook.write(characters, steps),
-        "one": lambda: sample(model, [text], [0], 0.5, steps),
-        "many": lambda: sample(model, [text] * 32, list(range(32)), 0.5, steps),
+        "one": lambda: sampler.write([text], [0], 0.5, steps),
+        "many": lambda: sampler.write([text] * 32, list(range(32)), 0.5, steps),
         "read": lambda: [read() for _ in range(steps)],
     }
     seconds = {name: [] for name in runs}

@@ -1,0 +1,519 @@
+"""The numbers of model.py, faster: layers over whole lines with gradients in closed form, and one point at a time.
+
+Nothing needs this file. model.py and generate.py take what is here where `can_run` says so, and else their own plain
+code; HANDWRITING_KERNELS=0 in the environment switches all of it off. Letters for shapes are those of model.py.
+
+**How a layer learns.** Autograd would take, at every point, one product for the gradient of each weight and some forty
+small operations. `FusedLSTM` runs over all T points itself. Forwards it keeps, for each point, five factors (B, 5, H)
+that the gradient is multiplied by on its way back, and the forget gates. Backwards, from the last point to the first, a
+point costs one product: the gradients of its gates (B, 4H) by the recurrent weights (4H, C + H) give those of (w, h) at
+the point before. The gates' gradients of 64 points are kept, (64 B, 4H), and then multiplied in one large product by
+what the points read, (64 B, I + C + H), for the weights' gradient. `FusedWindow` does the same for the window by the
+paper's closed forms (eq. 56-60). The products, and what is kept, are in `matmul_dtype`. Cells, window, and sums of
+gradients, all that adds up over the line, are in the type of the weights, and so are the forget gates, whose rounding
+errors would be multiplied over the line.
+
+Gates stand in the order output, input, forget, candidate: the three sigmoids are neighbours, and so are the three that
+lead to the cell. `gate_weights` brings PyTorch's order (input, forget, candidate, output) to this one.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# exp(-60) is nothing beside the other Gaussians. Smaller numbers are stored denormalised from exp(-88) on, and a
+# processor is ten times as slow on those.
+MIN_EXPONENT = -60.0
+MAX_HALF = torch.finfo(torch.half).max
+
+BLOCK = 4  # points whose intermediate results stay in the processor's cache
+GRADIENT_CHUNK = 16 * BLOCK  # points whose gradients go into one product for the weights' gradients
+
+
+def can_run(device: torch.device) -> bool:
+    """Whether the kernels are for that device, a processor, and not switched off."""
+    return device.type == "cpu" and os.environ.get("HANDWRITING_KERNELS", "1") != "0"
+
+
+# ---------------------------------------------------------------------------------- products with one weight many times
+
+
+def pack_linear_bf16(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """The function x (n, I) -> x @ weight.T for one bfloat16 weight (N, I), quickest for n = `rows`.
+
+    oneDNN puts the weight in order once, not at every product. PyTorch's compiler uses these operations; they are not
+    part of its public interface.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: linear(x, packed, None, "none", [], "")
+
+
+def pack_linear_fp16(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function x (n, I) -> x @ weight.T for one float32 weight (N, I), kept in half precision; sums are float32's.
+
+    A weight in half precision is half as much to read, which is most of the time for few rows.
+    """
+    packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
+    linear = torch.ops.quantized.linear_dynamic_fp16.default
+    # Without it PyTorch looks for an overriding method on `packed`, some ten microseconds a call.
+    no_overriding = getattr(torch._C, "DisableTorchFunctionSubclass", nullcontext)
+
+    def product(x: Tensor) -> Tensor:
+        with no_overriding():
+            return linear(x, packed)
+
+    return product
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+
+
+def works(pack: Callable, dtype: torch.dtype, *arguments: int) -> bool:
+    """Try a way to pack weights on a tiny example; tell on stderr if it fails."""
+    try:
+        weight = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]], dtype=dtype)
+        found = pack(weight, *arguments)(weight[:1])
+        is_right = found.tolist() == [[14.0, 2.0]]
+    except Exception:  # operations that have gone or changed fail in any way
+        is_right = False
+    if not is_right:
+        print(f"note: {pack.__name__} does not work with PyTorch {torch.__version__}; going on slower", file=sys.stderr)
+    return is_right
+
+
+HAS_BF16_PACKING = multiplies_bfloat16() and works(pack_linear_bf16, torch.bfloat16, 1)
+HAS_FP16_PACKING = torch.backends.quantized.engine in ("fbgemm", "x86") and works(pack_linear_fp16, torch.float32)
+
+
+def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """The function x (n, I) -> x @ weight.T for one weight (N, I) and many x of its type."""
+    if weight.dtype == torch.bfloat16 and HAS_BF16_PACKING:
+        return pack_linear_bf16(weight, rows)
+    weight_t = weight.t().contiguous()
+    return lambda x: x @ weight_t
+
+
+def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of the input (4H, I) and of h (4H, H), and bias (4H,) of a layer, with gates in the kernels' order."""
+    suffix = "_l0" if isinstance(layer, nn.LSTM) else ""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    of_input, of_hidden, *biases = (getattr(layer, name + suffix) for name in names)
+    H = layer.hidden_size
+    return of_input.roll(H, 0), of_hidden.roll(H, 0), (biases[0] + biases[1]).roll(H)
+
+
+# ---------------------------------------------------------------------------------------------------------- whole lines
+
+
+def lstm(
+    layer: nn.LSTM, matmul_dtype: torch.dtype, inputs: Tensor, hidden: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`Model.run_lstm`: inputs (T, B, I), hidden and cell (B, H) before the first point.
+
+    Returns hidden (T, B, H) in `matmul_dtype`, and the last cell (B, H).
+    """
+    of_input, of_hidden, bias = gate_weights(layer)
+    return FusedLSTM.apply(inputs, of_input, bias, of_hidden, hidden, cell, matmul_dtype, torch.is_grad_enabled())
+
+
+def window_lstm(
+    layer: nn.LSTMCell, window: nn.Linear, matmul_dtype: torch.dtype,
+    points: Tensor, characters: Tensor, hidden: Tensor, cell: Tensor, w: Tensor, kappa: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
+    """`WindowLSTM.forward`, with hidden (T, B, H) and w (T, B, C) in `matmul_dtype`, and no gradient by alpha and beta.
+
+    points (T, B, 3), characters (B, U, C); before the first point hidden and cell (B, H), w (B, C), kappa (B, K).
+    """
+    of_input, of_hidden, bias = gate_weights(layer)
+    of_point, of_window = of_input.split([points.shape[2], w.shape[1]], dim=1)
+    recurrent = torch.cat([of_window, of_hidden], dim=1)  # (4H, C + H), of (w, h) at the point before
+    outputs, cell, alpha, beta, kappa = FusedLSTM.apply(
+        points, of_point, bias, recurrent, torch.cat([w, hidden], dim=-1), cell, matmul_dtype,
+        torch.is_grad_enabled(), window.weight, window.bias, characters, kappa,
+    )  # fmt: skip
+    w, hidden = outputs.split([w.shape[1], hidden.shape[1]], dim=-1)
+    return hidden, w, cell, (alpha, beta, kappa)
+
+
+class FusedWindow:
+    """The window at all points of B lines, forwards (eq. 46-51) and backwards (eq. 56-60), a point at a time.
+
+    `forward` is called for t from 0 upwards; then, any number of times, `start_backward`, and `backward` downwards.
+    What has one value for each Gaussian has the shape (B, K, 1).
+    """
+
+    def __init__(self, T: int, weight: Tensor, bias: Tensor, characters: Tensor, kappa: Tensor):
+        """weight (3K, H) and bias (3K,) of (eq. 48), characters (B, U, C), kappa (B, K) before the first point."""
+        (B, K), (_, U, C) = kappa.shape, characters.shape
+        self.weight, self.weight_t, self.bias, self.K = weight, weight.t(), bias, K
+        self.characters = characters
+        self.u = torch.arange(1, U + 1, dtype=kappa.dtype, device=kappa.device)
+        self.parameters = kappa.new_empty(T, B, 3 * K)  # alpha, beta, and what kappa advances by
+        self.kappas = kappa.new_empty(T + 1, B, K, 1)  # kappas[t + 1] is that of point t
+        self.kappas[0] = kappa[..., None]
+        self.rows, (self.alpha, self.beta, self.advance) = self.parameters.unbind(0), self.by_point(self.parameters)
+        self.kappa = self.kappas.unbind(0)
+        self.exponent, self.phi, self.w = (kappa.new_empty(B, *sizes) for sizes in ((K, U), (1, U), (1, C)))
+
+    def by_point(self, parameters: Tensor) -> list[tuple[Tensor, ...]]:
+        """(T, B, 3K) -> for each of the three parameters T views (B, K, 1)."""
+        return [parameter.unbind(0) for parameter in parameters.unflatten(2, (3, self.K, 1)).unbind(2)]
+
+    def forward(self, t: int, h: Tensor) -> Tensor:
+        """h (B, H) of point t -> its window w (B, 1, C), valid until the next call."""
+        torch.addmm(self.bias, h, self.weight_t, out=self.rows[t]).exp_()  # (eq. 48-50)
+        torch.add(self.kappa[t], self.advance[t], out=self.kappa[t + 1])  # (eq. 51)
+        exponent = torch.sub(self.kappa[t + 1], self.u, out=self.exponent)  # (B, K, U)
+        exponent.square_().mul_(self.beta[t]).neg_().clamp_(min=MIN_EXPONENT).exp_()
+        torch.bmm(self.alpha[t].mT, exponent, out=self.phi)  # (eq. 46)
+        return torch.bmm(self.phi, self.characters, out=self.w)  # (eq. 47)
+
+    def start_backward(self, d_kappas: Tensor) -> None:
+        """d_kappas (T, B, K): the gradient of the loss by the kappas that `FusedLSTM` returns."""
+        self.characters_t = self.characters.transpose(1, 2).contiguous()  # (B, C, U)
+        self.d_parameters = torch.empty_like(self.parameters)  # before the exponential of (eq. 49-51)
+        self.d_rows, (self.d_alpha, self.d_beta, self.d_advance) = (
+            self.d_parameters.unbind(0), self.by_point(self.d_parameters)
+        )  # fmt: skip
+        self.d_kappas, self.d_kappa = d_kappas[..., None].unbind(0), torch.zeros_like(self.kappas[0])
+        self.distance, self.bell, self.d_phi = (torch.empty_like(p) for p in (self.exponent, self.exponent, self.phi))
+        self.moment_1, self.moment_2 = (torch.empty_like(self.d_kappa) for _ in range(2))
+
+    def backward(self, t: int, d_w: Tensor, d_h: Tensor) -> Tensor:
+        """d_w (B, 1, C), and d_h (B, H) from elsewhere -> d_h, to which is added what comes through the window."""
+        distance = torch.sub(self.kappa[t + 1], self.u, out=self.distance)  # (B, K, U)
+        bell = torch.mul(distance, distance, out=self.bell).mul_(self.beta[t]).neg_().clamp_(min=MIN_EXPONENT).exp_()
+        epsilon = bell.mul_(self.alpha[t]).mul_(torch.bmm(d_w, self.characters_t, out=self.d_phi))  # (eq. 56)
+        torch.sum(epsilon, 2, keepdim=True, out=self.d_alpha[t])  # (eq. 57)
+        torch.sum(epsilon.mul_(distance), 2, keepdim=True, out=self.moment_1)  # of epsilon (kappa - u)
+        torch.sum(epsilon.mul_(distance), 2, keepdim=True, out=self.moment_2)  # of epsilon (kappa - u)^2
+        torch.mul(self.moment_2, self.beta[t], out=self.d_beta[t]).neg_()  # (eq. 58)
+        self.d_kappa.add_(self.d_kappas[t]).addcmul_(self.beta[t], self.moment_1, value=-2)  # (eq. 59)
+        torch.mul(self.advance[t], self.d_kappa, out=self.d_advance[t])  # (eq. 60)
+        return d_h.addmm_(self.d_rows[t], self.weight)
+
+
+class FusedLSTM(torch.autograd.Function):
+    """A layer of LSTM over a whole line, with or without a window, and its gradient in closed form: see above."""
+
+    @staticmethod
+    def forward(
+        ctx, x, weight, bias, recurrent, before, cell, matmul_dtype, needs_backward,
+        window_weight=None, window_bias=None, characters=None, kappa=None,
+    ):  # fmt: skip
+        """x (T, B, I), weight (4H, I), bias (4H,), recurrent (4H, C + H), before (B, C + H) = (w, h), cell (B, H);
+        for a window window_weight (3K, H), window_bias (3K,), characters (B, U, C), kappa (B, K); else C is 0.
+
+        The product with x is in the type of x. Returns (w, h) (T, B, C + H) in matmul_dtype, the last cell (B, H),
+        and with a window alpha, beta and kappa (T, B, K each; the first two without gradient).
+        """
+        (T, B, width), H = x.shape, cell.shape[1]
+        C = before.shape[1] - H
+        window = FusedWindow(T, window_weight, window_bias, characters, kappa) if C else None
+        states = x.new_empty(T + 1, B, C + H, dtype=matmul_dtype)  # states[t] = (w, h) before point t
+        states[0] = before
+        state, ws, hs = states.unbind(0), states[:, :, None, :C].unbind(0), states[:, :, C:].unbind(0)
+        input_product = pack_linear(weight.to(x.dtype), BLOCK * B)
+        recurrent_product = pack_linear(recurrent.to(matmul_dtype), B)
+        saved, forget_gates = [], []  # of each chunk: what backward multiplies by, (chunk, B, 5, H) and (chunk, B, H)
+        gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
+        tanhs, hiddens, factors = (cell.new_empty(BLOCK, B, *sizes) for sizes in ((H,), (H,), (5, H)))
+        product = cell.new_empty(B, 4 * H)
+        cells[0] = cell
+        steps = [  # views of the above for each point of a block: (B, 4H), (B, 3H), and (B, H)
+            (gate, gate[:, : 3 * H], gate[:, 3 * H :], *gate.view(B, 4, H).unbind(1), *rest)
+            for gate, *rest in zip(gates, cells[:-1], cells[1:], tanhs, hiddens, strict=True)
+        ]
+        for start in range(0, T, BLOCK):
+            S = min(BLOCK, T - start)
+            gates[:S].view(S * B, 4 * H).copy_(input_product(x[start : start + S].reshape(S * B, width))).add_(bias)
+            for t, step in zip(range(start, start + S), steps, strict=False):
+                gate, sigmoids, candidate, o, i, f, g, c_before, c, tanh, h = step
+                gate += product.copy_(recurrent_product(state[t]))  # adding another type would allocate anew
+                sigmoids.sigmoid_()  # (eq. 7, 8, 10), without peepholes
+                candidate.tanh_()
+                torch.mul(f, c_before, out=c).addcmul_(i, g)  # (eq. 9)
+                torch.mul(torch.tanh(c, out=tanh), o, out=h)  # (eq. 11)
+                hs[t + 1].copy_(h)
+                if window:
+                    ws[t + 1].copy_(window.forward(t, h))
+            if needs_backward:
+                if start % GRADIENT_CHUNK == 0:
+                    length = min(GRADIENT_CHUNK, T - start)
+                    saved.append(states.new_empty(length, B, 5, H))
+                    forget_gates.append(cell.new_empty(length, B, H))
+                FusedLSTM.backward_factors(factors[:S], gates[:S], cells[:S], tanhs[:S], hiddens[:S])
+                saved[-1][start % GRADIENT_CHUNK :][:S].copy_(factors[:S])
+                forget_gates[-1][start % GRADIENT_CHUNK :][:S].copy_(gates[:S, :, 2 * H : 3 * H])
+            cells[0] = cells[S]
+
+        ctx.save_for_backward(x, weight, recurrent, states, *saved, *forget_gates)
+        ctx.window = window
+        if not window:
+            return states[1:], cells[S].clone()
+        alphas, betas = (p.contiguous() for p in window.parameters.chunk(3, dim=2)[:2])
+        ctx.mark_non_differentiable(alphas, betas)
+        return states[1:], cells[S].clone(), alphas, betas, window.kappas[1:, ..., 0]
+
+    @staticmethod
+    def backward_factors(factors: Tensor, gates: Tensor, cells: Tensor, tanhs: Tensor, hiddens: Tensor) -> None:
+        """Put what backward multiplies by at S points into (S, B, 5, H), from gates (S, B, 4H) and three (S, B, H).
+
+        By d h to give d of the output gate; by d cell to give d of the three others; by d h to give d cell. The
+        derivatives of sigmoid and tanh are s (1 - s) and 1 - t^2.
+        """
+        gates = gates.unflatten(2, (4, -1))  # (S, B, 4, H)
+        o, i, _, g = gates.unbind(2)
+        of_output, of_input, of_forget, of_candidate, to_cell = factors.unbind(2)
+        torch.addcmul(gates[:, :, :3], gates[:, :, :3], gates[:, :, :3], value=-1, out=factors[:, :, :3])
+        of_output.mul_(tanhs)
+        of_input.mul_(g)
+        of_forget.mul_(cells)
+        torch.addcmul(i, torch.mul(i, g, out=of_candidate), g, value=-1, out=of_candidate)
+        torch.addcmul(o, hiddens, tanhs, value=-1, out=to_cell)  # h = o tanh(c)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_states, d_cell, _alpha=None, _beta=None, d_kappas=None):
+        """Gradients in the order of the arguments of `forward`. A name d_x stands for the loss's gradient by x.
+
+        d_states (T, B, C + H), d_cell (B, H), d_kappas (T, B, K).
+        """
+        x, weight, recurrent, states, *saved = ctx.saved_tensors
+        saved, forget_gates = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        window = ctx.window
+        (T, B, width), H, low = x.shape, weight.shape[0] // 4, states.dtype
+        C = states.shape[2] - H
+        recurrent_product = pack_linear(recurrent.t().to(low), B)
+        weight_low, x_low = weight.to(low), x.to(low)
+        d_x = x_low.new_empty(x.shape) if ctx.needs_input_grad[0] else None
+        d_weight, d_recurrent, d_bias = (torch.zeros_like(p) for p in (weight, recurrent, weight[:, 0]))
+        d_cell = d_cell.clone()
+        d_before = torch.zeros_like(states[0])  # by (w, h), through the point after
+        d_gates = states.new_empty(GRADIENT_CHUNK, B, 4 * H)
+        d_gate, product = d_cell.new_empty(B, 4 * H), d_cell.new_empty(B, C + H)
+        d_output_gate, d_other_gates = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:]
+        factors, d_block = d_cell.new_empty(BLOCK, B, 5, H), d_cell.new_empty(BLOCK, B, C + H)
+        of_output, of_others, to_cell, d_state, d_w, d_h = (
+            part.unbind(0)
+            for part in (
+                factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4],
+                d_block, d_block[:, :, None, :C], d_block[:, :, C:],
+            )
+        )  # fmt: skip
+        if window:
+            window.start_backward(d_kappas)
+        for start in reversed(range(0, T, BLOCK)):
+            S, chunk, first = min(BLOCK, T - start), start // GRADIENT_CHUNK, start % GRADIENT_CHUNK
+            factors[:S].copy_(saved[chunk][first:][:S])
+            d_block[:S].copy_(d_states[start : start + S])
+            for s in reversed(range(S)):
+                d_state[s].add_(product.copy_(d_before))
+                d_hidden = window.backward(start + s, d_w[s], d_h[s]) if window else d_h[s]
+                d_cell.addcmul_(d_hidden, to_cell[s])
+                torch.mul(of_output[s], d_hidden, out=d_output_gate)
+                torch.mul(of_others[s], d_cell[:, None], out=d_other_gates)
+                d_cell.mul_(forget_gates[chunk][first + s])  # to the cell of the point before (eq. 9)
+                d_before = recurrent_product(d_gates[first + s].copy_(d_gate))
+            if first == 0:
+                rows = slice(start, min(start + GRADIENT_CHUNK, T))
+                flat = d_gates[: rows.stop - start].flatten(0, 1)
+                d_weight += flat.t() @ x_low[rows].reshape(-1, width)
+                d_recurrent += flat.t() @ states[rows].view(-1, C + H)
+                d_bias += flat.sum(0)
+                if d_x is not None:
+                    torch.mm(flat, weight_low, out=d_x[rows].view(-1, width))
+
+        d_x = None if d_x is None else d_x.to(x.dtype)
+        gradients = (d_x, d_weight, d_bias, d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
+        if not window:
+            return *gradients, None, None, None, None
+        d_parameters = window.d_parameters.flatten(0, 1)
+        d_window_weight = (d_parameters.t().to(low) @ states[1:, :, C:].reshape(T * B, H)).to(weight.dtype)
+        return *gradients, d_window_weight, d_parameters.sum(0), None, window.d_kappa[..., 0]
+
+
+def linear(layer: nn.Linear, hiddens: list[Tensor]) -> Tensor:
+    """`Model.run_head`: all layers' hidden states, L times (T, B, H) -> (T, B, N)."""
+    return FusedLinear.apply(layer.weight, layer.bias, *hiddens)
+
+
+class FusedLinear(torch.autograd.Function):
+    """A linear layer over tensors that are put side by side a chunk at a time.
+
+    It is computed in the weights' type; the products of its gradients are in the type of the hidden states.
+    """
+
+    @staticmethod
+    def forward(ctx, weight, bias, *hiddens):
+        """weight (N, L H), bias (N,), L times (T, B, H). Returns (T, B, N)."""
+        ctx.save_for_backward(weight, *hiddens)
+        outputs = weight.new_empty(*hiddens[0].shape[:2], len(weight))
+        for rows in zip(*(h.split(GRADIENT_CHUNK) for h in (outputs, *hiddens)), strict=True):
+            rows = [row.flatten(0, 1) for row in rows]
+            torch.addmm(bias, torch.cat(rows[1:], dim=1).to(weight.dtype), weight.t(), out=rows[0])
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_outputs):
+        """Gradients in the order of the arguments of `forward`."""
+        weight, *hiddens = ctx.saved_tensors
+        low = d_outputs.to(hiddens[0].dtype).flatten(0, 1)
+        parts = weight.to(low.dtype).split(hiddens[0].shape[2], dim=1)
+        d_weight = torch.cat([low.t() @ h.flatten(0, 1) for h in hiddens], dim=1).to(weight.dtype)
+        d_hiddens = [(low @ part).view_as(h) for part, h in zip(parts, hiddens, strict=True)]
+        return d_weight, d_outputs.sum((0, 1)), *d_hiddens
+
+
+# -------------------------------------------------------------------------------------------------- one point at a time
+
+
+class PackedWeights:
+    """The products of all layers for `Decoder`, with its rows [1, 1, x, w, h1, ...].
+
+    The ones are for the biases: for what half precision has of them, and for the rest. (PyTorch would add a bias in an
+    operation of its own.) A network trained in float32 is rounded to half precision, as it is for export.
+    """
+
+    def __init__(self, model: nn.Module):
+        """`model` is a `Model`."""
+        H, inputs = model.config.cell_size, 3 + model.config.num_chars  # of x and w together
+        self.first_hidden = 2 + inputs  # the column where h1 starts
+        self.gates = []  # of each layer
+        for n, layer in enumerate(model.layers):
+            of_input, of_hidden, bias = gate_weights(getattr(layer, "cell", layer))
+            of_input, below = of_input.tensor_split([inputs], dim=1)
+            others = of_input.new_zeros(4 * H, max(n - 1, 0) * H)  # layers further down have no part in it
+            self.gates.append(self.pack(torch.cat([of_input, others, below, of_hidden], dim=1), bias))
+        self.head = self.pack(F.pad(model.head.weight, (inputs, 0)), model.head.bias)  # x and w have no part in it
+        self.window = None
+        if model.config.num_chars:
+            window = model.layers[0].window
+            self.window = self.pack(F.pad(window.weight, (inputs, 0)), window.bias)
+
+    @staticmethod
+    def pack(weight: Tensor, bias: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The function (x (n, 2 + I), y) that puts the n N outputs of a linear layer (N, I) into y."""
+        high = bias.clamp(-MAX_HALF, MAX_HALF).half().to(bias.dtype)
+        weight = torch.cat([high[:, None], (bias - high)[:, None], weight], dim=1).detach().cpu()
+        fits = weight.dtype == torch.float32 and weight.abs().max() <= MAX_HALF  # False for NaN
+        product = pack_linear_fp16(weight) if fits and HAS_FP16_PACKING else pack_linear(weight, rows=1)
+        return lambda x, y: y.copy_(product(x).view_as(y))
+
+
+class Decoder:
+    """`Model.forward` with T = 1 for B lines, without its overhead: what `generate.PlainDecoder` does, faster.
+
+    It runs on the processor. For each layer one row a line holds all that it reads, [1, 1, x, w, h1, ...] up to its own
+    h, so that the layer is one product; of the first layer's rows the window is another, of the last one's the head.
+    Between the products most is numpy's, on the same memory: an operation costs less there on a few hundred numbers.
+    One line's time is mostly that of reading the weights at each point.
+    """
+
+    def __init__(self, model: nn.Module, weights: PackedWeights, text: Tensor | None, batch_size: int):
+        """`model` is the `Model` of the weights; `text` (B, U), codes with -1 for padding, for one with a window."""
+        config, zeros = model.config, model.mean.cpu().new_zeros
+        self.weights, self.H, self.num_outputs = weights, config.cell_size, model.head.out_features
+        self.rows = [zeros(batch_size, self.weights.first_hidden + n * self.H) for n in range(1, config.num_layers + 1)]
+        for row in self.rows:
+            row[:, :2] = 1
+        self.cells = [zeros(batch_size, self.H).numpy() for _ in range(config.num_layers)]
+        if text is not None:
+            self.C, self.lengths = config.num_chars, (text >= 0).sum(1).numpy()  # (B,)
+            # The column to which each phi is added: its character's, or one more for what is beyond the text.
+            self.columns = F.pad(text.masked_fill(text < 0, self.C), (0, 1), value=self.C).numpy()  # (B, U + 1)
+            self.kappa = zeros(batch_size, config.K, 1).numpy()
+        self._make_views()
+
+    def _make_views(self) -> None:
+        """Name the parts of the rows, and allocate results, after the number of lines has changed."""
+        B, H, first, empty = len(self.rows[0]), self.H, self.weights.first_hidden, self.rows[0].new_empty
+        rows = [row.numpy() for row in self.rows]
+        self.xs, self.ws = [row[:, 2:5] for row in rows], [row[:, 5:first] for row in rows]
+        ends = [first + (n + 1) * H for n in range(len(rows))]
+        # Where each layer's h goes: into its own row and those of the layers above.
+        self.hs = [[row[:, end - H : end] for row in rows[n:]] for n, end in enumerate(ends)]
+
+        gates, outputs = empty(4, B, H), empty(B, self.num_outputs)  # each gate in one piece: quicker for numpy
+        self.sigmoids, self.candidate, self.outputs = gates[:3], gates[3].numpy(), outputs.numpy()
+        self.output_gate, self.input_gate, self.forget_gate = self.sigmoids.numpy()
+        self.h = np.empty_like(self.candidate)
+        self.layer_products = [
+            partial(product, row, gates.transpose(0, 1))
+            for product, row in zip(self.weights.gates, self.rows, strict=True)
+        ]
+        self.head_product = partial(self.weights.head, self.rows[-1], outputs)
+        if self.weights.window:
+            raw = empty(B, 3, self.kappa.shape[1], 1)  # the logarithms of alpha, beta, and what kappa advances by
+            self.window_product = partial(self.weights.window, self.rows[0], raw)
+            self.log_alpha, self.others = raw.numpy()[:, 0], raw.numpy()[:, 1:]
+            self.beta, self.advance = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
+            # Up to one beyond a line's text, and that again where the longest of the texts goes on.
+            u = np.minimum(np.arange(1, self.columns.shape[1] + 1), self.lengths[:, None] + 1)  # (B, U + 1)
+            self.u = u[:, None].astype(self.kappa.dtype)
+            self.flat_columns = (self.columns + np.arange(B)[:, None] * (self.C + 1)).ravel()  # in (B, C + 1)
+
+    def select_lines(self, lines: np.ndarray) -> None:
+        """Go on with these lines only: their numbers (n,)."""
+        self.rows = [row[torch.from_numpy(lines)] for row in self.rows]
+        self.cells = [cell[lines] for cell in self.cells]
+        if self.weights.window:
+            self.columns, self.lengths, self.kappa = self.columns[lines], self.lengths[lines], self.kappa[lines]
+        self._make_views()
+
+    def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Read normalised points x (B, 3).
+
+        Returns the raw outputs (B, 1 + 6M), to be copied before the next step; phi of (eq. 46) (B, U + 1), for u up to
+        one beyond a line's text, and the last of them again further on; and kappa (B, K, 1), to be read before the next
+        step. Without a window the last two are None.
+        """
+        for column in self.xs:
+            column[:] = x
+        phi = kappa = None
+        for n, (product, cell, columns) in enumerate(zip(self.layer_products, self.cells, self.hs, strict=True)):
+            product()
+            self.sigmoids.sigmoid_()
+            np.tanh(self.candidate, out=self.candidate)
+            cell *= self.forget_gate  # (eq. 9)
+            self.candidate *= self.input_gate
+            cell += self.candidate
+            np.tanh(cell, out=self.h)
+            self.h *= self.output_gate  # (eq. 11)
+            for column in columns:
+                column[:] = self.h
+            if n == 0 and self.weights.window:
+                phi, kappa = self._step_window(len(x)), self.kappa
+        self.head_product()
+        return self.outputs, phi, kappa
+
+    def _step_window(self, B: int) -> np.ndarray:
+        """Move the windows and read them, (eq. 46-51). Returns phi (B, U + 1)."""
+        self.window_product()
+        np.exp(self.others, out=self.others)
+        self.kappa += self.advance  # (eq. 51)
+        exponent = self.kappa - self.u  # (B, K, U + 1)
+        exponent *= exponent
+        exponent *= self.beta
+        np.subtract(self.log_alpha, exponent, out=exponent)
+        np.maximum(exponent, MIN_EXPONENT, out=exponent)
+        phi = np.exp(exponent, out=exponent).sum(1)  # (eq. 46)
+        w = np.bincount(self.flat_columns, phi.ravel(), B * (self.C + 1)).reshape(B, -1)
+        for columns in self.ws:
+            columns[:] = w[:, :-1]  # (eq. 47)
+        return phi

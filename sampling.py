@@ -1,0 +1,232 @@
+"""Points drawn one by one from what the network says: a batch of lines, each to the end of its text.
+
+Letters for shapes are those of model.py.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model import MAX_LOG_SIGMA, MU, PI, RHO, SIGMA, Model, State, Window, has_kernels, kernels, window_weights
+
+CHUNK = 256  # points for which random numbers are drawn and results kept in one piece
+
+
+@dataclass(frozen=True)
+class Line:
+    """One generated line: the point where the pen touches down, and T steps from there.
+
+    As in a recorded line, points[0] is (0, 0, 0): the network reads it first. Having read points[: t + 1], with its
+    window at phi[t], it says in outputs[t] what comes as points[t + 1].
+    """
+
+    points: np.ndarray  # (T + 1, 3) float32: x and y offset in whiteboard units, y downwards; end-of-stroke bit
+    outputs: np.ndarray | None  # (T, 1 + 6M) float32 if they were wanted: read them with `mixture`
+    phi: np.ndarray | None  # (T, U + 1) float32: window weights (eq. 46); the last column is beyond the text
+    finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
+    text: str = ""  # what was written
+    fault: str = ""  # what `checks.Verdict` finds wrong with it, "" if nothing
+
+
+def draw_noise(generators: list[torch.Generator], points: int, clusters: int, biases: np.ndarray) -> np.ndarray:
+    """The random numbers that `draw_points` needs for `points` points of each line, with bias (B,): (points, B, 3 + M).
+
+    The biases (eq. 61, 62) work on these numbers, once for all points. A deviation's factor exp(-b) is that of the two
+    normal numbers; and the greatest sum of b-sharpened log probability and noise is that of log probability and noise
+    divided by 1 + b.
+    """
+    pieces = []
+    for generator, bias in zip(generators, biases.tolist(), strict=True):  # each line has its own
+        normal = torch.randn(points, 2, generator=generator) * math.exp(-bias)
+        uniform = torch.rand(points, 1 + clusters, generator=generator).clamp_(min=1e-30)
+        logistic = torch.special.logit(uniform[:, :1])
+        gumbel = -torch.log(-torch.log(uniform[:, 1:])) / (1 + bias)
+        pieces.append(torch.cat([normal, logistic, gumbel], dim=1))
+    return torch.stack(pieces, dim=1).numpy()
+
+
+def draw_points(outputs: np.ndarray, noise: np.ndarray, points: np.ndarray) -> None:
+    """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M).
+
+    noise (B, 3 + M) from `draw_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, by which the
+    greatest sum of log probability and noise has the component's probability; the biases have been at work on it.
+    Writes to `points` (B, 3), normalised. The parameters are those of `mixture` within its guards against overflow, but
+    only the chosen component's are worked out.
+    """
+    components = outputs[:, 1:].reshape(len(outputs), 6, -1)  # (B, 6, M)
+    chosen = (components[:, PI] + noise[:, 3:]).argmax(1)  # (B,)
+    raw = components[np.arange(len(outputs)), :, chosen]  # (B, 6)
+    # The lower triangle of the covariance's Cholesky factor is s1; s2 rho, s2 sqrt(1 - rho^2), where rho is the tanh
+    # of a raw number (eq. 22), and the root one over its cosh.
+    normal_1, normal_2, a = noise[:, 0], noise[:, 1], raw[:, RHO]
+    points[:, 0] = normal_1
+    np.add(np.tanh(a) * normal_1, normal_2 / np.cosh(a), out=points[:, 1])
+    offsets = points[:, :2]
+    offsets *= np.exp(np.minimum(raw[:, SIGMA], MAX_LOG_SIGMA))
+    offsets += raw[:, MU]
+    np.less(outputs[:, 0] + noise[:, 2], 0, out=points[:, 2])  # with probability e (eq. 18)
+
+
+class PlainDecoder:
+    """`Model.forward` point by point for B lines, in the form of `kernels.Decoder`."""
+
+    def __init__(self, model: Model, text: Tensor | None, batch_size: int):
+        """`text` (B, U), codes with -1 for padding, for a network with a window."""
+        self.model, self.state = model, model.initial_state(batch_size)
+        self.characters = self.last = None
+        if text is not None:
+            self.characters = model.one_hot(text.to(model.mean.device))  # (B, U, C)
+            # Columns of phi (B, U + 1): from one beyond a line's text on it is always that one.
+            self.columns = torch.arange(text.shape[1] + 1).minimum((text >= 0).sum(1)[:, None]).to(model.mean.device)
+
+    def select_lines(self, lines: np.ndarray) -> None:
+        """Go on with these lines only: their numbers (n,)."""
+        chosen = torch.from_numpy(lines).to(self.model.mean.device)
+        hidden, cell, w, kappa = self.state
+        self.state = State(hidden[:, chosen], cell[:, chosen], w[chosen], kappa[chosen])
+        if self.characters is not None:
+            self.characters, self.columns = self.characters[chosen], self.columns[chosen]
+
+    def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Read normalised points x (B, 3).
+
+        Returns the raw outputs (B, 1 + 6M), phi of (eq. 46) (B, U + 1), for u up to one beyond a line's text, and the
+        last of them again further on, and kappa (B, K, 1). Without a window the last two are None.
+        """
+        points = torch.from_numpy(x)[None].to(self.model.mean)
+        outputs, self.state, window = self.model(points, self.characters, self.state)
+        if window is None:
+            return outputs[0].cpu().numpy(), None, None
+        phi = window_weights(Window(*(p[0] for p in window)), self.columns.shape[1]).gather(1, self.columns)
+        return outputs[0].cpu().numpy(), phi.cpu().numpy(), self.state.kappa[..., None].cpu().numpy()
+
+
+def has_written_text(phi: np.ndarray, kappa: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Whether phi(t, U + 1) > phi(t, u) for all u <= U, so that a line of U characters ends (section 5.3), (B,).
+
+    phi (B, U + 1) and kappa (B, K, 1) as a decoder returns them, lengths (B,). Far from a window its weights are all
+    equal, too small for floating point: the last counts as the greatest then, if the window is beyond the text.
+    """
+    is_last_greatest = phi[:, ::-1].argmax(1) == 0
+    if not is_last_greatest.any():
+        return is_last_greatest
+    return is_last_greatest & (kappa.max((1, 2)) > lengths + 0.5)
+
+
+class Batch:
+    """Lines that are being written side by side. A line that has ended leaves; the others go on."""
+
+    def __init__(
+        self, sampler: "Sampler", texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float],
+        steps: int | list[int], with_outputs: bool,
+    ):  # fmt: skip
+        """The arguments of `Sampler.write`."""
+        self.model, self.texts, self.with_outputs = sampler.model, texts, with_outputs
+        B = len(seeds)
+        self.lengths = np.array([len(text) for text in texts or [()] * B])  # U of each line
+        self.width = self.lengths.max(initial=0) + 1 if texts is not None else 0  # of phi
+        self.decoder = sampler.decoder(texts, B)
+        self.x = self.model.normalise(self.model.mean.new_zeros(B, 3)).cpu().numpy()  # what the network reads next
+        self.biases = np.broadcast_to(np.asarray(bias, self.x.dtype), B)
+        self.caps = np.broadcast_to(steps, B)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.alive = list(range(B))  # numbers of the lines that are not at their end; above: those of these lines
+        self.t = 0
+        # Of all lines: (points, outputs, phi) in pieces, and `Line.finished`.
+        self.pieces: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(B)]
+        self.finished = [None if texts is None else False] * B
+
+    def write(self) -> None:
+        """Write a chunk, or as much of it as there is until a line ends and leaves."""
+        start = self.t % CHUNK
+        if start == 0:
+            self.noise = draw_noise(self.generators, CHUNK, self.model.config.num_clusters, self.biases)
+        B, size, n = len(self.alive), min(CHUNK - start, int(self.caps.min()) - self.t), 0
+        points = np.empty((size, B, 3), self.x.dtype)
+        outputs = np.empty((size, B, self.model.head.out_features), self.x.dtype)
+        phis = np.empty((size, B, self.width), self.x.dtype)
+        has_ended = np.zeros(B, dtype=bool)
+        while n < size and not has_ended.any():
+            outputs[n], phi, kappa = self.decoder.step(self.x)
+            if phi is not None:
+                phis[n], has_ended = phi, has_written_text(phi, kappa, self.lengths)
+            draw_points(outputs[n], self.noise[start + n], points[n])
+            self.x = points[n]
+            n, self.t = n + 1, self.t + 1
+        self.keep((points, outputs if self.with_outputs else outputs[:, :, :0], phis), n, has_ended)
+        staying = np.flatnonzero(~has_ended & (self.caps > self.t))
+        if len(staying) < B:
+            self.select_lines(staying)
+
+    def keep(self, results: tuple[np.ndarray, ...], n: int, has_ended: np.ndarray) -> None:
+        """Add the first `n` points of (size, B, ...) to the lines; the one drawn after a line's end does not count."""
+        for b, (line, ended) in enumerate(zip(self.alive, has_ended.tolist(), strict=True)):
+            self.pieces[line].append(tuple(array[: n - ended, b].copy() for array in results))
+            if ended:
+                self.finished[line] = True
+
+    def select_lines(self, staying: np.ndarray) -> None:
+        """Go on with these of the living lines only: their places (n,)."""
+        self.alive, self.generators = ([old[b] for b in staying] for old in (self.alive, self.generators))
+        self.x, self.biases, self.caps = self.x[staying], self.biases[staying], self.caps[staying]
+        self.lengths, self.noise = self.lengths[staying], self.noise[:, staying]
+        self.decoder.select_lines(staying)
+
+    def line(self, number: int) -> Line:
+        """The line of that number, when all have ended."""
+        points, outputs, phi = (np.concatenate(piece) for piece in zip(*self.pieces[number], strict=True))
+        points = self.model.denormalise(torch.from_numpy(points).to(self.model.mean.device)).cpu().numpy()
+        points = np.pad(points, ((1, 0), (0, 0)))  # where the pen touches down, (T + 1, 3)
+        points[-1, 2] = 1  # whatever comes next, the pen is lifted
+        return Line(
+            points,
+            outputs if self.with_outputs else None,
+            None if self.texts is None else phi[:, : len(self.texts[number]) + 1],
+            self.finished[number],
+        )
+
+
+class Sampler:
+    """Writes with one network, whose weights are packed once, where there is a kernel. Training it makes another."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.packed = kernels.PackedWeights(model) if has_kernels(torch.device("cpu")) else None
+
+    def decoder(self, texts: list[np.ndarray] | None, batch_size: int) -> "PlainDecoder | kernels.Decoder":
+        """A decoder at the start of lines with these texts (codes, (U,)). Raises ValueError for unknown codes."""
+        text = None
+        if texts is not None:
+            text = nn.utils.rnn.pad_sequence([torch.as_tensor(t) for t in texts], batch_first=True, padding_value=-1)
+            if text.numel() and text.max() >= self.model.config.num_chars:
+                raise ValueError(f"codes must be below {self.model.config.num_chars}, the size of the alphabet")
+        if self.packed is not None:
+            return kernels.Decoder(self.model, self.packed, text, batch_size)
+        return PlainDecoder(self.model, text, batch_size)
+
+    @np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
+    @torch.inference_mode()
+    def write(
+        self, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
+        with_outputs: bool = False,
+    ) -> list[Line]:  # fmt: skip
+        """Write lines side by side: one for each seed, and for each of the texts (codes, (U,)) if there are any.
+
+        A line ends by `has_written_text`; without a text, and at the latest, after `steps` steps. `bias` and `steps`
+        may be one for all or one for each line. A line's ink depends on its seed, not on the lines beside it.
+        """
+        batch = Batch(self, texts, seeds, bias, steps, with_outputs)
+        while batch.alive:
+            batch.write()
+        return [batch.line(number) for number in range(len(seeds))]
+
+
+def sample(
+    model: Model, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
+    with_outputs: bool = False,
+) -> list[Line]:  # fmt: skip
+    """`Sampler.write`, once."""
+    return Sampler(model).write(texts, seeds, bias, steps, with_outputs)
