@@ -428,7 +428,8 @@ class Decoder:
     def __init__(self, model: nn.Module, weights: PackedWeights, text: Tensor | None, batch_size: int):
         """`model` is the `Model` of the weights; `text` (B, U), codes with -1 for padding, for one with a window."""
         config, zeros = model.config, model.mean.cpu().new_zeros
-        self.weights, self.H, self.num_outputs = weights, config.cell_size, model.head.out_features
+        self.model, self.weights = model, weights
+        self.H, self.num_outputs = config.cell_size, model.head.out_features
         self.rows = [zeros(batch_size, self.weights.first_hidden + n * self.H) for n in range(1, config.num_layers + 1)]
         for row in self.rows:
             row[:, :2] = 1
@@ -467,6 +468,15 @@ class Decoder:
             u = np.minimum(np.arange(1, self.columns.shape[1] + 1), self.lengths[:, None] + 1)  # (B, U + 1)
             self.u = u[:, None].astype(self.kappa.dtype)
             self.flat_columns = (self.columns + np.arange(B)[:, None] * (self.C + 1)).ravel()  # in (B, C + 1)
+
+    def fork(self, text: Tensor | None, batch_size: int) -> "Decoder":
+        """A decoder for `batch_size` lines with these texts (B, U), each of which goes on from this one's only line."""
+        other = Decoder(self.model, self.weights, text, batch_size)
+        for theirs, ours in zip([*other.rows, *other.cells], [*self.rows, *self.cells], strict=True):
+            theirs[:] = ours
+        if self.weights.window:
+            other.kappa[:] = self.kappa
+        return other
 
     def select_lines(self, lines: np.ndarray) -> None:
         """Go on with these lines only: their numbers (n,)."""

@@ -5,6 +5,7 @@ Letters for shapes are those of model.py.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -82,6 +83,12 @@ class PlainDecoder:
             # Columns of phi (B, U + 1): from one beyond a line's text on it is always that one.
             self.columns = torch.arange(text.shape[1] + 1).minimum((text >= 0).sum(1)[:, None]).to(model.mean.device)
 
+    def fork(self, text: Tensor | None, batch_size: int) -> "PlainDecoder":
+        """A decoder for `batch_size` lines with these texts (B, U), each of which goes on from this one's only line."""
+        other = PlainDecoder(self.model, text, batch_size)
+        other.state = State(*(ours.expand_as(theirs) for ours, theirs in zip(self.state, other.state, strict=True)))
+        return other
+
     def select_lines(self, lines: np.ndarray) -> None:
         """Go on with these lines only: their numbers (n,)."""
         chosen = torch.from_numpy(lines).to(self.model.mean.device)
@@ -116,20 +123,36 @@ def has_written_text(phi: np.ndarray, kappa: np.ndarray, lengths: np.ndarray) ->
     return is_last_greatest & (kappa.max((1, 2)) > lengths + 0.5)
 
 
+class Primed(NamedTuple):
+    """A decoder that has read a prime (section 5.5), and what it reads next. Any number of lines can go on from it."""
+
+    decoder: "PlainDecoder | kernels.Decoder"  # of one line
+    x: np.ndarray  # (1, 3), normalised: the prime's last point
+    codes: np.ndarray  # (P,) of the prime's text; empty without a text
+
+
 class Batch:
     """Lines that are being written side by side. A line that has ended leaves; the others go on."""
 
     def __init__(
         self, sampler: "Sampler", texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float],
-        steps: int | list[int], with_outputs: bool,
+        steps: int | list[int], with_outputs: bool, primed: Primed | None,
     ):  # fmt: skip
         """The arguments of `Sampler.write`."""
-        self.model, self.texts, self.with_outputs = sampler.model, texts, with_outputs
         B = len(seeds)
-        self.lengths = np.array([len(text) for text in texts or [()] * B])  # U of each line
-        self.width = self.lengths.max(initial=0) + 1 if texts is not None else 0  # of phi
-        self.decoder = sampler.decoder(texts, B)
-        self.x = self.model.normalise(self.model.mean.new_zeros(B, 3)).cpu().numpy()  # what the network reads next
+        self.model, self.with_outputs, self.is_primed = sampler.model, with_outputs, primed is not None
+        if primed is None:
+            self.decoder, self.x = sampler.decoder(texts, B), sampler.touch_down(B)
+        else:
+            self.decoder = primed.decoder.fork(
+                sampler.pad_texts(texts and [[*primed.codes, *text] for text in texts]), B
+            )
+            self.x = np.repeat(primed.x, B, axis=0)
+        # What the network reads next is x. Its text is `prefix` characters of the prime, then the line's own.
+        self.prefix = len(primed.codes) if primed else 0
+        self.texts = texts
+        self.lengths = np.array([self.prefix + len(text) for text in texts or [()] * B])  # U of each line
+        self.width = self.lengths.max() + 1 if texts is not None else 0  # of phi
         self.biases = np.broadcast_to(np.asarray(bias, self.x.dtype), B)
         self.caps = np.broadcast_to(steps, B)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -179,14 +202,27 @@ class Batch:
         """The line of that number, when all have ended."""
         points, outputs, phi = (np.concatenate(piece) for piece in zip(*self.pieces[number], strict=True))
         points = self.model.denormalise(torch.from_numpy(points).to(self.model.mean.device)).cpu().numpy()
-        points = np.pad(points, ((1, 0), (0, 0)))  # where the pen touches down, (T + 1, 3)
-        points[-1, 2] = 1  # whatever comes next, the pen is lifted
+        if self.is_primed:  # the way from the prime's end is no ink: the line begins where it leads to
+            first = self.first_new_step(points, phi)
+            points, outputs, phi = points[first:], outputs[first + 1 :], phi[first + 1 :]
+        else:
+            points = np.pad(points, ((1, 0), (0, 0)))
+        points[:1, :2] = 0  # where the pen touches down, (T + 1, 3)
+        points[-1:, 2] = 1  # whatever comes next, the pen is lifted
+        if self.texts is not None:
+            phi = phi[:, self.prefix : self.prefix + len(self.texts[number]) + 1]
         return Line(
-            points,
-            outputs if self.with_outputs else None,
-            None if self.texts is None else phi[:, : len(self.texts[number]) + 1],
-            self.finished[number],
+            points, outputs if self.with_outputs else None, None if self.texts is None else phi, self.finished[number]
         )
+
+    def first_new_step(self, points: np.ndarray, phi: np.ndarray) -> int:
+        """The step that leads to the first stroke of a primed line's own text: the pen may go back to the prime's first.
+
+        points (T, 3) and phi (T, U + 1) of the steps from the prime's end, over the texts of both.
+        """
+        is_new = phi.argmax(1) >= self.prefix if self.texts is not None else np.array([True])
+        lifts = np.flatnonzero(points[: is_new.argmax(), 2]) if is_new.any() else []  # before the window is on the text
+        return lifts[-1] + 1 if len(lifts) else 0
 
 
 class Sampler:
@@ -196,29 +232,54 @@ class Sampler:
         self.model = model
         self.packed = kernels.PackedWeights(model) if has_kernels(torch.device("cpu")) else None
 
-    def decoder(self, texts: list[np.ndarray] | None, batch_size: int) -> "PlainDecoder | kernels.Decoder":
+    def touch_down(self, batch_size: int) -> np.ndarray:
+        """What the network reads first, (B, 3): the point where the pen touches down, normalised."""
+        return self.model.normalise(self.model.mean.new_zeros(batch_size, 3)).cpu().numpy()
+
+    def pad_texts(self, texts: list | None) -> Tensor | None:
+        """Texts (codes, (U,)) -> (B, U), -1 for padding; None for None. Raises ValueError for unknown codes."""
+        if texts is None:
+            return None
+        codes = [torch.as_tensor(text, dtype=torch.long) for text in texts]
+        text = nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
+        if text.numel() and text.max() >= self.model.config.num_chars:
+            raise ValueError(f"codes must be below {self.model.config.num_chars}, the size of the alphabet")
+        return text
+
+    def decoder(self, texts: list | None, batch_size: int) -> "PlainDecoder | kernels.Decoder":
         """A decoder at the start of lines with these texts (codes, (U,)). Raises ValueError for unknown codes."""
-        text = None
-        if texts is not None:
-            text = nn.utils.rnn.pad_sequence([torch.as_tensor(t) for t in texts], batch_first=True, padding_value=-1)
-            if text.numel() and text.max() >= self.model.config.num_chars:
-                raise ValueError(f"codes must be below {self.model.config.num_chars}, the size of the alphabet")
+        text = self.pad_texts(texts)
         if self.packed is not None:
             return kernels.Decoder(self.model, self.packed, text, batch_size)
         return PlainDecoder(self.model, text, batch_size)
+
+    @torch.inference_mode()
+    def prime(self, points: np.ndarray, codes: np.ndarray) -> Primed:
+        """Read a hand (section 5.5): ink (P, 3) in the form of `Line.points`, and the codes (U,) of what it says.
+
+        The window ends on the prime's text. What follows it is written as if it had not been in sight before.
+        """
+        decoder = self.decoder([codes] if self.model.config.num_chars else None, 1)
+        xs = self.model.normalise(torch.from_numpy(points).to(self.model.mean)).cpu().numpy()
+        for x in xs[:-1]:
+            decoder.step(x[None])
+        return Primed(decoder, xs[-1:], np.asarray(codes))
 
     @np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
     @torch.inference_mode()
     def write(
         self, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
-        with_outputs: bool = False,
+        with_outputs: bool = False, primed: Primed | None = None,
     ) -> list[Line]:  # fmt: skip
         """Write lines side by side: one for each seed, and for each of the texts (codes, (U,)) if there are any.
 
         A line ends by `has_written_text`; without a text, and at the latest, after `steps` steps. `bias` and `steps`
-        may be one for all or one for each line. A line's ink depends on its seed, not on the lines beside it.
+        may be one for all or one for each line. A line's ink depends on its seed, not on the lines beside it. With
+        `primed` it goes on in that hand; only the new ink is returned.
         """
-        batch = Batch(self, texts, seeds, bias, steps, with_outputs)
+        if not seeds:
+            return []
+        batch = Batch(self, texts, seeds, bias, steps, with_outputs, primed)
         while batch.alive:
             batch.write()
         return [batch.line(number) for number in range(len(seeds))]

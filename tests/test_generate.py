@@ -1,21 +1,17 @@
-"""Sampling against torch.distributions, the rule that ends a line, texts from elsewhere, pictures, and the checks."""
-
-import warnings
+"""Texts from elsewhere, pictures, the command line, and the checks."""
 
 import numpy as np
 import pytest
 import torch
 from conftest import CHARSET, assert_refused, run_script
-from matplotlib.figure import Figure
-from test_model import make_model, reference_distribution
 
 import checks
 import generate
 from checks import Verdict, longest_rest
-from generate import draw_noise, draw_points, prepare_text, sample
-from model import Config, Model, Window, log_window_weights
+from model import Config, Model
 from reader import ReaderConfig, load_reader
-from utils import InputError, ResultError, draw_lines, save_checkpoint, to_strokes
+from sampling import Line
+from utils import Alphabet, InputError, ResultError, save_checkpoint, to_strokes
 
 COUNTS = [0, 5, 5, 5, 5, 5]  # of CHARSET; the blank was never learned
 
@@ -34,141 +30,6 @@ def checkpoints(tmp_path_factory):
 
 
 # ------------------------------------------------------------------------------------------------------------ sampling
-
-
-@pytest.mark.parametrize("bias", [0.0, 1.0])
-def test_points_are_drawn_from_the_mixture(bias):
-    generator = torch.Generator().manual_seed(0)
-    outputs = torch.randn(1, 1 + 6 * 4, dtype=torch.float64, generator=generator)
-    count = 200_000
-    noise = draw_noise([generator], count, 4, np.array([bias]))[:, 0]
-    drawn = torch.empty(count, 3, dtype=torch.float64)
-    draw_points(outputs.expand(count, -1).numpy(), noise, drawn.numpy())
-    reference = reference_distribution(outputs, bias)
-    torch.manual_seed(0)
-    expected = reference.sample((count,))[:, 0]
-    torch.testing.assert_close(drawn[:, :2].mean(0), reference.mean[0], atol=0.02, rtol=0)
-    torch.testing.assert_close(drawn[:, :2].var(0), reference.variance[0], atol=0.05, rtol=0.03)
-    for direction in ([1.0, 1.0], [1.0, -1.0], [0.3, 2.0]):  # the shape, correlation included: projections
-        weights = torch.tensor(direction, dtype=torch.float64)
-        found, wanted = ((points @ weights).sort().values for points in (drawn[:, :2], expected))
-        below = torch.searchsorted(found, wanted) / count  # the distance of Kolmogorov and Smirnov
-        assert (below - torch.arange(count) / count).abs().max() < 0.01
-    assert drawn[:, 2].mean().item() == pytest.approx(1 / (1 + outputs[0, 0].exp().item()), abs=0.005)
-
-
-@pytest.mark.parametrize("num_chars", [0, 6])
-def test_same_seed_same_ink_whoever_is_beside_it(num_chars, monkeypatch):
-    monkeypatch.setattr(generate, "BLOCK", 8)  # so that lines leave in different blocks
-    model = make_model(2, num_chars)
-    texts = [np.array([1, 2, 3, 4]), np.array([5]), np.array([0, 3])] if num_chars else None
-    biases, steps = [0.0, 2.0, 1.0], [60, 30, 45]
-    together = sample(model, texts, [3, 4, 5], biases, steps)
-    for b, line in enumerate(together):
-        (alone,) = sample(model, texts and [texts[b]], [3 + b], biases[b], steps[b])
-        np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
-        np.testing.assert_allclose(alone.outputs, line.outputs, atol=1e-6)
-        if num_chars:
-            np.testing.assert_allclose(alone.phi, line.phi, atol=1e-6)
-    (other,) = sample(model, texts and [texts[0]], [9], 0.0, 60)
-    assert not np.allclose(other.points[:5], together[0].points[:5])
-
-
-def test_points_come_from_what_the_network_said_before_them():
-    """Feed the drawn points back: the network must say the same again, and the points be in whiteboard units."""
-    model = make_model(2, 6)
-    text = np.array([1, 2, 3])
-    (line,) = sample(model, [text], [0], 0.0, 40)
-    points = torch.from_numpy(line.points).double()[:, None]
-    assert not points[0].any()  # where the pen touches down, as in a recorded line
-    with torch.no_grad():
-        outputs, _, window = model(model.normalise(points[:-1]), model.one_hot(torch.from_numpy(text)[None]))
-    np.testing.assert_allclose(outputs[:, 0], line.outputs, atol=1e-5)
-    phi = log_window_weights(Window(*(p[:, 0] for p in window)), 4).exp()
-    np.testing.assert_allclose(phi, line.phi, atol=1e-5)
-
-
-def test_line_ends_where_the_window_is_strongest_beyond_the_text():
-    model = make_model(2, 6)
-    with torch.no_grad():
-        model.layers[0].window.bias[-4:] = np.log(0.2)  # five points a character
-    texts = [np.array([1, 2, 3, 4, 5, 0]), np.array([1, 2])]
-    lines = sample(model, texts, [0, 1], 0.0, 200)
-    for text, line in zip(texts, lines, strict=True):
-        assert line.finished and 2 * len(text) < len(line.outputs) < 12 * len(text)
-        assert line.phi.shape == (len(line.outputs), len(text) + 1)
-        assert (line.phi[:, -1] <= line.phi[:, :-1].max(1)).all()  # section 5.3 had no reason to stop earlier
-        assert line.points[-1, 2] == 1
-    # one point more, and it has
-    (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].outputs) + 1)
-    assert longer.phi[-1, 2] > longer.phi[-1, :2].max()
-
-
-def test_a_short_text_ends_beside_a_long_one():
-    """Even where the window jumps far beyond the short text at once."""
-    model = make_model(2, 6)
-    with torch.no_grad():
-        model.layers[0].window.weight[-4:] = 0
-        model.layers[0].window.bias[-4:] = np.log(12.0)
-    texts = [np.array([1, 2, 3]), np.full(60, 4)]
-    short, long = sample(model, texts, [0, 1], 0.0, 40)
-    (alone,) = sample(model, texts[:1], [0], 0.0, 40)
-    assert short.finished and len(short.points) == len(alone.points) < len(long.points)
-
-
-def test_networks_gone_astray_end_without_a_word():
-    model = make_model(2, 6).float()
-    with torch.no_grad():
-        for layer in (model.head, model.layers[0].window):
-            layer.bias.mul_(1e4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        lines = sample(model, [np.array([1, 2, 3])] * 3, [0, 1, 2], 0.0, 40)
-    assert len(lines) == 3
-
-
-@pytest.mark.parametrize("num_chars", [0, 6])
-def test_the_cap_changes_nothing_before_it(num_chars):
-    model = make_model(2, num_chars)
-    with torch.no_grad():
-        if num_chars:
-            model.layers[0].window.bias[-4:] = -20.0
-    texts = [np.array([1, 2, 3])] if num_chars else None
-    short, long = (sample(model, texts, [0], 0.0, steps)[0] for steps in (70, 300))
-    np.testing.assert_allclose(short.points[:-1], long.points[:70], atol=1e-9)
-    assert (short.outputs == long.outputs[:70]).all()
-
-
-def test_each_line_has_its_own_bias_and_cap(monkeypatch):
-    monkeypatch.setattr(generate, "BLOCK", 8)
-    model = make_model(2, 0)
-    lines = sample(model, None, [3, 3, 4], [0.0, 2.0, 0.0], [50, 30, 20])
-    assert [len(line.outputs) for line in lines] == [50, 30, 20]
-    for line, bias in zip(lines, [0.0, 2.0, 0.0], strict=True):
-        (alone,) = sample(model, None, [4 if len(line.outputs) == 20 else 3], bias, len(line.outputs))
-        np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
-
-
-def test_the_cap_on_steps_holds():
-    model = make_model(2, 6)
-    with torch.no_grad():
-        model.layers[0].window.bias[-4:] = -20.0  # a window that stands still
-    (line,) = sample(model, [np.array([1, 2, 3])], [0], 0.0, 30)
-    assert len(line.outputs) == 30 and line.finished is False
-    (line,) = sample(make_model(2, 0), None, [0], 0.0, 30)
-    assert len(line.outputs) == 30 and line.finished is None  # a line without a text has no end of its own
-
-
-def test_the_first_segment_is_drawn():
-    model = make_model(2, 0)
-    with torch.no_grad():
-        model.head.bias[0] = 30.0  # a pen that is never lifted
-    (line,) = sample(model, None, [0], 0.0, 30)
-    assert len(line.points) == len(line.outputs) + 1
-    axes = Figure().subplots()
-    draw_lines(axes, [line.points])
-    (stroke,) = axes.collections[0].get_segments()
-    np.testing.assert_allclose(np.diff(stroke, axis=0), line.points[1:, :2], atol=1e-3)
 
 
 def test_bias_makes_the_hand_even(checkpoints):
@@ -203,6 +64,15 @@ def test_functions_return_whiteboard_units_and_window_weights(checkpoints):
 LEARNED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ '\"-.,"
 
 
+def test_encode():
+    charset = " abcxyz"
+    codes = Alphabet(charset).encode("a cab zz")
+    assert codes.dtype == np.int64 and "".join(charset[code] for code in codes) == "a cab zz"
+    assert Alphabet(charset).encode("").shape == (0,)
+    with pytest.raises(InputError, match="'\xe9' '\u2026'; "):
+        Alphabet(charset).encode("a\xe9b\u2026\xe9")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -215,7 +85,7 @@ LEARNED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ '\"-.,"
     ],
 )
 def test_what_has_a_plain_form_is_replaced_and_told(text, expected):
-    prepared, told = prepare_text(text, LEARNED)
+    prepared, told = Alphabet(LEARNED).prepare(text)
     assert prepared == expected
     strange = {c for c in text if not c.isspace() and c not in LEARNED}
     assert bool(told) == bool(strange)
@@ -224,11 +94,11 @@ def test_what_has_a_plain_form_is_replaced_and_told(text, expected):
 
 def test_unknown_characters_are_named():
     with pytest.raises(InputError) as error:
-        prepare_text("a 5 \u65e5 b", LEARNED)
+        Alphabet(LEARNED).prepare("a 5 \u65e5 b")
     assert "'5'" in str(error.value) and "'\u65e5'" in str(error.value) and "'b'" not in str(error.value)
     for empty in ("", " \n"):
         with pytest.raises(InputError, match="empty"):
-            prepare_text(empty, LEARNED)
+            Alphabet(LEARNED).prepare(empty)
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -270,14 +140,14 @@ def test_pictures_of_window_and_density(checkpoints, tmp_path, capsys):
 
 @pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0, 15.0])
 def test_density_adds_up_to_one_for_each_point_where_the_pen_is(checkpoints, deviation):
-    model, _ = generate.load_writer(checkpoints / "rand_write.pt", "rand_write")
+    model = generate.load_writer(checkpoints / "rand_write.pt", "rand_write").model
     points = np.array([[0, 0, 0], [31, 7, 0], [6, -12, 1], [90, 3, 1]], dtype=np.float32)
     outputs = np.zeros((3, 19), dtype=np.float32)  # the end of stroke, and six numbers of each of 3 components
     outputs[:, 1:4] = [2.0, 2.0, -20.0]
     outputs[:, 4:10] = np.random.default_rng(0).normal(0, 0.2, (3, 6))  # means
     outputs[:, 10:13], outputs[:, 13:16] = np.log(deviation / 40), np.log(deviation / 35)
     outputs[:, 16:] = [0.5, -2.0, 0.0]
-    density, extent = generate.density_map(model, generate.Line(points, outputs, None, None), 0.0)
+    density, extent = generate.density_map(model, Line(points, outputs, None, None), 0.0)
     assert extent[0] < extent[1] and extent[3] < extent[2]  # y downwards
     mass = density * 4.0 * 4.0  # cells of 4 by 4 whiteboard units
     assert mass.sum() == pytest.approx(3, rel=0.01)
@@ -304,9 +174,9 @@ def test_masses_of_cells_are_the_shares_of_points_drawn(sigma, rho):
 
 
 def test_density_of_a_line_that_jumps_first(checkpoints):
-    model, _ = generate.load_writer(checkpoints / "rand_write.pt", "rand_write")
+    model = generate.load_writer(checkpoints / "rand_write.pt", "rand_write").model
     points = np.array([[0, 0, 0], [300, 0, 0], [3, 3, 1]], dtype=np.float32)
-    line = generate.Line(points, np.zeros((2, 19), dtype=np.float32), None, None)
+    line = Line(points, np.zeros((2, 19), dtype=np.float32), None, None)
     density, _ = generate.density_map(model, line, 0.0)
     assert density.sum() > 0
 
@@ -363,7 +233,7 @@ class StubReader:
 def test_a_text_that_the_reader_has_no_characters_for_is_not_its_to_judge(monkeypatch):
     monkeypatch.setattr(checks, "find_reader", lambda: StubReader(lambda points: "x"))
     ink = np.tile(np.float32([20, 0, 0]), (30, 1))
-    lines = [generate.Line(ink, np.zeros(0), None, True, text) for text in ("abc", "\u00e4bc")]
+    lines = [Line(ink, np.zeros(0), None, True, text) for text in ("abc", "\u00e4bc")]
     assert [bool(verdict.fault) for verdict in checks.check_lines(lines, with_reader=True)] == [True, False]
 
 
@@ -447,8 +317,8 @@ def test_a_right_line_is_better_than_a_wrong_one_that_reads_better(checkpoints):
 
 def test_the_reader_is_loaded_after_the_ink_and_only_if_it_is_asked(checkpoints, put_reader, monkeypatch):
     order = []
-    written = generate.sample
-    monkeypatch.setattr(generate, "sample", lambda *given: order.append("ink") or written(*given))
+    written = generate.Sampler.write
+    monkeypatch.setattr(generate.Sampler, "write", lambda *given: order.append("ink") or written(*given))
     put_reader(lambda: order.append("reader") or StubReader(lambda points: "ab"))
     given = {"checkpoint": checkpoints / "synthesis.pt", "steps": 20}
     (line,) = generate.generate_conditionally("ab", retries=0, **given)

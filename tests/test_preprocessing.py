@@ -213,15 +213,6 @@ def test_a_damaged_file_is_refused(damage, prepared, tmp_path):
         dp.load_dataset(path)
 
 
-def test_encode():
-    charset = " abcxyz"
-    codes = dp.encode("a cab zz", charset)
-    assert codes.dtype == np.int64 and "".join(charset[code] for code in codes) == "a cab zz"
-    assert dp.encode("", charset).shape == (0,)
-    with pytest.raises(InputError, match="'\xe9' '\u2026'; "):
-        dp.encode("a\xe9b\u2026\xe9", charset)
-
-
 # --------------------------------------------------------------------------------------------------------------- texts
 
 TIDY = [

@@ -10,7 +10,7 @@ from conftest import ROOT, environment, run_script
 from nbclient import NotebookClient
 
 import generate
-from utils import load_checkpoint
+from utils import Alphabet, load_checkpoint
 
 TASKS = ("synthesis", "rand_write")
 
@@ -29,7 +29,7 @@ def test_shipped_networks_load_and_are_small(task):
     assert "optimizer" not in content and content["task"] == task
     assert (model.config.num_layers, model.config.cell_size, model.config.num_clusters) == (2, 400, 20)
     if task == "synthesis":
-        learned = generate.learned_characters(content)
+        learned = Alphabet(content["charset"], content["char_counts"]).learned
         assert set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,'\"!?-();:") <= set(learned)
 
 

@@ -10,9 +10,10 @@ from conftest import CHARSET, assert_refused, run_script
 
 from benchmarks import quality
 from benchmarks.quality import Ink, character_errors, ink_figures, repeated_letters, resting_steps, skipped_letters
-from generate import Line, generate_conditionally, learned_characters, load_writer
+from generate import generate_conditionally, load_writer
 from model import Config, Model
 from reader import Reader, ReaderConfig
+from sampling import Line
 from utils import InputError, lines_figure, save_checkpoint
 
 LINE = np.array([[0, 0, 0], [40, 0, 1]], dtype=np.float32)  # one long step
@@ -123,8 +124,7 @@ def test_the_texts_are_varied_and_the_shipped_network_knows_their_characters():
     counts = Counter("".join(sentences))
     assert all(counts[character] >= 3 for character in "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"()-/")
     assert max(Counter(text.split()[0] for text in sentences).values()) < 10
-    learned = learned_characters(load_writer(None, "synthesis")[1])
-    assert set("".join(sentences + numbers)) <= set(learned)
+    assert set("".join(sentences + numbers)) <= set(load_writer(None, "synthesis").alphabet.learned)
 
 
 def test_files_of_texts_that_cannot_be_used(tmp_path):

@@ -1,0 +1,314 @@
+"""The kernels against the plain code of model.py, PyTorch, and autograd; and the project without them."""
+
+import copy
+import math
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, environment
+from test_model import make_model, make_points, make_text
+
+from model import State, Window, window_weights
+from sampling import PlainDecoder, has_written_text
+
+kernels = pytest.importorskip("kernels")
+
+
+def make_decoder(model, text, batch_size):
+    return kernels.Decoder(model, kernels.PackedWeights(model), text, batch_size)
+
+
+@pytest.mark.parametrize(("T", "B", "U", "H", "K"), [(1, 1, 1, 1, 1), (6, 3, 5, 7, 4), (66, 2, 9, 5, 10)])
+def test_fused_window_layer_has_the_outputs_and_gradients_of_the_plain_one(T, B, U, H, K):
+    model = make_model(cell_size=H, K=K)
+    layer = model.layers[0]
+    characters = model.one_hot(make_text(B, U, [U] + [max(U - 2, 1)] * (B - 1)))
+    points = make_points(T, B).requires_grad_()
+    state = State(*(torch.rand_like(s).requires_grad_() for s in model.initial_state(B)))
+    before = state.hidden[0], state.cell[0], state.window, state.kappa
+    inputs = [points, *state, *layer.parameters()]
+
+    def run(layer_function):
+        hidden, w, cell, window = layer_function(points, characters, *before)
+        window = Window(*window)
+        outputs = (hidden, w, cell, window.kappa)
+        generator = torch.Generator().manual_seed(5)
+        weights = [torch.randn(o.shape, generator=generator, dtype=torch.float64) for o in outputs]
+        return (*outputs, window.alpha, window.beta), torch.autograd.grad(outputs, inputs, weights)
+
+    found, wanted = run(partial(kernels.window_lstm, layer.cell, layer.window, torch.float64)), run(layer)
+    for a, b in zip(found[0] + found[1], wanted[0] + wanted[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("T", "B", "width", "H"), [(1, 1, 1, 1), (16, 3, 4, 7), (130, 2, 9, 5)])
+def test_fused_lstm_has_the_outputs_and_gradients_of_torch(T, B, width, H):
+    torch.manual_seed(T)
+    layer = torch.nn.LSTM(width, H).double()
+    inputs = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in [(T, B, width), (B, H), (B, H)]]
+    outputs, (_, cell) = layer(inputs[0], (inputs[1][None], inputs[2][None]))
+    weights = torch.randn_like(outputs), torch.randn_like(cell[0])
+    wanted = torch.autograd.grad((outputs, cell[0]), [*inputs, *layer.parameters()], weights)
+    found_outputs, found_cell = kernels.lstm(layer, torch.float64, *inputs)
+    found = torch.autograd.grad((found_outputs, found_cell), [*inputs, *layer.parameters()], weights)
+    for a, b in zip((found_outputs, found_cell, *found), (outputs, cell[0], *wanted), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars):
+    """A product of 800 gates of 0.9985: it is 0.3, and 1 if each is rounded to bfloat16."""
+    torch.manual_seed(0)
+    model = make_model(1, num_chars, cell_size=16).float()
+    layer = model.layers[0]
+    weights = [*layer.cell.parameters()] if num_chars else [*layer.parameters()]
+    with torch.no_grad():
+        weights[1] *= 0.1  # the recurrent ones, so that most of the gradient goes through the gates
+        weights[2].chunk(4)[1].fill_(torch.logit(torch.tensor(0.9985)))
+        weights[3].zero_()
+    points, text = make_points(800, 2).float(), make_text(2, 8, [8, 5])
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model.matmul_dtype = dtype
+        state = model.initial_state(2)
+        state.cell.requires_grad_()
+        _, after, _ = model(points, model.one_hot(text) if num_chars else None, state)
+        found[dtype] = torch.autograd.grad(after.cell.sum(), state.cell)[0]
+    wanted = found[torch.float32]
+    assert (found[torch.bfloat16] - wanted).norm() < 0.05 * wanted.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_lstms_that_share_them(dtype):
+    """Autograd hands the same tensor to both layers, and a constant's gradient as one number spread out."""
+    torch.manual_seed(0)
+    first, second = (torch.nn.LSTM(4, 5).to(dtype) for _ in range(2))
+    x, zeros = torch.randn(2, 70, 4, dtype=dtype).transpose(0, 1).requires_grad_(), torch.zeros(2, 5, dtype=dtype)
+    inputs = [x, *first.parameters(), *second.parameters()]
+    found = sum(kernels.lstm(layer, dtype, x, zeros, zeros)[0] for layer in (first, second)).sum()
+    wanted = sum(layer(x)[0] for layer in (first, second)).sum()
+    wanted = torch.autograd.grad(wanted, inputs)
+    for _ in range(2):
+        torch.testing.assert_close(torch.autograd.grad(found, inputs, retain_graph=True), wanted)
+
+
+def test_fused_window_layer_passes_gradcheck():
+    model = make_model(cell_size=3, K=2)
+    layer, state = model.layers[0], model.initial_state(2)
+    characters = model.one_hot(make_text(2, 4, [4, 2]))
+    before = state.hidden[0], state.cell[0], state.window, state.kappa
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+
+    def run(points, *values):
+        for name, value in zip(names, values, strict=True):
+            module, _, parameter = name.rpartition(".")
+            setattr(copies.get_submodule(module), parameter, value)
+        hidden, w, cell, window = kernels.window_lstm(copies.cell, copies.window, torch.float64, points, *rest)
+        return hidden, w, cell, window[2]
+
+    copies, rest = copy.deepcopy(layer), (characters, *before)
+    for name in names:  # so that the values below can stand in their places
+        module, _, parameter = name.rpartition(".")
+        delattr(copies.get_submodule(module), parameter)
+    values = [p.detach().clone().requires_grad_() for p in parameters]
+    assert torch.autograd.gradcheck(run, (make_points(4, 2).requires_grad_(), *values))
+
+
+def test_head_has_the_outputs_and_gradients_of_linear():
+    torch.manual_seed(0)
+    hiddens = [torch.randn(70, 2, 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    head = torch.nn.Linear(15, 7).double()
+    inputs = [head.weight, head.bias, *hiddens]
+    found, wanted = kernels.linear(head, hiddens), head(torch.cat(hiddens, dim=-1))
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn_like(wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, weights), torch.autograd.grad(wanted, inputs, weights)
+    )
+
+
+@pytest.mark.parametrize("pack", ["HAS_BF16_PACKING", ""])
+def test_product_with_one_weight_is_the_product(pack, monkeypatch):
+    if pack and not kernels.HAS_BF16_PACKING:
+        pytest.skip("this processor has no bfloat16 products in oneDNN")
+    monkeypatch.setattr(kernels, "HAS_BF16_PACKING", bool(pack))
+    torch.manual_seed(0)
+    weight = torch.randn(48, 20).bfloat16()
+    product = kernels.pack_linear(weight, 3)
+    for rows in (3, 1):
+        x = torch.randn(rows, 20).bfloat16()
+        expected = x.double() @ weight.double().t()
+        torch.testing.assert_close(product(x).double(), expected, rtol=0.01, atol=0.05)
+
+
+@pytest.mark.parametrize("make", [PlainDecoder, make_decoder])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("num_chars", [0, 6])
+@torch.no_grad()
+def test_decoder_is_the_network(num_layers, num_chars, make):
+    model = make_model(num_layers, num_chars)
+    points, text = make_points(12, 3), make_text(3, 5, [5, 3, 4]) if num_chars else None
+    whole, _, window = model(points, model.one_hot(text) if num_chars else None)
+    decoder, lines = make(model, text, 3), np.arange(3)
+    for t, x in enumerate(points):
+        if t == 7:  # a line leaves
+            lines = np.array([0, 2])
+            decoder.select_lines(lines)
+        output, phi, kappa = decoder.step(x[lines].numpy())
+        np.testing.assert_allclose(output, whole[t, lines].numpy(), rtol=1e-7, atol=1e-9)
+        if num_chars:
+            np.testing.assert_allclose(kappa[..., 0], window.kappa[t, lines].numpy(), rtol=1e-9)
+            lengths = (text[lines] >= 0).sum(1).numpy()
+            expected = window_weights(Window(*(p[t, lines] for p in window)), 6).numpy()
+            has_ended = has_written_text(phi, kappa, lengths)
+            for found, wanted, ended, length in zip(phi, expected, has_ended, lengths, strict=True):
+                np.testing.assert_allclose(found[: length + 1], wanted[: length + 1], rtol=1e-9, atol=1e-11)
+                assert (found[length + 1 :] == found[length]).all()
+                assert ended == (wanted[length] > wanted[:length]).all()
+
+
+@pytest.mark.parametrize("make", [PlainDecoder, make_decoder])
+@pytest.mark.parametrize("log_beta", [0.0, 7.0, math.nan])
+@torch.no_grad()
+def test_no_line_ends_before_its_window_is_beyond_the_text(log_beta, make):
+    model = make_model(2, 6)
+    window = model.layers[0].window
+    window.weight.zero_()
+    window.bias.copy_(torch.tensor([0.0, log_beta, math.log(0.45)]).repeat_interleave(4))  # kappa 0.45, 0.9, ...
+    decoder = make(model, make_text(2, 3, [3, 2]), 2)
+    found = np.stack([has_written_text(*decoder.step(np.zeros((2, 3)))[1:], np.array([3, 2])) for _ in range(12)])
+    kappa = 0.45 * np.arange(1, 13)[:, None]
+    expected = kappa > np.array([[3.5, 2.5]])
+    np.testing.assert_array_equal(found, expected & (not math.isnan(log_beta)))
+
+
+@torch.no_grad()
+def test_decoder_with_half_precision_weights_is_the_network():
+    model = make_model(2, 6).float()
+    points, text = make_points(12, 1).float(), make_text(1, 5, [5])
+    model.matmul_dtype = torch.float32
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.copy_((1.5 * parameter).half())
+        whole, _, _ = model(points, model.one_hot(text))
+        decoder = make_decoder(model, text, 1)
+        for x, expected in zip(points, whole, strict=True):
+            np.testing.assert_allclose(decoder.step(x.numpy())[0], expected.numpy(), rtol=1e-4, atol=1e-4)
+    model.head.bias.fill_(1e5)  # beyond the range of half precision
+    whole, _, _ = model(points[:1], model.one_hot(text))
+    np.testing.assert_allclose(make_decoder(model, text, 1).step(points[0].numpy())[0], whole[0].numpy(), rtol=1e-4)
+    model.layers[1].weight_hh_l0.fill_(math.nan)  # which half precision's packing would make a number
+    assert np.isnan(make_decoder(model, text, 1).step(points[0].numpy())[0]).all()
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_bfloat16_products_stay_near_float32(num_chars):
+    model = make_model(2, num_chars, cell_size=32).float()
+    points = make_points(131, 4).float()
+    characters = model.one_hot(make_text(4, 8, [8, 8, 5, 3])) if num_chars else None
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model.matmul_dtype = dtype
+        outputs, state, window = model(points, characters)
+        assert outputs.dtype == state.kappa.dtype == torch.float32
+        gradients = torch.autograd.grad(outputs.square().sum(), list(model.parameters()), allow_unused=True)
+        found[dtype] = (outputs, *gradients, *(window or ()))
+    for a, b in zip(found[torch.bfloat16], found[torch.float32], strict=True):
+        assert not torch.equal(a, b)  # or bfloat16 was not used
+        assert (a - b).norm() < 0.03 * b.norm()
+
+
+# --------------------------------------------------------------------------------------------- without kernels or parts
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_kernels_switched_off_give_the_same_losses_and_gradients(num_chars, monkeypatch):
+    model, points = make_model(2, num_chars), make_points(13, 3) * 40
+    text = make_text(3, 5, [5, 3, 4]) if num_chars else None
+    mask = torch.arange(1, 13)[:, None] < torch.tensor([13, 8, 5])
+    found = []
+    for value in ("1", "0"):
+        monkeypatch.setenv("HANDWRITING_KERNELS", value)
+        losses, _ = model.losses(points, mask, text)
+        found.append((losses, *torch.autograd.grad(losses.sum(), list(model.parameters()))))
+    assert "FusedLSTM" not in graph_of(losses)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def graph_of(tensor: torch.Tensor) -> str:
+    """The names of all operations that the tensor's gradient goes through."""
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        function = waiting.pop()
+        if function is not None and function not in seen:
+            seen.add(function)
+            waiting += [parent for parent, _ in function.next_functions]
+    return " ".join(function.name() for function in seen)
+
+
+def test_the_project_works_without_the_file(data_file, tmp_path):
+    """Train, evaluate and write in a copy from which kernels.py is deleted."""
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "kernels.py").unlink()
+    checkpoint = tmp_path / "save" / "synthesis_best.pt"
+    flags = ["--task", "synthesis", "--num_epochs", "1", "--cell_size", "8", "--processes", "1"]
+    for command in (
+        ["train.py", *flags, "--data", str(data_file), "--model_dir", str(checkpoint.parent)],
+        ["train.py", "--evaluate", str(checkpoint), "--data", str(data_file)],
+        ["generate.py", "abc", "--checkpoint", str(checkpoint), "--retries", "0", "--output", "abc.png"],
+    ):
+        result = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
+        )
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "abc.png").is_file()
+
+
+MISSING = {
+    "torch.ops.mkldnn": ("_reorder_linear_weight", "HAS_BF16_PACKING"),
+    "torch.ops.quantized": ("linear_prepack_fp16", "HAS_FP16_PACKING"),
+}
+
+
+@pytest.mark.parametrize("module", MISSING)
+def test_without_a_private_operation_there_is_one_note_and_the_same_numbers(module):
+    operation, flag = MISSING[module]
+    if not getattr(kernels, flag):
+        pytest.skip(f"{operation} is not used on this processor")
+    code = f"""
+import sys, torch, numpy as np
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+def gone(*arguments): raise RuntimeError("gone")
+{module}.{operation}
+{module}.__dict__[{operation!r}] = gone
+import kernels
+from test_model import make_model, make_points
+assert not kernels.{flag}
+model = make_model(2, 0).float()
+x = make_points(3, 1).float()
+for model.matmul_dtype in (torch.bfloat16, torch.float32):
+    with torch.no_grad():
+        whole, _, _ = model(x)
+decoder = kernels.Decoder(model, kernels.PackedWeights(model), None, 1)
+for point, expected in zip(x, whole):
+    np.testing.assert_allclose(decoder.step(point.numpy())[0], expected, rtol=0.02, atol=0.02)
+"""
+    result = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("note:") == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_decoder_works_without_the_switch_for_overriding(monkeypatch):
+    if not kernels.HAS_FP16_PACKING:
+        pytest.skip("half precision weights are not used on this processor")
+    monkeypatch.delattr(torch._C, "DisableTorchFunctionSubclass")
+    weight = torch.randn(5, 4)
+    x = torch.randn(1, 4)
+    torch.testing.assert_close(kernels.pack_linear_fp16(weight)(x), x @ weight.half().float().t())

@@ -1,0 +1,152 @@
+"""The sampler against the mixture's distribution, and lines alone against lines side by side."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from test_model import make_model, reference_distribution
+
+import sampling
+from model import Window, window_weights
+from sampling import draw_noise, draw_points
+from utils import draw_lines
+
+sample = partial(sampling.sample, with_outputs=True)
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_points_are_drawn_from_the_mixture(bias):
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(1, 1 + 6 * 4, dtype=torch.float64, generator=generator)
+    count = 200_000
+    noise = draw_noise([generator], count, 4, np.array([bias]))[:, 0]
+    drawn = torch.empty(count, 3, dtype=torch.float64)
+    draw_points(outputs.expand(count, -1).numpy(), noise, drawn.numpy())
+    reference = reference_distribution(outputs, bias)
+    torch.manual_seed(0)
+    expected = reference.sample((count,))[:, 0]
+    torch.testing.assert_close(drawn[:, :2].mean(0), reference.mean[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(drawn[:, :2].var(0), reference.variance[0], atol=0.05, rtol=0.03)
+    for direction in ([1.0, 1.0], [1.0, -1.0], [0.3, 2.0]):  # the shape, correlation included: projections
+        weights = torch.tensor(direction, dtype=torch.float64)
+        found, wanted = ((points @ weights).sort().values for points in (drawn[:, :2], expected))
+        below = torch.searchsorted(found, wanted) / count  # the distance of Kolmogorov and Smirnov
+        assert (below - torch.arange(count) / count).abs().max() < 0.01
+    assert drawn[:, 2].mean().item() == pytest.approx(1 / (1 + outputs[0, 0].exp().item()), abs=0.005)
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_same_seed_same_ink_whoever_is_beside_it(num_chars, monkeypatch):
+    monkeypatch.setattr(sampling, "CHUNK", 8)  # so that lines leave in different chunks
+    model = make_model(2, num_chars)
+    texts = [np.array([1, 2, 3, 4]), np.array([5]), np.array([0, 3])] if num_chars else None
+    biases, steps = [0.0, 2.0, 1.0], [60, 30, 45]
+    together = sample(model, texts, [3, 4, 5], biases, steps)
+    for b, line in enumerate(together):
+        (alone,) = sample(model, texts and [texts[b]], [3 + b], biases[b], steps[b])
+        np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
+        np.testing.assert_allclose(alone.outputs, line.outputs, atol=1e-6)
+        if num_chars:
+            np.testing.assert_allclose(alone.phi, line.phi, atol=1e-6)
+    (other,) = sample(model, texts and [texts[0]], [9], 0.0, 60)
+    assert not np.allclose(other.points[:5], together[0].points[:5])
+
+
+def test_points_come_from_what_the_network_said_before_them():
+    """Feed the drawn points back: the network must say the same again, and the points be in whiteboard units."""
+    model = make_model(2, 6)
+    text = np.array([1, 2, 3])
+    (line,) = sample(model, [text], [0], 0.0, 40)
+    points = torch.from_numpy(line.points).double()[:, None]
+    assert not points[0].any()  # where the pen touches down, as in a recorded line
+    with torch.no_grad():
+        outputs, _, window = model(model.normalise(points[:-1]), model.one_hot(torch.from_numpy(text)[None]))
+    np.testing.assert_allclose(outputs[:, 0], line.outputs, atol=1e-5)
+    phi = window_weights(Window(*(p[:, 0] for p in window)), 4)
+    np.testing.assert_allclose(phi, line.phi, atol=1e-5)
+
+
+def test_line_ends_where_the_window_is_strongest_beyond_the_text():
+    model = make_model(2, 6)
+    with torch.no_grad():
+        model.layers[0].window.bias[-4:] = np.log(0.2)  # five points a character
+    texts = [np.array([1, 2, 3, 4, 5, 0]), np.array([1, 2])]
+    lines = sample(model, texts, [0, 1], 0.0, 200)
+    for text, line in zip(texts, lines, strict=True):
+        assert line.finished and 2 * len(text) < (len(line.points) - 1) < 12 * len(text)
+        assert line.phi.shape == ((len(line.points) - 1), len(text) + 1)
+        assert (line.phi[:, -1] <= line.phi[:, :-1].max(1)).all()  # section 5.3 had no reason to stop earlier
+        assert line.points[-1, 2] == 1
+    # one point more, and it has
+    (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].points) - 1 + 1)
+    assert longer.phi[-1, 2] > longer.phi[-1, :2].max()
+
+
+def test_a_short_text_ends_beside_a_long_one():
+    """Even where the window jumps far beyond the short text at once."""
+    model = make_model(2, 6)
+    with torch.no_grad():
+        model.layers[0].window.weight[-4:] = 0
+        model.layers[0].window.bias[-4:] = np.log(12.0)
+    texts = [np.array([1, 2, 3]), np.full(60, 4)]
+    short, long = sample(model, texts, [0, 1], 0.0, 40)
+    (alone,) = sample(model, texts[:1], [0], 0.0, 40)
+    assert short.finished and len(short.points) == len(alone.points) < len(long.points)
+
+
+def test_networks_gone_astray_end_without_a_word():
+    model = make_model(2, 6).float()
+    with torch.no_grad():
+        for layer in (model.head, model.layers[0].window):
+            layer.bias.mul_(1e4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lines = sample(model, [np.array([1, 2, 3])] * 3, [0, 1, 2], 0.0, 40)
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_the_cap_changes_nothing_before_it(num_chars):
+    model = make_model(2, num_chars)
+    with torch.no_grad():
+        if num_chars:
+            model.layers[0].window.bias[-4:] = -20.0
+    texts = [np.array([1, 2, 3])] if num_chars else None
+    short, long = (sample(model, texts, [0], 0.0, steps)[0] for steps in (70, 300))
+    np.testing.assert_allclose(short.points[:-1], long.points[:70], atol=1e-9)
+    assert (short.outputs == long.outputs[:70]).all()
+
+
+def test_each_line_has_its_own_bias_and_cap(monkeypatch):
+    monkeypatch.setattr(sampling, "CHUNK", 8)
+    model = make_model(2, 0)
+    lines = sample(model, None, [3, 3, 4], [0.0, 2.0, 0.0], [50, 30, 20])
+    assert [(len(line.points) - 1) for line in lines] == [50, 30, 20]
+    for line, bias in zip(lines, [0.0, 2.0, 0.0], strict=True):
+        (alone,) = sample(model, None, [4 if (len(line.points) - 1) == 20 else 3], bias, (len(line.points) - 1))
+        np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
+
+
+def test_the_cap_on_steps_holds():
+    model = make_model(2, 6)
+    with torch.no_grad():
+        model.layers[0].window.bias[-4:] = -20.0  # a window that stands still
+    (line,) = sample(model, [np.array([1, 2, 3])], [0], 0.0, 30)
+    assert (len(line.points) - 1) == 30 and line.finished is False
+    (line,) = sample(make_model(2, 0), None, [0], 0.0, 30)
+    assert (len(line.points) - 1) == 30 and line.finished is None  # a line without a text has no end of its own
+
+
+def test_the_first_segment_is_drawn():
+    model = make_model(2, 0)
+    with torch.no_grad():
+        model.head.bias[0] = 30.0  # a pen that is never lifted
+    (line,) = sample(model, None, [0], 0.0, 30)
+    assert len(line.points) == (len(line.points) - 1) + 1
+    axes = Figure().subplots()
+    draw_lines(axes, [line.points])
+    (stroke,) = axes.collections[0].get_segments()
+    np.testing.assert_allclose(np.diff(stroke, axis=0), line.points[1:, :2], atol=1e-3)
