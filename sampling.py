@@ -216,7 +216,7 @@ class Batch:
         )
 
     def first_new_step(self, points: np.ndarray, phi: np.ndarray) -> int:
-        """The step that leads to the first stroke of a primed line's own text: the pen may go back to the prime's first.
+        """The step that leads to the first stroke of a primed line's text: the pen may finish the prime before.
 
         points (T, 3) and phi (T, U + 1) of the steps from the prime's end, over the texts of both.
         """

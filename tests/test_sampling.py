@@ -150,3 +150,48 @@ def test_the_first_segment_is_drawn():
     draw_lines(axes, [line.points])
     (stroke,) = axes.collections[0].get_segments()
     np.testing.assert_allclose(np.diff(stroke, axis=0), line.points[1:, :2], atol=1e-3)
+
+
+# -------------------------------------------------------------------------------------------------------------- priming
+
+
+@pytest.mark.parametrize("switch", ["1", "0"])
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_a_primed_line_goes_on_from_the_primes_ink(num_chars, switch, monkeypatch):
+    """The network reads the prime's points and then the new ones: step by step it must say the same."""
+    monkeypatch.setenv("HANDWRITING_KERNELS", switch)
+    model = make_model(2, num_chars)
+    sampler = sampling.Sampler(model)
+    prime_text, text = np.array([1, 2, 0]), np.array([3, 4])
+    (prime,) = sampler.write([prime_text] if num_chars else None, [0], 0.0, 30)
+    primed = sampler.prime(prime.points, prime_text if num_chars else np.array([], dtype=int))
+    with torch.no_grad():
+        xs = model.normalise(torch.from_numpy(prime.points).double())[:, None]
+        characters = model.one_hot(torch.from_numpy(prime_text)[None]) if num_chars else None
+        _, state, _ = model(xs[:-1], characters)
+        both = model.one_hot(torch.from_numpy(np.append(prime_text, text))[None]) if num_chars else None
+        expected, _, _ = model(xs[-1:], both, state)
+    texts = [text, np.array([5, 5, 1])] if num_chars else None
+    with torch.inference_mode():
+        batch = sampling.Batch(sampler, texts, [7, 8], 0.0, 40, True, primed)
+        batch.write()
+    for number in range(2):
+        np.testing.assert_allclose(batch.pieces[number][0][1][0], expected[0, 0], atol=1e-6)
+    lines = sampler.write(texts, [7, 8], 0.0, 40, primed=primed)
+    (alone,) = sampler.write(texts and texts[1:], [8], 0.0, 40, primed=primed)
+    np.testing.assert_allclose(alone.points, lines[1].points, atol=1e-4)
+    for line, codes in zip(lines, texts or [(), ()], strict=True):
+        assert not line.points[0, :2].any() and 0 < len(line.points) <= 40
+        if num_chars:
+            assert line.phi.shape == (len(line.points) - 1, len(codes) + 1)
+
+
+def test_strokes_that_finish_the_prime_are_left_out():
+    batch = sampling.Batch.__new__(sampling.Batch)
+    batch.prefix, batch.texts = 2, [np.array([1])]
+    points = np.zeros((6, 3))
+    points[[1, 4], 2] = 1  # strokes of two, three and one points
+    phi = np.eye(4)[[0, 1, 1, 2, 2, 3]]  # the window comes to the new text within the second stroke
+    assert batch.first_new_step(points, phi) == 2
+    assert batch.first_new_step(points, np.eye(4)[[2] * 6]) == 0
+    assert batch.first_new_step(points, np.eye(4)[[0] * 6]) == 0
