@@ -175,8 +175,7 @@ def test_a_primed_line_goes_on_from_the_primes_ink(num_chars, switch, monkeypatc
     with torch.inference_mode():
         batch = sampling.Batch(sampler, texts, [7, 8], 0.0, 40, True, primed)
         batch.write()
-    for number in range(2):
-        np.testing.assert_allclose(batch.pieces[number][0][1][0], expected[0, 0], atol=1e-6)
+    np.testing.assert_allclose(batch.pieces[0][0][1][0], expected[0, 0], atol=1e-6)
     lines = sampler.write(texts, [7, 8], 0.0, 40, primed=primed)
     (alone,) = sampler.write(texts and texts[1:], [8], 0.0, 40, primed=primed)
     np.testing.assert_allclose(alone.points, lines[1].points, atol=1e-4)
