@@ -57,7 +57,7 @@ class Piece:
 class CutLine:
     """A training line in pieces."""
 
-    words: list[Piece]
+    words: list[Piece]  # none if they share strokes
     gaps: list[float]  # between the words
     glyphs: list[Piece]  # single characters whose strokes are their own
     slope: float  # of the baseline
@@ -122,7 +122,7 @@ def places_read_right(text: str, read: str) -> set[int]:
 
 
 def cut_line(points: np.ndarray, characters: np.ndarray, text: str, right: set[int]) -> CutLine | None:
-    """Cut a line, points (T, 3) in whiteboard units, where the pen is lifted; None if its words share strokes.
+    """Cut a line, points (T, 3) in whiteboard units, where the pen is lifted; None if it cannot be measured.
 
     Glyphs are those at the places in `right` only.
     """
@@ -134,42 +134,50 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, right: set[i
     slope, base, x_height = measures
     strokes = [(stroke - np.outer(stroke[:, 0] * slope + base, [0, 1])) / x_height for stroke in strokes]
     slant = measure_slant(strokes)
-    word_of = np.cumsum([character == " " for character in text])
     main = [int(np.bincount(owner).argmax()) for owner in owners]  # the character of each stroke
+    words, gaps = cut_words(strokes, owners, main, text, slant)
+    places = [place for place, character in enumerate(text) if character in TOKEN_CHARACTERS and place in right]
+    chosen = [(own_strokes(owners, main, place), text[place]) for place in places]
+    glyphs = [make_piece([strokes[s] for s in own], character, slant) for own, character in chosen if own]
+    return CutLine(words, gaps, glyphs, slope, x_height, slant)
+
+
+def make_piece(strokes: list[np.ndarray], text: str, slant: float) -> Piece:
+    """A piece of strokes (n, 2), which are moved so that it begins at x = 0."""
+    left = min(stroke[:, 0].min() for stroke in strokes)
+    return Piece(text, [stroke - [left, 0] for stroke in strokes], slant)
+
+
+def cut_words(
+    strokes: list[np.ndarray], owners: list[np.ndarray], main: list[int], text: str, slant: float
+) -> tuple[list[Piece], list[float]]:
+    """The words of a line and the gaps between them; none if words share strokes or come in another order.
+
+    strokes (n, 2) and, for each point of them, its character, owners (n,); `main` is that of most points of a stroke.
+    """
+    word_of = np.cumsum([character == " " for character in text])
     words = [int(word_of[place]) for place in main]
     is_shared = any((word_of[owner] == word).mean() < MIN_OWN for owner, word in zip(owners, words, strict=True))
     if is_shared or words != sorted(words):
-        return None
+        return [], []
     for s in range(1, len(strokes)):  # a bar that is drawn when the window is on the next word already
         last = max(strokes[r][:, 0].max() for r in range(s) if words[r] == words[s - 1])
         if words[s] > words[s - 1] and strokes[s][:, 0].mean() < last:
             words[s] = words[s - 1]
-            main[s] = main[s - 1]
+    groups = [[stroke for stroke, word in zip(strokes, words, strict=True) if word == n] for n in range(max(words) + 1)]
+    if not all(groups) or len(groups) != len(text.split(" ")):
+        return [], []
+    edges = [(min(s[:, 0].min() for s in group), max(s[:, 0].max() for s in group)) for group in groups]
+    pieces = [make_piece(group, word, slant) for group, word in zip(groups, text.split(" "), strict=True)]
+    return pieces, [right[0] - left[1] for left, right in pairwise(edges)]
 
-    def piece(chosen: list[int], text: str) -> Piece | None:
-        if not chosen:
-            return None
-        left = min(strokes[s][:, 0].min() for s in chosen)
-        return Piece(text, [strokes[s] - [left, 0] for s in chosen], slant)
 
-    found = [piece([s for s, word in enumerate(words) if word == n], word) for n, word in enumerate(text.split(" "))]
-    if None in found:
-        return None
-    edges = [
-        (min(strokes[s][:, 0].min() for s in range(len(strokes)) if words[s] == n),
-         max(strokes[s][:, 0].max() for s in range(len(strokes)) if words[s] == n))
-        for n in range(len(found))
-    ]  # fmt: skip
-    gaps = [right[0] - left[1] for left, right in pairwise(edges)]
-    glyphs = []
-    for place, character in enumerate(text):
-        if character in TOKEN_CHARACTERS and place in right:
-            own = [s for s, owner in enumerate(owners) if main[s] == place]
-            others = [owner for s, owner in enumerate(owners) if s not in own]
-            is_whole = all((owners[s] == place).mean() >= MIN_OWN for s in own)
-            if own and is_whole and not any((owner == place).mean() > 1 - MIN_OWN for owner in others):
-                glyphs.append(piece(own, character))
-    return CutLine(found, gaps, glyphs, slope, x_height, slant)
+def own_strokes(owners: list[np.ndarray], main: list[int], place: int) -> list[int]:
+    """The strokes, by number, of the character at a place of the text; none if it shares one with another character."""
+    own = [s for s in range(len(owners)) if main[s] == place]
+    is_whole = all((owners[s] == place).mean() >= MIN_OWN for s in own)
+    has_more = any((owner == place).mean() > 1 - MIN_OWN for s, owner in enumerate(owners) if s not in own)
+    return own if is_whole and not has_more else []
 
 
 MARKS = {  # limits on a mark's height, top and bottom, y downwards from the baseline, and its number of strokes
@@ -305,9 +313,10 @@ def compose(network, dataset: Dataset, count: int, seed: int) -> Dataset:
         raise InputError(f"no line could be cut for the digits {' '.join(sorted(missing))}; is the network trained?")
     print(f"{len(cut)} of {len(lines)} lines cut; glyphs: ", end="")
     print(", ".join(f"{character} {len(glyphs[character])}" for character in sorted(glyphs)))
+    bases = [line for line in cut if line.words]
     new, tries = [], 0  # (offsets, ends, text) of each line
     while len(new) < count:
-        chosen = [cut[place] for place in rng.integers(len(cut), size=READ_LINES)]
+        chosen = [bases[place] for place in rng.integers(len(bases), size=READ_LINES)]
         composed = [compose_line(base, glyphs, rng) for base in chosen]
         made = [to_offsets(line, base, bool(dataset.has_rests)) for line, base in zip(composed, chosen, strict=True)]
         read = reader.read([np.column_stack(line).astype(np.float32) for line in made])
