@@ -1,0 +1,141 @@
+"""Lines of made-up letters, cut into words and characters and put together again."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_dataset
+from test_model import make_model
+
+import compose
+from compose import Piece, add_lines, choose_glyph, compose_line, cut_line, cut_words, join, to_offsets
+from data_preprocessing import load_dataset, save_dataset
+from generate import Network
+from sampling import Sampler
+from utils import Alphabet, to_strokes
+
+TEXT = "man 57 one, wave"
+SLOPE, X_HEIGHT, SLANT = 0.05, 100.0, 0.3
+
+
+def draw_character(character: str) -> list[np.ndarray]:
+    """Strokes (n, 2) in x-heights, y downwards from the baseline: zigzags, twice as high for a digit, a dot of a comma."""
+    height = {",": 0.2}.get(character, 2.0 if character.isdigit() else 1.0)
+    y = -height * np.array([0, 0.5, 1, 0.5, 0, 0.5, 1, 0.5, 0])
+    x = np.linspace(0, 0.8, len(y))
+    return [np.column_stack([x - SLANT * y, y])]
+
+
+def draw_line(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points (T, 3) in whiteboard units of a slanted, sloping line, and each point's character (T,)."""
+    strokes, characters = [], []
+    for place, character in enumerate(text):
+        for stroke in [] if character == " " else draw_character(character):
+            strokes.append(stroke + [place * 1.1, 0])
+            characters += [place] * len(stroke)
+    positions = np.concatenate(strokes) * X_HEIGHT
+    positions[:, 1] += SLOPE * positions[:, 0]
+    ends = np.zeros(len(positions))
+    ends[np.cumsum([len(stroke) for stroke in strokes]) - 1] = 1
+    return np.column_stack([np.diff(positions, axis=0, prepend=positions[:1]), ends]), np.array(characters)
+
+
+@pytest.fixture
+def cut():
+    points, characters = draw_line(TEXT)
+    return cut_line(points, characters, TEXT, set(range(len(TEXT))))
+
+
+def test_a_line_is_cut_into_words_and_glyphs(cut):
+    assert [word.text for word in cut.words] == TEXT.split()
+    assert [glyph.text for glyph in cut.glyphs] == ["5", "7", ","]
+    assert cut.slope == pytest.approx(SLOPE, abs=0.02) and cut.x_height == pytest.approx(X_HEIGHT, rel=0.1)
+    assert np.allclose(cut.gaps, 1.1 + 0.3 - 0.3 * 0, atol=0.8) and len(cut.gaps) == 3
+    height = np.ptp(np.concatenate(cut.glyphs[0].strokes)[:, 1])
+    assert height == pytest.approx(2.0, rel=0.1)  # x-heights
+    for piece in [*cut.words, *cut.glyphs]:
+        assert min(stroke[:, 0].min() for stroke in piece.strokes) == pytest.approx(0)
+
+
+def test_glyphs_are_those_read_right_only():
+    points, characters = draw_line(TEXT)
+    read = "man 17 one, wave"  # the 5 is read wrong
+    right = compose.places_read_right(TEXT, read)
+    assert right == set(range(len(TEXT))) - {4}
+    assert [glyph.text for glyph in cut_line(points, characters, TEXT, right).glyphs] == ["7", ","]
+
+
+def test_what_shares_strokes_is_not_cut():
+    points, characters = draw_line(TEXT)
+    points[:, 2] = 0
+    points[-1, 2] = 1  # one stroke
+    line = cut_line(points, characters, TEXT, set(range(len(TEXT))))
+    assert line.words == [] and line.glyphs == []
+
+
+def test_a_bar_drawn_late_belongs_to_the_word_that_it_crosses():
+    """The window is on the next word already when the pen goes back."""
+    strokes = [np.array([[0.0, 0], [2, 0]]), np.array([[0.5, -1], [1, -1]]), np.array([[3.0, 0], [4, 0]])]
+    owners = [np.array([0, 0]), np.array([2, 2]), np.array([3, 3])]
+    words, gaps = cut_words(strokes, owners, [0, 2, 3], "f ab", 0.0)
+    assert [len(word.strokes) for word in words] == [2, 1] and gaps == [1.0]
+
+
+def test_a_glyph_takes_the_slant_and_height_asked_for():
+    glyph = Piece("5", draw_character("5"), SLANT)
+    rng = np.random.default_rng(0)
+    found = [choose_glyph([glyph], 0.0, 1.5, rng) for _ in range(200)]
+    slants = [compose.measure_slant(piece.strokes) for piece in found]
+    upright = compose.measure_slant([stroke * [1, 1] + SLANT * stroke[:, 1:] * [1, 0] for stroke in glyph.strokes])
+    assert np.mean(slants) == pytest.approx(upright, abs=0.03)
+    assert np.mean([np.ptp(piece.strokes[0][:, 1]) for piece in found]) == pytest.approx(1.5, rel=0.02)
+
+
+def test_composed_lines_say_their_text_at_the_size_of_their_base(cut):
+    glyphs = {character: [Piece(character, draw_character(character), SLANT)] for character in "0123456789:/.,-()"}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        line = compose_line(cut, glyphs, rng)
+        assert 0 < len(line.text) <= compose.MAX_CHARACTERS + 10 and any(c.isdigit() for c in line.text)
+        drawn = len(line.text.replace(" ", ""))
+        assert len(line.strokes) == drawn  # each of these characters has one stroke
+        offsets, ends = to_offsets(line, cut, keep_rests=False)
+        assert offsets.dtype == np.int16 and ends.sum() == drawn and not offsets[0].any()
+        strokes = to_strokes(np.column_stack([offsets, ends]))
+        starts = np.array([stroke[0] for stroke in strokes])
+        if len(starts) > 3:
+            assert np.polyfit(*starts.T, 1)[0] == pytest.approx(SLOPE, abs=0.05)
+
+
+def test_pieces_stand_beside_each_other():
+    piece = Piece("a", [np.array([[0.0, 0], [2, 1]])], 0.0)
+    both = join([piece, piece], [0.5], " ")
+    assert both.text == "a a" and both.width == 4.5 and both.strokes[1][0, 0] == 2.5
+
+
+def test_new_lines_are_training_lines_and_nothing_else_changes(tmp_path):
+    dataset = make_dataset()
+    offsets, ends = np.array([[0, 0], [5, 5], [3, 1]], dtype=np.int16), np.array([False, False, True])
+    more = add_lines(dataset, [offsets, offsets], [ends, ends], ["7a", "77"])
+    save_dataset(more, tmp_path / "more.npz")
+    loaded = load_dataset(tmp_path / "more.npz")
+    assert list(loaded.lines("train", True)[-2:]) == [40, 41] and loaded.texts[41] == "77"
+    np.testing.assert_array_equal(loaded.points(40)[:, :2], offsets)
+    assert (loaded.char_counts - dataset.char_counts).tolist() == [0, 3, 0, 1, 0, 0]
+    assert (loaded.mean == dataset.mean).all() and (
+        loaded.lines("validation", True) == dataset.lines("validation", True)
+    ).all()
+
+
+def test_alignment_follows_the_window():
+    dataset, model = make_dataset(), make_model(1, 6).float()
+    with torch.no_grad():
+        model.layers[0].window.weight.zero_()
+        model.layers[0].window.bias.copy_(torch.tensor([0.0, 0.0, np.log(1 / 6)]).repeat_interleave(4))
+    network = Network(model, Sampler(model), Alphabet("".join(dataset.charset)))
+    lines = dataset.lines("train", True)[:5]
+    aligned = compose.align_characters(network, dataset, lines)
+    for line in lines:
+        length = dataset.starts[line + 1] - dataset.starts[line]
+        expected = np.clip(np.rint(np.arange(1, length) / 6), 1, len(dataset.texts[line])) - 1
+        assert len(aligned[line]) == length
+        assert (aligned[line][1:] == expected).mean() > 0.9  # six points a character; halves may be rounded either way
