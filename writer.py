@@ -1,0 +1,228 @@
+"""Writing as people ask for it: a line or a page in one hand, checked, and written again where it is wrong."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from formats import Ink, Page
+from layout import PageFormat, TextLine, WrittenText, lay_out, write_text
+from read_ink import read_ink
+
+from checks import check_lines
+from model import POINTS_PER_CHARACTER, Model
+from sampling import Line, Primed, Sampler
+from utils import Alphabet, InputError, load_checkpoint
+
+SHIPPED = Path(__file__).parent / "save"
+STYLES = SHIPPED / "styles"
+RETRIES = 3  # how often a line that is wrong is written again
+HAND_TEXT = "We saw her again in a warm room."  # what a seed's own hand is made of: no stroke of it is drawn late
+WRITE_BATCH = 64  # lines written side by side
+
+
+class Network(NamedTuple):
+    """A trained network, ready to write."""
+
+    model: Model
+    sampler: Sampler
+    alphabet: Alphabet
+    hash: str  # of its file
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, modified: int) -> Network:
+    model, content = load_checkpoint(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return Network(model, Sampler(model), Alphabet(content["charset"], content["char_counts"]), digest)
+
+
+def load_writer(checkpoint: Path | str | None, task: str) -> Network:
+    """The network in `checkpoint`, by default the one that this project ships, kept in memory between calls.
+
+    Raises InputError if it cannot be read or was not trained for `task`.
+    """
+    path = SHIPPED / f"{task}.pt" if checkpoint is None else Path(checkpoint)
+    network = _load(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    if bool(network.model.config.num_chars) != (task == "synthesis"):
+        raise InputError(f"{path}: a network of the other task; {task} is what was asked for")
+    return network
+
+
+def default_steps(text: str) -> int:
+    """The cap on the steps of a text: twice what its characters take on average, and some for a slow start."""
+    return 2 * POINTS_PER_CHARACTER * len(text) + 100
+
+
+def check_numbers(**given: float) -> None:
+    """Raise InputError for a number out of its range."""
+    ranges = {"samples": (1, 10_000), "steps": (1, 100_000), "bias": (0, 100), "seed": (0, 2**62), "retries": (0, 100)}
+    for name, value in given.items():
+        least, most = ranges[name]
+        if not least <= value <= most:  # True for NaN
+            raise InputError(f"{name} must be from {least} to {most}, not {value}")
+
+
+def derived_seed(seed: int, *numbers: int) -> int:
+    """A seed that follows from another one and some numbers, and that no other ones are likely to give."""
+    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def write_checked(
+    network: Network, texts: list[str] | None, seeds: Sequence[int], bias: float | Sequence[float],
+    steps: Sequence[int], retries: int, with_outputs: bool = False, primed: Primed | None = None,
+) -> list[Line]:  # fmt: skip
+    """`Sampler.write`, and those lines again that are wrong, up to `retries` times; of a line's tries the best is kept.
+
+    Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
+    """
+    biases = np.broadcast_to(bias, len(seeds)).tolist()
+    best = {}  # of each line: (its verdict, the line)
+    wrong = list(range(len(seeds)))
+    for attempt in range(retries + 1):
+        codes = None if texts is None else [network.alphabet.encode(texts[i]) for i in wrong]
+        attempt_seeds = [derived_seed(seeds[i], attempt) if attempt else seeds[i] for i in wrong]
+        lines = network.sampler.write(
+            codes, attempt_seeds, [biases[i] for i in wrong], [steps[i] for i in wrong], with_outputs, primed
+        )
+        if texts is not None:
+            lines = [replace(line, text=texts[i]) for i, line in zip(wrong, lines, strict=True)]
+        for i, verdict, line in zip(wrong, check_lines(lines, with_reader=retries > 0), lines, strict=True):
+            if i not in best or verdict.badness < best[i][0].badness:
+                best[i] = verdict, line
+        wrong = [i for i in wrong if best[i][0].fault]
+        if not wrong:
+            break
+    return [replace(line, fault=verdict.fault) for _, (verdict, line) in sorted(best.items())]
+
+
+def list_styles() -> list[str]:
+    """The names of the hands that the project ships."""
+    return sorted(path.stem for path in STYLES.glob("*.json"))
+
+
+def load_style(style: str | Path) -> Ink:
+    """A shipped hand by its name, or the ink in a file. Raises InputError if there is no such hand or ink."""
+    if str(style) in list_styles():
+        return read_ink(STYLES / f"{style}.json")
+    if Path(style).suffix:
+        return read_ink(style)
+    raise InputError(f"no style {str(style)!r}; there are {', '.join(list_styles()) or 'none'}, or name a file of ink")
+
+
+class Writer:
+    """Writes with one network, in one hand if it is given any. Several threads may use it at once.
+
+    >>> from generate import Writer
+    >>> Writer(style="upright").write("Some text").save("text.svg")
+    """
+
+    def __init__(
+        self, checkpoint: Path | str | None = None, style: str | Path | Ink | None = None, bias: float = 0.75,
+        seed: int = 0, retries: int = RETRIES,
+    ):  # fmt: skip
+        """`style` is a name in `list_styles`, a file of ink with its text, or ink; without one each line is in a hand
+        that the network makes up, and each page too. `bias` and `retries` are as for `generate_conditionally`.
+
+        Raises InputError for a checkpoint, style or number that cannot be used.
+        """
+        self.network = load_writer(checkpoint, "synthesis")
+        check_numbers(bias=bias, seed=seed, retries=retries)
+        self.bias, self.seed, self.retries = bias, seed, retries
+        self.style = "" if style is None or isinstance(style, Ink) else Path(style).stem
+        self.primed = None
+        if style is not None:
+            self.primed = self.read_hand(style if isinstance(style, Ink) else load_style(style))
+
+    def read_hand(self, hand: Ink) -> Primed:
+        """Have the network read ink and its text, which the text to write then follows (section 5.5)."""
+        if not hand.text.strip():
+            raise InputError("the ink of a hand needs its text; give it with --prime_text")
+        text, _ = self.network.alphabet.prepare(hand.text)
+        return self.network.sampler.prime(hand.points, self.network.alphabet.encode(f"{text} "))
+
+    def own_hand(self) -> Primed:
+        """The hand of the seed: a line that the network makes up, as good as it can be had."""
+        text = self.network.alphabet.prepare(HAND_TEXT)[0]
+        (line,) = write_checked(self.network, [text], [self.seed], self.bias, [default_steps(text)], RETRIES)
+        return self.read_hand(self.to_ink(line, self.seed))
+
+    def to_ink(self, line: Line, seed: int) -> Ink:
+        """A line of the sampler with what it was written by."""
+        places = line.phi.argmax(1)  # (T,), of the character that each step is for
+        places = np.where(places < len(line.text), places, -1)
+        characters = np.append(places[:1], places) if len(places) else np.full(len(line.points), -1)
+        return Ink(
+            line.points, line.text, characters, seed=seed, bias=self.bias, style=self.style,
+            checkpoint=self.network.hash, fault=line.fault,
+        )  # fmt: skip
+
+    def write_raw(
+        self, texts: Sequence[str], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
+        primed: Primed | None = None,
+    ) -> list[Line]:  # fmt: skip
+        """Write texts, a line each, with a seed each; `steps` caps their steps, by default at plenty."""
+        prepared = [self.network.alphabet.prepare(text)[0] for text in texts]
+        caps = [default_steps(text) if steps is None else steps for text in prepared]
+        lines = []
+        for start in range(0, len(texts), WRITE_BATCH):
+            chunk = slice(start, start + WRITE_BATCH)
+            lines += write_checked(
+                self.network, prepared[chunk], seeds[chunk], self.bias, caps[chunk], self.retries, with_outputs,
+                primed or self.primed,
+            )  # fmt: skip
+        return lines
+
+    def write_lines(
+        self, texts: Sequence[str], seeds: Sequence[int], primed: Primed | None = None
+    ) -> list[Ink]:
+        """Write texts, a line each, with a seed each. What is wrong with a line is in its `Ink.fault`."""
+        lines = self.write_raw(texts, seeds, primed=primed)
+        return [self.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
+
+    def write(self, text: str, seed: int | None = None) -> Ink:
+        """Write a text as one line, with the writer's seed or another one."""
+        (ink,) = self.write_lines([text], [self.seed if seed is None else seed])
+        return ink
+
+    def write_text(
+        self, text: str, page_format: PageFormat, redo: Mapping[int, int] | None = None,
+        report: Callable[[Ink], None] | None = None,
+    ) -> WrittenText:  # fmt: skip
+        """Write a text of any length in one hand, broken into lines that fit the page.
+
+        A line's seed follows from the writer's and from where the line is in the text. `redo` has for some lines, by
+        number from 1 (blank ones do not count), which other try at them is wanted. `report` is told of each line.
+        """
+        hand = self.primed or self.own_hand()
+
+        def write(lines: Sequence[TextLine], attempt: int = 0) -> list[Ink]:
+            seeds = [derived_seed(self.seed, line.paragraph, line.start, attempt) for line in lines]
+            inks = self.write_lines([line.text for line in lines], seeds, hand)
+            for ink in inks:
+                if report:
+                    report(ink)
+            return inks
+
+        written = write_text(self.prepare_text(text), write, page_format)
+        places = [place for place, ink in enumerate(written.inks) if ink is not None]
+        inks = list(written.inks)
+        for number, attempt in (redo or {}).items():
+            if not 1 <= number <= len(places):
+                raise InputError(f"there is no line {number} to write anew; the text has {len(places)} lines")
+            (inks[places[number - 1]],) = write([written.lines[places[number - 1]]], attempt)
+        return replace(written, inks=inks)
+
+    def prepare_text(self, text: str) -> str:
+        """A text of several lines with what the network did not learn replaced; blanks at a line's start stay."""
+        lines = [line.rstrip() for line in text.expandtabs(4).splitlines()]
+        prepare = self.network.alphabet.prepare
+        return "\n".join(" " * (len(line) - len(line.lstrip())) + prepare(line)[0] if line else "" for line in lines)
+
+    def page(self, text: str, page_format: PageFormat | None = None, smoothed: bool = False) -> list[Page]:
+        """A text on as many pages as it needs, see `write_text`."""
+        page_format = page_format or PageFormat()
+        return lay_out(self.write_text(text, page_format), page_format, self.seed, smoothed)
