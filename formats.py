@@ -1,0 +1,314 @@
+"""Ink and the files it is written to: a written line (`Ink`), a page of placed lines (`Page`), `save` by ending.
+
+| ending | what is in it | `read_ink` reads it |
+|---|---|---|
+| .svg | strokes in mm, for plotters and drawing programs (`svg.py`) | yes |
+| .pdf, .png, .gif, .webp | pictures (`pictures.py`) | |
+| .gcode | strokes in mm, for plotters (`gcode.py`) | |
+| .json, .npz | lines as they were written, with the character of each point and what they were written by | yes |
+| .xml | a line in the form of IAM-OnDB, with its transcription as .txt beside it | yes |
+| .inkml | lines as traces of W3C's Ink Markup Language, https://www.w3.org/TR/InkML/ | yes |
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from lxml import etree
+
+from data_preprocessing import PERIOD
+from gcode import Plotter, gcode_bytes
+from pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
+from svg import svg_bytes
+from utils import InputError, atomic_write, to_strokes
+
+DOT = 0.3  # mm: what is smaller is drawn as a stroke of this length, for pens that need to move
+MM_PER_UNIT = 0.02  # of a line that is drawn without a page: letters are some 2.5 mm high
+MARGIN = 5.0  # mm around such a line
+FARTHEST = 15000  # whiteboard units that IAM-OnDB's files can span
+VERSION = 1  # of .json and .npz
+NOT_TEXT = ("Cc", "Cs", "Cn")  # Unicode's categories of control characters, halves of characters, and none at all
+INKML = "http://www.w3.org/2003/InkML"
+
+
+@dataclass(frozen=True, eq=False)
+class Ink:
+    """One written line, as a network writes it or as it was read from a file. Raises ValueError for wrong shapes."""
+
+    points: np.ndarray  # (T, 3) float32: x and y offset in whiteboard units, y downwards; end-of-stroke bit
+    text: str = ""
+    characters: np.ndarray | None = None  # (T,) int64: the place in `text` of each point's character, -1: none
+    seed: int | None = None
+    bias: float | None = None
+    style: str = ""
+    checkpoint: str = ""  # a hash of the network that wrote it
+
+    def __post_init__(self) -> None:
+        points = np.asarray(self.points, dtype=np.float32)
+        if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.isfinite(points).all():
+            raise ValueError(f"points of shape {points.shape}, or not finite; they must be (T, 3)")
+        if not isinstance(self.text, str) or any(unicodedata.category(c) in NOT_TEXT for c in self.text):
+            raise ValueError(f"{self.text!r} is not the text of a line")
+        given = self.characters
+        characters = np.full(len(points), -1) if given is None else np.asarray(given, dtype=np.int64)
+        if characters.shape != (len(points),) or characters.min() < -1 or characters.max() >= max(len(self.text), 1):
+            raise ValueError("the characters of the points do not fit the points or the text")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "characters", characters.astype(np.int64))
+
+    @property
+    def strokes(self) -> list[np.ndarray]:
+        """Positions (n, 2) of each stroke, in whiteboard units, y downwards."""
+        return to_strokes(self.points)
+
+    def page(self) -> Page:
+        """The line alone on a page that just holds it."""
+        strokes = [stroke * MM_PER_UNIT for stroke in self.strokes]
+        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
+        width, height = (high - low + 2 * MARGIN).tolist()
+        return Page(width, height, [Placed(self, [stroke - low + MARGIN for stroke in strokes])])
+
+    def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
+        """Write a file as its ending says, see `save`."""
+        return save(self, path, drawing, plotter)
+
+    def _repr_svg_(self) -> str:
+        return self.page()._repr_svg_()
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A written line on a page."""
+
+    ink: Ink
+    strokes: list[np.ndarray]  # (n, 2) each: mm from the page's top left corner, y downwards; those of `ink`, in order
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A page of written lines."""
+
+    width: float  # mm
+    height: float  # mm
+    lines: list[Placed]
+    rules: list[np.ndarray] = field(default_factory=list)  # (2, 2) in mm: lines on the paper
+    plots_rules: bool = False  # whether a plotter is to draw the rules too, before all else
+
+    def groups(self) -> list[tuple[str | None, list[np.ndarray]]]:
+        """What a pen draws, for .svg and .gcode: (text, strokes) of each line; rules have no text."""
+        rules = [(None, self.rules)] if self.rules and self.plots_rules else []
+        return rules + [(placed.ink.text, pen_strokes(placed.strokes)) for placed in self.lines]
+
+    def sheet(self) -> Sheet:
+        """What a picture shows."""
+        strokes = [stroke for placed in self.lines for stroke in pen_strokes(placed.strokes)]
+        return Sheet(self.width, self.height, strokes, self.rules)
+
+    def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
+        """Write a file as its ending says, see `save`."""
+        return save([self], path, drawing, plotter)
+
+    def svg(self, drawing: Drawing) -> bytes:
+        """The page as an SVG file."""
+        from matplotlib.colors import to_hex
+
+        return svg_bytes(self.groups(), self.width, self.height, drawing.pen_width, to_hex(drawing.colour))
+
+    def _repr_svg_(self) -> str:
+        return self.svg(Drawing()).decode()
+
+
+def pen_strokes(strokes: list[np.ndarray]) -> list[np.ndarray]:
+    """Strokes in mm as a pen can draw them: one smaller than `DOT` becomes a level stroke of that length."""
+    drawn = []
+    for stroke in strokes:
+        low, high = stroke.min(0), stroke.max(0)
+        is_dot = np.hypot(*(high - low)) < DOT
+        drawn.append((low + high) / 2 + [[-DOT / 2, 0], [DOT / 2, 0]] if is_dot else stroke)
+    return drawn
+
+
+# Writing
+
+
+def save(
+    content: Ink | Sequence[Page], path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None
+) -> list[Path]:
+    """Write a line, or pages, in the format that the ending of `path` names. Returns the files that were written.
+
+    Of several pages each is a file of its own, letter-1.svg, letter-2.svg and so on; a .pdf holds all, and .json, .npz
+    and .inkml hold the lines of all. An .xml holds one line: of several, each is a file, letter-01.xml and so on, with
+    one letter.txt. In .json, .npz, .xml and .inkml the ink is raw: as it was written, in whiteboard units. No file is
+    written before all are ready. Raises InputError for an unknown ending and for what the format cannot hold.
+    """
+    path, drawing, plotter = Path(path), drawing or Drawing(), plotter or Plotter()
+    kind = check_ending(path)
+    pages = [content.page()] if isinstance(content, Ink) else list(content)
+    inks = [placed.ink for page in pages for placed in page.lines]
+    if not inks:
+        raise InputError(f"{path}: there is no ink to write")
+    if kind == "xml":
+        return write_files(iam_files(inks, path))
+    if kind in DATA:
+        return write_files({path: DATA[kind](inks)})
+    if kind == "pdf":
+        return write_files({path: pdf_bytes([page.sheet() for page in pages], drawing)})
+    contents = [page_bytes(page, kind, drawing, plotter) for page in pages]
+    return write_files(dict(zip(numbered(path, len(pages)), contents, strict=True)))
+
+
+def write_files(files: dict[Path, bytes]) -> list[Path]:
+    """Write files, each whole or not at all, and return their names."""
+    for path, data in files.items():
+        with atomic_write(path) as file:
+            file.write(data)
+    return list(files)
+
+
+ENDINGS = ("svg", "pdf", "png", "gif", "webp", "gcode", "xml", "json", "npz", "inkml")
+
+
+def check_ending(path: Path) -> str:
+    """The format that a name's ending asks for. Raises InputError for one that cannot be written."""
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ENDINGS:
+        raise InputError(f"{path}: cannot be written; give a name that ends with .{', .'.join(ENDINGS)}")
+    return kind
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """The names of `count` files: `path` itself, or letter-1.svg, letter-2.svg, ... of several."""
+    digits = len(str(count))
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, count + 1)]
+
+
+def page_bytes(page: Page, kind: str, drawing: Drawing, plotter: Plotter) -> bytes:
+    """A page as .svg, .gcode, .png, .gif or .webp."""
+    if kind == "svg":
+        return page.svg(drawing)
+    if kind == "gcode":
+        return gcode_bytes([stroke for _, group in page.groups() for stroke in group], page.height, plotter)
+    if kind == "png":
+        return png_bytes(page.sheet(), drawing)
+    points = [len(stroke) for placed in page.lines for stroke in placed.ink.strokes]
+    return film_bytes(page.sheet(), points, drawing, kind)
+
+
+def json_bytes(inks: list[Ink]) -> bytes:
+    """Lines as JSON: of each its strokes as [x, y] in whiteboard units, and for each point its character's place."""
+    lines = []
+    for ink in inks:
+        strokes = [np.round(stroke.astype(float), 3).tolist() for stroke in ink.strokes]
+        ends = np.cumsum([len(stroke) for stroke in strokes])[:-1]
+        line = {name: getattr(ink, name) for name in DETAILS}
+        characters = [part.tolist() for part in np.split(ink.characters, ends)]
+        lines.append(line | {"strokes": strokes, "characters": characters})
+    return json.dumps({"version": VERSION, "lines": lines}, ensure_ascii=False, default=np.generic.item).encode()
+
+
+DETAILS = ("text", "seed", "bias", "style", "checkpoint")  # of a line, in .json and .npz
+NPZ_NONE = {"seed": -1, "bias": np.nan}  # what stands for None in .npz
+
+
+def npz_bytes(inks: list[Ink]) -> bytes:
+    """Lines as an .npz of N points in L lines: points (N, 3), characters (N,), starts (L + 1,), and details (L,)."""
+    arrays = {
+        name: np.array([NPZ_NONE[name] if getattr(ink, name) is None else getattr(ink, name) for ink in inks])
+        for name in DETAILS
+    }
+    arrays |= {name: np.concatenate([getattr(ink, name) for ink in inks]) for name in ("points", "characters")}
+    arrays |= {"starts": np.cumsum([0] + [len(ink.points) for ink in inks]), "version": np.array(VERSION)}
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    return data.getvalue()
+
+
+def inkml_bytes(inks: list[Ink]) -> bytes:
+    """Lines as InkML: a traceGroup each, annotated with its text; X and Y in whiteboard units, y downwards."""
+    root = etree.Element(f"{{{INKML}}}ink", nsmap={None: INKML})
+    channels = etree.SubElement(etree.SubElement(root, "definitions"), "traceFormat")
+    for name in "XY":
+        etree.SubElement(channels, "channel", name=name, type="decimal")
+    for ink in inks:
+        group = etree.SubElement(root, "traceGroup")
+        etree.SubElement(group, "annotation", type="truth").text = ink.text
+        for stroke in ink.strokes:
+            etree.SubElement(group, "trace").text = ", ".join(f"{x:.3f} {y:.3f}" for x, y in stroke.tolist())
+    etree.cleanup_namespaces(root)
+    return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
+
+
+DATA = {"json": json_bytes, "npz": npz_bytes, "inkml": inkml_bytes}  # one file holds the lines of all pages
+
+
+def iam_files(inks: list[Ink], path: Path) -> dict[Path, bytes]:
+    """Lines as line files of IAM-OnDB, NAME.xml or NAME-01.xml and so on, and NAME.txt with their transcription."""
+    names = [path] if len(inks) == 1 else [path.with_stem(f"{path.stem}-{n:02}") for n in range(1, len(inks) + 1)]
+    transcription = path.with_suffix(".txt")
+    if transcription.is_file() and not transcription.read_bytes().startswith(TRANSCRIPTION_START.encode()):
+        raise InputError(f"{transcription}: a transcription would be written over it; name another file than {path}")
+    lines = {name: iam_bytes(ink) for name, ink in zip(names, inks, strict=True)}
+    return {transcription: transcription_bytes(inks), **lines}
+
+
+def save_corpus(folder: Path, forms: dict[str, list[Ink]]) -> list[Path]:
+    """Lines in the folders of IAM-OnDB, which data_preprocessing.py reads: the lines of each form, such as a01-000u.
+
+    Lines whose text has a `#` or `*` are read for prediction only: there these mark words that are struck out.
+    """
+    written = []
+    for form, inks in forms.items():
+        place = Path(form.partition("-")[0]) / form
+        lines = {folder / "lineStrokes" / place / f"{form}-{n:02}.xml": iam_bytes(i) for n, i in enumerate(inks, 1)}
+        transcription = folder / "ascii" / place / f"{form}.txt"
+        written += write_files({transcription: transcription_bytes(inks), **lines})
+    return written
+
+
+TRANSCRIPTION_START = "OCR:"
+
+
+def transcription_bytes(inks: list[Ink]) -> bytes:
+    """A transcription file of IAM-OnDB. Raises InputError for a text that one cannot hold."""
+    texts = [ink.text for ink in inks]
+    for text in texts:
+        if not text.strip():
+            raise InputError("a line without a text cannot be written as IAM-OnDB does; give it one, or write .json")
+    body = "\n".join(texts)
+    try:
+        return f"{TRANSCRIPTION_START}\n\n{body}\n\nCSR:\n\n{body}\n".encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{error.object[error.start]!r} is not in Latin-1, which transcriptions of IAM-OnDB are in"
+        ) from None
+
+
+def iam_bytes(ink: Ink) -> bytes:
+    """A line file of IAM-OnDB, in whole whiteboard units from its top left corner. Raises InputError if it is too wide.
+
+    The points of a stroke are `PERIOD` apart, as a whiteboard reads them, and two strokes 0.2 s.
+    """
+    low = np.concatenate(ink.strokes).min(0)
+    strokes = [np.rint(stroke - low).astype(int) for stroke in ink.strokes]
+    width, height = np.concatenate(strokes).max(0).tolist()
+    if max(width, height) > FARTHEST:
+        raise InputError(f"{ink.text[:40]!r} is {max(width, height)} whiteboard units long; IAM-OnDB has {FARTHEST}")
+    root = etree.Element("WhiteboardCaptureSession")
+    board = etree.SubElement(root, "WhiteboardDescription")
+    etree.SubElement(board, "SensorLocation", corner="top_left")
+    for name, x, y in (("Diagonally", width, height), ("Vertically", 0, height), ("Horizontally", width, 0)):
+        etree.SubElement(board, f"{name}OppositeCoords", x=str(x), y=str(y))
+    group, time = etree.SubElement(root, "StrokeSet"), 0.0
+    for stroke in strokes:
+        times = [f"{time + PERIOD * n:.2f}" for n in range(len(stroke))]
+        element = etree.SubElement(group, "Stroke", colour="black", start_time=times[0], end_time=times[-1])
+        for (x, y), when in zip(stroke.tolist(), times, strict=True):
+            etree.SubElement(element, "Point", x=str(x), y=str(y), time=when)
+        time += PERIOD * len(stroke) + 0.2
+    return etree.tostring(root, xml_declaration=True, encoding="ISO-8859-1", pretty_print=True)

@@ -1,0 +1,351 @@
+"""Pages: a text broken into lines by the width of its ink, and the written lines placed on paper, in millimetres."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from formats import Ink, Page, Placed
+from geometry import Level, find_level, smooth
+from utils import InputError
+
+SIZES = {"a4": (210.0, 297.0), "a5": (148.0, 210.0), "letter": (215.9, 279.4)}  # mm
+SIZE = re.compile(r"(\d+(?:\.\d+)?)[xX×](\d+(?:\.\d+)?)")
+ALIGN = ("left", "center", "right")
+BASELINE = 0.7  # where the baseline is in the height of a line: tall letters need more room than descenders
+
+# A character's usual advance, as a share of the mean one: from the recorded lines by least squares, to one digit.
+ADVANCES = dict.fromkeys(".,:;'!|`", 0.3) | dict.fromkeys("iljtz", 0.7) | dict.fromkeys("mw ", 1.3)
+CAPITAL, OTHER = 1.7, 1.0
+USUAL_ADVANCE = 1.4  # the mean advance in x-heights, of recorded lines
+PROBE = 150  # characters that are written before the rest of a text, to see how wide the hand is
+SPREAD = 0.06  # deviation of a line's width from what the advances give, as a share
+
+
+@dataclass(frozen=True)
+class PageFormat:
+    """Paper and where the writing goes on it, in millimetres. Raises InputError for what leaves no room to write."""
+
+    width: float = 210.0
+    height: float = 297.0
+    margins: tuple[float, float, float, float] = (20.0, 20.0, 20.0, 20.0)  # top, right, bottom, left
+    x_height: float = 2.5  # of small letters such as x
+    line_spacing: float | None = None  # from baseline to baseline; None: 3.6 times the x-height
+    align: str = "left"  # one of ALIGN
+    ruled: bool = False  # a faint line under each line
+    plots_rules: bool = False  # whether a plotter draws them too
+    jitter: float = 0.0  # deviation of the baselines; the left margin's is three times that
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("page width", self.width, 10, 5000), ("page height", self.height, 10, 5000),
+            ("x-height", self.x_height, 0.2, 500), ("line spacing", self.spacing, 0.2, 5000),
+            ("jitter", self.jitter, 0, 50),
+            *(("margin", margin, 0, 5000) for margin in self.margins),
+        ):  # fmt: skip
+            if not least <= value <= most:
+                raise InputError(f"{name} must be from {least} to {most} mm, not {value:g}")
+        if self.align not in ALIGN:
+            raise InputError(f"align {self.align!r} is none; give one of {', '.join(ALIGN)}")
+        if self.text_width < 2 * self.x_height or self.lines_per_page < 1:
+            raise InputError(
+                f"a page of {self.width:g}x{self.height:g} mm has no room for a line within its margins; "
+                "give a larger page, smaller margins or a smaller x-height"
+            )
+
+    @property
+    def spacing(self) -> float:
+        """From baseline to baseline, mm."""
+        return 3.6 * self.x_height if self.line_spacing is None else self.line_spacing
+
+    @property
+    def text_width(self) -> float:
+        """Between the left and the right margin, mm."""
+        return self.width - self.margins[1] - self.margins[3]
+
+    @property
+    def lines_per_page(self) -> int:
+        """How many lines there are between the margins."""
+        return int((self.height - self.margins[0] - self.margins[2]) / self.spacing + 1e-9)
+
+    def baseline(self, number: int) -> float:
+        """The y of baseline `number` of a page, from 0, mm."""
+        return self.margins[0] + (number + BASELINE) * self.spacing
+
+
+def parse_page(text: str, landscape: bool = False) -> tuple[float, float]:
+    """The width and height in mm of A4, A5, letter or WIDTHxHEIGHT in mm. Raises InputError for anything else."""
+    match = SIZE.fullmatch(text.strip())
+    if match is None and text.strip().lower() not in SIZES:
+        raise InputError(f"page {text!r} is none; give A4, A5, letter, or a width and height in mm such as 100x150")
+    size = (float(match[1]), float(match[2])) if match else SIZES[text.strip().lower()]
+    return (max(size), min(size)) if landscape else size
+
+
+def parse_margins(text: str) -> tuple[float, float, float, float]:
+    """Margins in mm, top, right, bottom and left: four numbers apart by commas, two (top, right), or one for all."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2, 4):
+        raise InputError(f"margins {text!r} are none; give one, two or four numbers in mm, such as 20 or 25,20,25,30")
+    return tuple((numbers * 4)[:4])
+
+
+# Breaking a text into lines
+
+
+@dataclass(frozen=True)
+class TextLine:
+    """A line of a text as it is to be written; a blank line has the text ""."""
+
+    text: str
+    paragraph: int  # from 0: a line of the text as it was given
+    start: int  # where in its paragraph the line begins
+    indent: float = field(compare=False, default=0.0)  # mm, from the left margin
+
+
+class WidthEstimate:
+    """How wide a text's ink will be, in mm: by what its characters usually take, and by the ink seen so far."""
+
+    def __init__(self, x_height: float) -> None:
+        self.advance = USUAL_ADVANCE * x_height  # mm, of a mean character
+        self._shares, self._widths = 0.0, 0.0
+
+    def shares(self, text: str) -> float:
+        """A text's width in mean characters."""
+        return sum(CAPITAL if c.isupper() else ADVANCES.get(c, OTHER) for c in text)
+
+    def learn(self, text: str, width: float) -> None:
+        """Take account of ink: `text` came out `width` mm wide."""
+        self._shares += self.shares(text)
+        self._widths += width
+        self.advance = self._widths / self._shares if self._shares else self.advance
+
+    def measure(self, text: str) -> float:
+        """The width in mm that five lines in six stay within."""
+        return self.shares(text) * self.advance * (1 + SPREAD)
+
+
+MARKER = re.compile(r"(?:[-*\u2022]|\d{1,3}[.)])\s+(?=\S)")  # of an item of a list
+
+
+def break_text(
+    text: str, measure: Callable[[str], float], width: float, written: Mapping[TextLine, float] | None = None
+) -> tuple[list[TextLine], list[str]]:
+    """Break a text into lines that are at most `width` mm wide.
+
+    Each line of `text` is a paragraph; blank lines stay, and blanks at its beginning set it in. An item of a list (`- `
+    or `1. `) keeps its mark, and what follows is set in by the mark's width. `measure` estimates the width of a piece
+    in mm; `written` has the widths of lines that have been written: one that fits is kept, and one that does not is
+    made shorter. A word too long for a line is broken with a hyphen. Returns the lines and the words that were broken.
+    Raises InputError if the page is too narrow for a single character of the text.
+    """
+    lines, broken, written = [], [], written or {}
+    for number, given in enumerate(text.expandtabs(4).splitlines()):
+        paragraph = " ".join(given.split())
+        if not paragraph:
+            lines.append(TextLine("", number, 0))
+            continue
+        needed = written.get(TextLine(paragraph, number, 0), measure(paragraph))
+        room = width - needed if needed <= width else width / 2  # so that a date on the right stays one line
+        indent = min(measure(" " * (len(given) - len(given.lstrip()))), room)
+        marker = MARKER.match(paragraph)
+        hang = min(measure(marker[0]), width / 2) if marker else 0.0
+        start = 0
+        while start < len(paragraph):
+            set_in = indent + (hang if start else 0.0)
+            line, start = next_line(paragraph, start, number, set_in, measure, width, written)
+            lines.append(line)
+            if line.text != paragraph[line.start : start].strip():  # a hyphen was added
+                broken.append(word_at(paragraph, start))
+    return lines, list(dict.fromkeys(broken))
+
+
+def word_at(paragraph: str, place: int) -> str:
+    """The word that has the character at `place`."""
+    return paragraph[paragraph.rfind(" ", 0, place) + 1 :].partition(" ")[0]
+
+
+def next_line(
+    paragraph: str, start: int, number: int, indent: float, measure: Callable[[str], float], width: float,
+    written: Mapping[TextLine, float],
+) -> tuple[TextLine, int]:  # fmt: skip
+    """The longest line that fits, from `start` on, or one that is written and fits; and where the next one starts."""
+
+    def choose(candidates: Iterable[tuple[str, int]]) -> tuple[TextLine, int] | None:
+        """Of some texts, the shortest first, each with where the next line would start, the one to write."""
+        chosen = None
+        for text, end in candidates:
+            line = TextLine(text, number, start, indent)
+            if line in written:
+                return (line, end) if written[line] <= width - indent else chosen
+            estimated = measure(text)
+            if estimated <= width - indent:
+                chosen = line, end
+            elif estimated > 2 * (width - indent):  # a longer one that is written and fits is not to be expected
+                break
+        return chosen
+
+    if found := choose(whole_words(paragraph, start)):
+        return found
+    word = paragraph[start:].partition(" ")[0]
+    pieces = [(piece, start + length) for piece, length in hyphenated(word)]
+    if found := choose(piece for piece in pieces if paragraph[piece[1] - 1] == "-") or choose(pieces):
+        return found
+    raise InputError(
+        f"the page is too narrow for {word!r}, even broken with a hyphen: {width - indent:.1f} mm; "
+        "give a larger page, smaller margins or a smaller x-height"
+    )
+
+
+def whole_words(paragraph: str, start: int) -> Iterator[tuple[str, int]]:
+    """One word from `start` on, two words, and so on, each with where the word after them starts."""
+    end = start
+    while end < len(paragraph):
+        end = paragraph.find(" ", end + 1)
+        end = len(paragraph) if end < 0 else end
+        yield paragraph[start:end], min(end + 1, len(paragraph))
+
+
+def hyphenated(word: str) -> Iterator[tuple[str, int]]:
+    """The beginnings of a word that a line can end with, the shortest first, and how many of its characters each takes.
+
+    Two characters or more stay on either side if it has as many. No hyphen is added to one of the word's own.
+    """
+    least = 2 if len(word) > 3 else 1
+    for length in range(least, len(word) - least + 1):
+        head = word[:length]
+        if head[-1].isalnum() or head[-1] == "-":
+            yield (head if head[-1] == "-" else head + "-"), length
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenText:
+    """A text that has been written, line by line."""
+
+    lines: list[TextLine]
+    inks: list[Ink | None]  # of each line; None for a blank one
+    scale: float  # mm for a whiteboard unit
+    broken: list[str]  # words that were broken with a hyphen
+
+
+def write_text(
+    text: str,
+    write: Callable[[list[TextLine]], list[Ink]],
+    page_format: PageFormat,
+    estimate: WidthEstimate | None = None,
+    scale: float | None = None,
+) -> WrittenText:
+    """Break a text into lines and have them written, until no line is wider than the page allows.
+
+    `write` writes some lines; it is given them with their places in the text, so that it can tell two of the same words
+    apart. `estimate` may know the hand already. `scale` is in mm for a whiteboard unit, by default `page_scale` of what
+    is written first. A few lines are written before the others, to see how wide the hand is. A line that turns out too
+    wide is written again with less text, and so is what follows it in its paragraph; the other lines stay. Raises
+    InputError as `break_text` does, and for a text without any characters.
+    """
+    if not text.strip():
+        raise InputError("the text is empty; give some characters to write")
+    estimate = estimate or WidthEstimate(page_format.x_height)
+    inks, widths = {}, {}
+    while True:
+        lines, broken = break_text(text, estimate.measure, page_format.text_width, widths)
+        missing = [line for line in lines if line.text and line not in inks]
+        if not missing:
+            return WrittenText(lines, [inks.get(line) for line in lines], scale, broken)
+        chosen = missing if inks else first_lines(missing, PROBE)
+        new = dict(zip(chosen, write(chosen), strict=True))
+        scale = scale or page_scale(list(new.values()), page_format)
+        for line, ink in new.items():
+            inks[line], widths[line] = ink, scale * ink_width(ink, page_format.x_height / scale)
+            estimate.learn(line.text, widths[line])
+
+
+def first_lines(lines: list[TextLine], characters: int) -> list[TextLine]:
+    """The first of some lines, as many as have that many characters, or all."""
+    total = np.cumsum([len(line.text) for line in lines])
+    return lines[: 1 + int(np.searchsorted(total, characters))]
+
+
+# Placing lines on pages
+
+
+def page_scale(inks: Sequence[Ink], page_format: PageFormat) -> float:
+    """Millimetres for a whiteboard unit: one for all lines, so that the median x-height is the page's.
+
+    The median is over the lines, each counted once for every character that is no blank.
+    """
+    heights = [find_level(ink.strokes).x_height if has_extent(ink) else np.nan for ink in inks]
+    letters = [max(len(ink.text.replace(" ", "")), 1) for ink in inks]
+    known = np.repeat(heights, letters)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        raise InputError("there is no ink on the page whose size could be measured; give a longer text")
+    return page_format.x_height / float(np.median(known))
+
+
+def has_extent(ink: Ink) -> bool:
+    """Whether the ink is more than a dot."""
+    return bool(np.ptp(np.concatenate(ink.strokes), axis=0).any())
+
+
+def leveled(ink: Ink, x_height: float) -> list[np.ndarray]:
+    """Strokes (n, 2) of a line with its baseline at y = 0, in whiteboard units, where `x_height` is the page's."""
+    strokes = ink.strokes
+    if not has_extent(ink):  # a full stop alone
+        return [stroke - strokes[0][0] for stroke in strokes]
+    level: Level = find_level(strokes, x_height)
+    return [level.apply(stroke) for stroke in strokes]
+
+
+def ink_width(ink: Ink, x_height: float) -> float:
+    """How wide a line of ink is when it is level, in whiteboard units."""
+    return float(np.ptp(np.concatenate(leveled(ink, x_height))[:, 0]))
+
+
+def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smoothed: bool = False) -> list[Page]:
+    """Place written lines on as many pages as they need.
+
+    The slope and the slow ups and downs of each line's baseline are taken out. Blank lines at the top of a further page
+    are left out. `seed` is the jitter's. `smoothed` draws strokes as splines through their points. Raises InputError
+    for a line that is wider than the page allows.
+    """
+    random = np.random.default_rng(seed)
+    pages, row = [], page_format.lines_per_page
+    for line, ink in zip(written.lines, written.inks, strict=True):
+        jitter = np.clip(random.standard_normal(2), -2, 2) * page_format.jitter * [3, 1]  # of each line, blank or not
+        if row == page_format.lines_per_page:
+            if ink is None and pages:
+                continue
+            pages.append(empty_page(page_format))
+            row = 0
+        if ink is not None:
+            strokes = [stroke * written.scale for stroke in leveled(ink, page_format.x_height / written.scale)]
+            place = [line_start(strokes, line, page_format, jitter[0]), page_format.baseline(row) + jitter[1]]
+            strokes = [(smooth(stroke) if smoothed else stroke) + place for stroke in strokes]
+            pages[-1].lines.append(Placed(ink, strokes))
+        row += 1
+    return pages
+
+
+def empty_page(page_format: PageFormat) -> Page:
+    """A page without writing, with its rules if there are any."""
+    left, right = page_format.margins[3], page_format.width - page_format.margins[1]
+    heights = [page_format.baseline(row) for row in range(page_format.lines_per_page)] if page_format.ruled else []
+    rules = [np.array([[left, y], [right, y]]) for y in heights]
+    return Page(page_format.width, page_format.height, [], rules, page_format.plots_rules)
+
+
+def line_start(strokes: list[np.ndarray], line: TextLine, page_format: PageFormat, jitter: float) -> float:
+    """How far to move a line's strokes (n, 2) to the right: to its margin, and `jitter` mm, but not beyond a margin."""
+    x = np.concatenate(strokes)[:, 0]
+    room = page_format.text_width - float(np.ptp(x))
+    if room < -1e-6:
+        raise InputError(f"the line {line.text!r} is {-room:.1f} mm wider than the page allows; break it anew")
+    share = {"left": min(line.indent, room), "center": room / 2, "right": room}[page_format.align]
+    return page_format.margins[3] + max(0.0, min(share + jitter, room)) - float(x.min())
