@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_preprocessing import Dataset, load_dataset
+from optimisation import GravesRMSprop, WeightAverage, learning_rate
 from processes import Group, start_group, torchrun_group
 from tasks import SIZES, TASKS, Reading, Writing, load_network, make_batches, make_task
 from utils import InputError, atomic_write, draw_losses, run_cli, save_checkpoint, save_figure
@@ -49,7 +50,7 @@ MOST_REPEATED = 8  # times that a line with a rare character is seen where anoth
 MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
 
 # Settings that shape a run: a checkpoint carries them, and --resume takes them up again. The fixed ones cannot change.
-FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "seed")
+FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "seed")
 SETTINGS = (
     *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "precision",
     "processes", "sample_every",
@@ -80,44 +81,6 @@ def draw_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Places of N lines for an epoch, (N,), for weights (N,): each as often as its weight asks, rounded up or down."""
     ends = np.cumsum(weights) / weights.sum() * len(weights)
     return np.searchsorted(ends, np.arange(len(weights)) + rng.uniform(), side="right").clip(max=len(weights) - 1)
-
-
-class GravesRMSprop(torch.optim.Optimizer):
-    """RMSprop as in the paper (eq. 38-45): gradient centred, 1e-4 inside the root, momentum 0.9.
-
-    torch.optim.RMSprop adds its epsilon outside of the root, which is not the same step.
-    """
-
-    def __init__(self, parameters, lr: float = 1e-4):
-        super().__init__(parameters, {"lr": lr, "decay": 0.95, "momentum": 0.9, "epsilon": 1e-4})
-
-    @torch.no_grad()
-    def step(self, closure=None) -> None:
-        """One step. Takes no closure."""
-        for group in self.param_groups:
-            decay = group["decay"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state, gradient = self.state[parameter], parameter.grad
-                if not state:
-                    state.update({name: torch.zeros_like(parameter) for name in ("n", "g", "delta")})
-                n, g, delta = state["n"], state["g"], state["delta"]
-                n.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)  # (eq. 38)
-                g.mul_(decay).add_(gradient, alpha=1 - decay)  # (eq. 39)
-                root = (n - g.square()).clamp_(min=0).add_(group["epsilon"]).sqrt_()  # rounding may leave n < g^2
-                delta.mul_(group["momentum"]).addcdiv_(gradient, root, value=-group["lr"])  # (eq. 40)
-                parameter.add_(delta)  # (eq. 41)
-
-
-def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) -> float:
-    """Step size of step number `step` (from 0): warm-up, then constant, per-epoch decay, or a cosine to zero."""
-    rate = options.learning_rate * min(1.0, (step + 1) / (options.warmup + 1))
-    if options.anneal == "epoch":
-        rate *= options.decay_rate ** (step // steps_per_epoch)
-    elif options.anneal == "cosine":
-        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / (options.num_epochs * steps_per_epoch)))
-    return rate
 
 
 def choose_device(name: str) -> torch.device:
@@ -248,9 +211,15 @@ class Run:
         options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
         optimizers = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}
         self.optimizer = optimizers[options.optimizer](self.model.parameters(), lr=options.learning_rate)
+        self.average = WeightAverage(self.model, options.ema) if options.ema else None
         if resumed is not None:
             self.restore(resumed[1])
         self.share(Group())
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is evaluated, drawn with and kept: with the averaged weights if there is an average."""
+        return self.average.model if self.average else self.model
 
     def share(self, group: Group) -> None:
         """Divide the work among the processes of the group, each of which has made the same run."""
@@ -277,6 +246,8 @@ class Run:
             raise InputError(
                 f"{self.options.data}: not the data that the run in {self.options.model_dir} was begun with"
             )
+        if self.average:  # a checkpoint's network has the averaged weights
+            self.model.load_state_dict(content["raw_weights"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress, self.log, self.step_log = content["progress"], content["log"], content["step_log"]
         self.progress["best"] = self.best_on_disk()
@@ -293,13 +264,17 @@ class Run:
         return content["progress"]["best"] if content.get("fingerprint") == self.fingerprint else math.inf
 
     def save(self, name: str) -> None:
-        """Write a checkpoint that the run can be resumed from."""
+        """Write a checkpoint that the run can be resumed from.
+
+        Its network is the one that is evaluated. If its weights are the averaged ones, those of the run stand beside.
+        """
         options = self.options
+        raw = {"raw_weights": self.model.state_dict()} if self.average else {}
         save_checkpoint(
-            self.path(name), self.model, self.task.charset, self.task.char_counts,
+            self.path(name), self.network, self.task.charset, self.task.char_counts,
             task=options.task, settings={name: getattr(options, name) for name in SETTINGS}, log=self.log,
             step_log=self.step_log, progress=self.progress, fingerprint=self.fingerprint,
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self.optimizer.state_dict(), **raw,
         )  # fmt: skip
 
     def train_step(self, batch: np.ndarray) -> tuple[float, float, float]:
@@ -324,6 +299,8 @@ class Run:
         progress["step"] += 1
         if math.isfinite(nats) and math.isfinite(norm):
             self.optimizer.step()
+            if self.average:
+                self.average.update(self.model, progress["step"] - 1)
             added = {"nats": nats, "units": units, "lines": len(batch), "norm": norm, "steps": 1}
             for name, value in added.items():
                 progress["sums"][name] += value
@@ -371,7 +348,7 @@ class Run:
         """Evaluate the network, log, and write the checkpoints of the epoch that has ended."""
         progress, sums = self.progress, self.progress["sums"]
         started = time.perf_counter()
-        found = self.task.evaluate(self.model, self.group)
+        found = self.task.evaluate(self.network, self.group)
         progress["seconds"] += time.perf_counter() - started
         progress["epoch"] += 1
         progress["batch"] = 0
@@ -394,7 +371,7 @@ class Run:
         self.write_logs()
         every = self.options.sample_every
         if every and (row["epoch"] % every == 0 or row["epoch"] == self.options.num_epochs):
-            self.task.draw_samples(self.model, self.path(f"samples_epoch_{row['epoch']}").with_suffix(".png"))
+            self.task.draw_samples(self.network, self.path(f"samples_epoch_{row['epoch']}").with_suffix(".png"))
 
     def write_checkpoints(self, is_best: bool) -> None:
         """Write the checkpoint of the epoch that has ended, and the best network; delete what they replace."""
@@ -464,7 +441,7 @@ class Run:
         self.save("interrupted")
         self.write_logs()
         if self.options.sample_every:
-            self.task.draw_samples(self.model, self.path("samples_interrupted").with_suffix(".png"))
+            self.task.draw_samples(self.network, self.path("samples_interrupted").with_suffix(".png"))
         row, unit = self.step_log[-1] if self.step_log else self.step_row(), self.task.unit
         print(
             f"stopped at step {self.progress['step']} of {total}; training loss by step {row['step']}: "
@@ -543,13 +520,14 @@ def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     print(task.table(model, task.evaluate(model)))
 
 
-def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
-    """A parser of numbers of a kind that are finite and at least `least`."""
+def at_least(least: float, kind: type = int, below: float = 2**63) -> Callable[[str], Any]:
+    """A parser of numbers of a kind that are at least `least` and less than `below`."""
 
     def parse(text: str) -> Any:
         value = kind(text)
-        if not least <= value < 2**63:
-            raise argparse.ArgumentTypeError(f"must be at least {least:g}, not {text}")
+        if not least <= value < below:
+            limit = f" and less than {below:g}" if below < 2**63 else ""
+            raise argparse.ArgumentTypeError(f"must be at least {least:g}{limit}, not {text}")
         return value
 
     parse.__name__ = kind.__name__
@@ -600,6 +578,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
     norm = "the gradient's norm (of nats a line) is cut to this; 0: never"
     add("--grad_clip", type=at_least(0, float), default=10_000.0, help=norm)
+    average = "evaluate and keep an exponential moving average of the weights, with this decay a step; 0: no average"
+    add("--ema", type=at_least(0, float, below=1), default=0.0, metavar="DECAY", help=average)
     rare = (
         "lines with a character that is on fewer than this share of lines are seen more often, as if it was on as many"
     )

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 
+import optimisation
 import tasks
 import train
 from data_preprocessing import load_dataset, save_dataset
@@ -122,7 +123,7 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
 
 def test_rmsprop_takes_the_steps_of_the_paper():
     parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    optimizer = train.GravesRMSprop([parameter], lr=1e-4)
+    optimizer = optimisation.GravesRMSprop([parameter], lr=1e-4)
     w, n, g, delta = [1.0, -2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     for step in range(5):
         optimizer.zero_grad()
@@ -139,11 +140,52 @@ def test_rmsprop_takes_the_steps_of_the_paper():
 
 def test_rmsprop_stays_finite_where_rounding_makes_the_variance_negative():
     parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = train.GravesRMSprop([parameter])
+    optimizer = optimisation.GravesRMSprop([parameter])
     for _ in range(600):
         parameter.grad = torch.tensor([15.0, 100.0, 500.0])
         optimizer.step()
     assert torch.isfinite(parameter).all()
+
+
+def test_average_of_the_weights():
+    """After steps to weights of 1, 2, 3 ...: the old average counts 1/10, 2/11, 3/12 and so on, at most `decay`."""
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(model.weight)
+    average, expected = optimisation.WeightAverage(model, 0.3), 0.0
+    for step, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]):
+        torch.nn.init.constant_(model.weight, step + 1)
+        average.update(model, step)
+        expected = decay * expected + (1 - decay) * (step + 1)
+        assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_average_is_what_is_evaluated_and_kept(data_file, tmp_path, monkeypatch, skipped):
+    """One epoch of steps, the average of whose weights is made again here. A step that is skipped changes nothing."""
+    original, calls, seen = Model.losses, [], []
+
+    def losses(self, *arguments):
+        if torch.is_grad_enabled():
+            calls.append(1)
+            seen.append({name: value.clone() for name, value in self.state_dict().items()})
+        factor = math.nan if torch.is_grad_enabled() and len(calls) == skipped else 1.0
+        return tuple(value * factor for value in original(self, *arguments))
+
+    monkeypatch.setattr(Model, "losses", losses)
+    run_in_process(data_file, tmp_path, "--num_epochs", 1, "--learning_rate", 0.01, "--ema", 0.35)
+    raw = torch.load(tmp_path / "rand_write_epoch_1.pt", weights_only=True)["raw_weights"]
+    expected = seen[0]
+    for step, weights in enumerate([*seen[1:], raw]):
+        if step + 1 != skipped:
+            decay = min(0.35, (1 + step) / (10 + step))
+            expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
+    assert len(seen) == 6 and not torch.equal(raw["head.weight"], expected["head.weight"])
+    for name in ("best", "epoch_1"):
+        for key, value in weights_of(tmp_path / f"rand_write_{name}.pt").items():
+            torch.testing.assert_close(value, expected[key])
+    model, dataset = load_network(tmp_path / "rand_write_best.pt")[0], load_dataset(data_file)
+    logged = float(read_log(tmp_path, "rand_write")[0]["validation_loss"])
+    assert tasks.evaluate(model, dataset, "")["loss"] == pytest.approx(logged, rel=1e-5)
 
 
 def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
@@ -177,13 +219,13 @@ def test_precision(monkeypatch):
 
 def test_step_sizes():
     options = argparse.Namespace(learning_rate=1.0, warmup=4, anneal="none", decay_rate=0.5, num_epochs=4)
-    rates = [train.learning_rate(options, step, 10) for step in range(40)]
+    rates = [optimisation.learning_rate(options, step, 10) for step in range(40)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and rates[39] == 1.0
     options.anneal = "epoch"
-    assert [train.learning_rate(options, step, 10) for step in (9, 10, 29, 30)] == [1.0, 0.5, 0.25, 0.125]
+    assert [optimisation.learning_rate(options, step, 10) for step in (9, 10, 29, 30)] == [1.0, 0.5, 0.25, 0.125]
     options.anneal = "cosine"
-    assert train.learning_rate(options, 20, 10) == pytest.approx(0.5)
-    assert train.learning_rate(options, 40, 10) == pytest.approx(0.0, abs=1e-9)
+    assert optimisation.learning_rate(options, 20, 10) == pytest.approx(0.5)
+    assert optimisation.learning_rate(options, 40, 10) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_weights_of_any_task_are_exported_and_fit_that_task_only(data_file, tmp_path):
@@ -241,7 +283,9 @@ def test_loss_falls(data_file, tmp_path):
         ("rand_write", []),
         ("synthesis", ["--anneal", "cosine", "--warmup", 3]),
         ("synthesis", ["--optimizer", "rmsprop", "--num_layers", 3]),
+        ("rand_write", ["--ema", 0.9]),
         ("read", []),  # with dropout and distorted ink
+        ("read", ["--ema", 0.9]),
     ],
 )
 def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
@@ -255,6 +299,9 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
     assert read_log(tmp_path / "broken", task, "steps") == read_log(tmp_path / "unbroken", task, "steps")
     last = f"{task}_epoch_3.pt"
     assert_same_weights(weights_of(tmp_path / "broken" / last), weights_of(tmp_path / "unbroken" / last))
+    contents = [torch.load(tmp_path / run / last, weights_only=True) for run in ("broken", "unbroken")]
+    assert ("raw_weights" in contents[0]) == ("--ema" in flags)
+    assert_same_weights(*(content.get("raw_weights", {}) for content in contents))
     best = [load_network(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
     assert_same_weights(*(model.state_dict() for model, _ in best))
     assert best[0][1]["progress"]["best"] == best[1][1]["progress"]["best"]
@@ -612,6 +659,7 @@ def test_bad_input_is_named(data_file, tmp_path, capsys):
         ["--learning_rate", "-1"],
         ["--task", "draw"],
         ["--learning_rate", "nan"],
+        ["--ema", "1"],
         ["--seed", "-1"],
     ):
         with pytest.raises(SystemExit) as stop:
