@@ -43,6 +43,7 @@ from optimisation import GravesRMSprop, WeightAverage, learning_rate
 from processes import Group, start_group, torchrun_group
 from tasks import SIZES, TASKS, Reading, Writing, load_network, make_batches, make_task
 from utils import InputError, atomic_write, draw_losses, run_cli, save_checkpoint, save_figure
+from weight_noise import RATE, WeightNoise
 
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 KEPT = 3  # checkpoints of epochs that stay on disk
@@ -50,7 +51,7 @@ MOST_REPEATED = 8  # times that a line with a rare character is seen where anoth
 MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
 
 # Settings that shape a run: a checkpoint carries them, and --resume takes them up again. The fixed ones cannot change.
-FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "seed")
+FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
 SETTINGS = (
     *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "precision",
     "processes", "sample_every",
@@ -209,8 +210,13 @@ class Run:
         self.model.to(self.device).train()
         self.model.matmul_dtype = choose_precision(options.precision, self.device)
         options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
+        groups = [{"params": list(self.model.parameters()), "rate": 1.0}]
+        self.noise = None
+        if options.weight_noise:
+            self.noise = WeightNoise(self.model, options.weight_noise, len(self.lines))
+            groups.append({"params": list(self.noise.parameters()), "rate": RATE})
         optimizers = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}
-        self.optimizer = optimizers[options.optimizer](self.model.parameters(), lr=options.learning_rate)
+        self.optimizer = optimizers[options.optimizer](groups, lr=options.learning_rate)
         self.average = WeightAverage(self.model, options.ema) if options.ema else None
         if resumed is not None:
             self.restore(resumed[1])
@@ -248,6 +254,8 @@ class Run:
             )
         if self.average:  # a checkpoint's network has the averaged weights
             self.model.load_state_dict(content["raw_weights"])
+        if self.noise:
+            self.noise.load_state_dict(content["weight_noise"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress, self.log, self.step_log = content["progress"], content["log"], content["step_log"]
         self.progress["best"] = self.best_on_disk()
@@ -269,12 +277,14 @@ class Run:
         Its network is the one that is evaluated. If its weights are the averaged ones, those of the run stand beside.
         """
         options = self.options
-        raw = {"raw_weights": self.model.state_dict()} if self.average else {}
+        regularised = {"raw_weights": self.model.state_dict()} if self.average else {}
+        if self.noise:
+            regularised["weight_noise"] = self.noise.state_dict()
         save_checkpoint(
             self.path(name), self.network, self.task.charset, self.task.char_counts,
             task=options.task, settings={name: getattr(options, name) for name in SETTINGS}, log=self.log,
             step_log=self.step_log, progress=self.progress, fingerprint=self.fingerprint,
-            optimizer=self.optimizer.state_dict(), **raw,
+            optimizer=self.optimizer.state_dict(), **regularised,
         )  # fmt: skip
 
     def train_step(self, batch: np.ndarray) -> tuple[float, float, float]:
@@ -287,14 +297,18 @@ class Run:
         rng = np.random.default_rng([options.seed, progress["step"], group.rank])
         torch.manual_seed(int(rng.integers(2**62)))
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate(options, progress["step"], self.steps_per_epoch)
+            parameters["lr"] = parameters["rate"] * learning_rate(options, progress["step"], self.steps_per_epoch)
         part = group.part(batch)
         lines = part if len(part) else batch[:1]  # a process without a line takes one that does not count
         inputs = self.task.batch(lines, self.device, rng)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.noise:  # the same in all processes, and no other one that is drawn from these numbers
+            self.noise.draw(int(np.random.default_rng([options.seed, progress["step"], 0, 1]).integers(2**62)))
         nats = self.losses(*inputs) * (len(part) > 0)
         (nats * group.size / len(batch)).backward()  # the mean over processes is the gradient of the batch's mean
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf).item()
+        if self.noise:
+            self.noise.restore()
         nats, units = group.sums(nats.item(), self.task.units(inputs) * (len(part) > 0))
         progress["step"] += 1
         if math.isfinite(nats) and math.isfinite(norm):
@@ -359,6 +373,8 @@ class Run:
             f"{self.task.unit}s_per_second": sums["units"] / (sums["seconds"] or math.nan),
             "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress["skipped"],
         }  # fmt: skip
+        if self.noise:
+            row["description_length"] = self.noise.description_length()
         self.log.append(row)
         progress["sums"] = no_steps()
         is_best = found["loss"] < progress["best"]  # False for NaN
@@ -387,8 +403,9 @@ class Run:
     def report_epoch(self) -> None:
         """Print the last epoch's figures."""
         row, units = self.log[-1], f"{self.task.unit}s"
+        weights = f", weights {row['description_length']:.1f}" if self.noise else ""
         tqdm.write(
-            f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line, "
+            f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line{weights}, "
             f"validation {self.task.describe(row)}; gradient {row['gradient_norm']:.0f}, "
             f"{row[f'{units}_per_second']:.0f} {units}/s, step {row['step']}, {row['minutes']:.1f} min, "
             f"{row['skipped_steps']} skipped",
@@ -580,6 +597,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--grad_clip", type=at_least(0, float), default=10_000.0, help=norm)
     average = "evaluate and keep an exponential moving average of the weights, with this decay a step; 0: no average"
     add("--ema", type=at_least(0, float, below=1), default=0.0, metavar="DECAY", help=average)
+    noise = (
+        "adaptive weight noise (Graves 2011): the standard deviation that each weight begins with, 0.075 in the paper, "
+        "for retraining a network (--init); evaluation has no noise; 0: none"
+    )
+    add("--weight_noise", type=at_least(0, float), default=0.0, metavar="DEVIATION", help=noise)
     rare = (
         "lines with a character that is on fewer than this share of lines are seen more often, as if it was on as many"
     )

@@ -25,6 +25,7 @@ from processes import Group, start_group
 from reader import align, load_reader
 from tasks import load_network
 from utils import InputError, load_checkpoint, save_checkpoint
+from weight_noise import WeightNoise
 
 TINY = ["--cell_size", "8", "--num_clusters", "2", "--K", "2", "--batch_size", "6", "--precision", "fp32"]
 TINY += ["--warmup", "0", "--anneal", "none"]
@@ -188,6 +189,46 @@ def test_average_is_what_is_evaluated_and_kept(data_file, tmp_path, monkeypatch,
     assert tasks.evaluate(model, dataset, "")["loss"] == pytest.approx(logged, rel=1e-5)
 
 
+def test_weight_noise_without_noise_and_with_many_lines_is_the_plain_run(data_file, tmp_path, monkeypatch):
+    """The description length counts little beside the loss of very many lines."""
+    monkeypatch.setattr(train, "WeightNoise", lambda network, deviation, _: WeightNoise(network, deviation, 1e12))
+    flags = ["--num_epochs", 2, "--learning_rate", 0.01]
+    run_in_process(data_file, tmp_path / "plain", *flags)
+    run_in_process(data_file, tmp_path / "noise", *flags, "--weight_noise", 1e-12)
+    plain, noise = (weights_of(tmp_path / run / "rand_write_epoch_2.pt") for run in ("plain", "noise"))
+    for name in plain:
+        torch.testing.assert_close(noise[name], plain[name], rtol=1e-4, atol=1e-5)
+
+
+def test_weight_noise_in_two_processes_is_that_of_one(data_file, tmp_path):
+    flags = ["--num_epochs", 2, "--weight_noise", 0.075, "--sample_every", 0]
+    for processes in (1, 2):
+        run_in_process(data_file, tmp_path / str(processes), *flags, "--processes", processes)
+    one, two = (read_log(tmp_path / str(processes), "rand_write") for processes in (1, 2))
+    for name in one[0]:
+        assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], rel=1e-4), name
+
+
+def test_weight_noise_retrains_a_network_and_tells_the_description_length(data_file, tmp_path):
+    run_in_process(data_file, tmp_path / "plain", "--num_epochs", 1)
+    best = tmp_path / "plain" / "rand_write_best.pt"
+    flags = ["--init", best, "--num_epochs", 2, "--sample_every", 0, "--weight_noise"]
+    for deviation in (1e-9, 0.5):
+        run_in_process(data_file, tmp_path / str(deviation), *flags, deviation)
+    small, large = (read_log(tmp_path / str(deviation), "rand_write") for deviation in (1e-9, 0.5))
+    assert float(large[0]["train_loss"]) > float(small[0]["train_loss"]) + 5  # the loss that is told has the noise
+    for rows in (small, large):  # and the validation loss has none
+        assert float(rows[0]["validation_loss"]) < float(read_log(tmp_path / "plain", "rand_write")[0]["train_loss"])
+    content = torch.load(tmp_path / "0.5" / "rand_write_epoch_2.pt", weights_only=True)
+    network = load_network(tmp_path / "0.5" / "rand_write_epoch_2.pt")[0]
+    means = torch.cat([value.flatten() for value in network.parameters()])
+    logs = torch.cat([value.flatten() for value in content["weight_noise"].values()])
+    prior = torch.distributions.Normal(means.mean(), ((means - means.mean()) ** 2 + (2 * logs).exp()).mean().sqrt())
+    nats = torch.distributions.kl_divergence(torch.distributions.Normal(means, logs.exp()), prior).sum().item()
+    lines = len(load_dataset(data_file).lines("train", False))
+    assert float(large[1]["description_length"]) == pytest.approx(nats / lines, rel=1e-4)
+
+
 def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
     """A gradient cut to nothing moves nothing; lines cut to 5 predictions have 5 points each."""
     flags = ["--max_steps", 1, "--optimizer", "rmsprop", "--learning_rate", 1]
@@ -284,6 +325,8 @@ def test_loss_falls(data_file, tmp_path):
         ("synthesis", ["--anneal", "cosine", "--warmup", 3]),
         ("synthesis", ["--optimizer", "rmsprop", "--num_layers", 3]),
         ("rand_write", ["--ema", 0.9]),
+        ("synthesis", ["--weight_noise", 0.05, "--ema", 0.9, "--num_layers", 1]),
+        ("rand_write", ["--weight_noise", 0.05, "--processes", 2]),
         ("read", []),  # with dropout and distorted ink
         ("read", ["--ema", 0.9]),
     ],
@@ -301,7 +344,9 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
     assert_same_weights(weights_of(tmp_path / "broken" / last), weights_of(tmp_path / "unbroken" / last))
     contents = [torch.load(tmp_path / run / last, weights_only=True) for run in ("broken", "unbroken")]
     assert ("raw_weights" in contents[0]) == ("--ema" in flags)
-    assert_same_weights(*(content.get("raw_weights", {}) for content in contents))
+    assert ("weight_noise" in contents[0]) == ("--weight_noise" in flags)
+    for name in ("raw_weights", "weight_noise"):
+        assert_same_weights(*(content.get(name, {}) for content in contents))
     best = [load_network(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
     assert_same_weights(*(model.state_dict() for model, _ in best))
     assert best[0][1]["progress"]["best"] == best[1][1]["progress"]["best"]
