@@ -38,28 +38,32 @@ def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator 
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
 
 
-def collate(
-    dataset: Dataset, lines: np.ndarray, charset: str, timesteps: int | None = None, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pad lines to one length, at most `timesteps` predictions: the arguments of `Model.losses`.
-
-    Returns points (T + 1, B, 3) in whiteboard units, mask (T, B), and text (B, U) with -1 for padding, or None
-    without a charset.
-    """
-    arrays = [dataset.points(line)[: None if timesteps is None else timesteps + 1] for line in lines]
-    lengths = np.array([len(array) for array in arrays])
-    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
-    for b, array in enumerate(arrays):
-        points[: len(array), b] = array
-    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
-    text = collate_texts(dataset.texts[lines], charset).to(device) if charset else None
-    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
+def encode_texts(dataset: Dataset, charset: str) -> list[Tensor]:
+    """Codes (U,) of every line's text. Raises InputError for characters that are not in `charset`."""
+    alphabet = Alphabet(charset)
+    return [torch.from_numpy(alphabet.encode(text)) for text in dataset.texts.tolist()]
 
 
-def collate_texts(texts: np.ndarray, charset: str) -> Tensor:
-    """Texts (B,) -> codes (B, U), -1 for padding. Raises InputError for characters that are not in `charset`."""
-    codes = [torch.from_numpy(Alphabet(charset).encode(text)) for text in texts.tolist()]
+def pad_codes(codes: list[Tensor]) -> Tensor:
+    """Codes (U,) of B texts -> (B, U), -1 for padding."""
     return nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
+
+
+def collate(
+    lines: list[np.ndarray], codes: list[Tensor] | None = None, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pad lines of points (T + 1, 3) in whiteboard units, and the codes (U,) of their texts, each to one length.
+
+    Returns the arguments of `Model.losses`: points (T + 1, B, 3), mask (T, B), and text (B, U) with -1 for padding, or
+    None without codes.
+    """
+    lengths = np.array([len(line) for line in lines])
+    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
+    for b, line in enumerate(lines):
+        points[: len(line), b] = line
+    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
+    text = pad_codes(codes).to(device) if codes is not None else None
+    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
 
 
 def sums_over(
@@ -80,36 +84,6 @@ def sums_over(
     return totals.tolist()
 
 
-@torch.no_grad()
-def evaluate(
-    model: Model, dataset: Dataset, charset: str, batch_size: int = 50, group: Group | None = None
-) -> dict[str, float]:
-    """Losses over the whole validation split, lines uncut. All processes of the `group` get the same.
-
-    Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
-    (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard units
-    is smaller by the product of the deviations.
-    """
-
-    def measure(batch: np.ndarray) -> list[float]:
-        strokes, mask, text = collate(dataset, chosen[batch], charset, device=model.mean.device)
-        losses, errors = model.losses(strokes, mask, text)
-        return [value.cpu().double().sum().item() for value in (losses, errors, mask)]
-
-    chosen = dataset.lines("validation", bool(charset))
-    nats, squares, points = sums_over(model, make_batches(np.diff(dataset.starts)[chosen], batch_size), measure, group)
-    scale = model.std.log().sum().item()
-    return {
-        "loss": nats / len(chosen),
-        "loss_raw": (nats + points * scale) / len(chosen),
-        "per_point": nats / points,
-        "per_point_raw": nats / points + scale,
-        "sse": squares / points,
-        "lines": len(chosen),
-        "points": points,
-    }
-
-
 class Writing:
     """The tasks `rand_write` and `synthesis`: a `Model` learns to predict the next point, with a text or without."""
 
@@ -121,6 +95,8 @@ class Writing:
         own = "".join(dataset.charset) if with_text else ""
         self.charset = own if charset is None else charset
         self.char_counts = dataset.char_counts.tolist() if with_text else []
+        self.num_points = np.diff(dataset.starts)  # of each line
+        self.codes = encode_texts(dataset, self.charset) if self.charset else None
 
     def new_network(self, options: argparse.Namespace) -> Model:
         """An untrained network of the sizes asked for, with the data's statistics."""
@@ -131,11 +107,15 @@ class Writing:
 
     def lengths(self, lines: np.ndarray) -> np.ndarray:
         """Points of each line, as cut for training."""
-        return np.minimum(np.diff(self.dataset.starts)[lines], self.timesteps + 1)
+        return np.minimum(self.num_points[lines], self.timesteps + 1)
 
     def batch(self, lines: np.ndarray, device: torch.device, rng: np.random.Generator | None = None) -> tuple:
-        """The arguments of `Model.losses`."""
-        return collate(self.dataset, lines, self.charset, self.timesteps, device)
+        """The arguments of `Model.losses` for lines cut for training."""
+        return self.collate(lines, [self.dataset.points(line)[: self.timesteps + 1] for line in lines], device)
+
+    def collate(self, lines: np.ndarray, points: list[np.ndarray], device: torch.device) -> tuple:
+        """`collate` with the lines' texts."""
+        return collate(points, [self.codes[line] for line in lines] if self.codes else None, device)
 
     def nats(self, model: Model, batch: tuple) -> Tensor:
         """The sum of a batch's losses, ()."""
@@ -145,9 +125,29 @@ class Writing:
         """How many points a batch predicts."""
         return int(batch[1].sum())
 
-    def evaluate(self, model: Model, group: Group | None = None) -> dict[str, float]:
-        """`evaluate` on the data's validation split."""
-        return evaluate(model, self.dataset, self.charset, group=group)
+    @torch.no_grad()
+    def evaluate(self, model: Model, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
+        """Losses over the whole validation split, lines uncut. All processes of the `group` get the same.
+
+        Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
+        (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard
+        units is smaller by the product of the deviations.
+        """
+        chosen, device = self.dataset.lines("validation", self.with_text), model.mean.device
+
+        def measure(batch: np.ndarray) -> list[float]:
+            lines = chosen[batch]
+            strokes, mask, text = self.collate(lines, [self.dataset.points(line) for line in lines], device)
+            losses, errors = model.losses(strokes, mask, text)
+            return [value.cpu().double().sum().item() for value in (losses, errors, mask)]
+
+        batches = make_batches(self.num_points[chosen], batch_size)
+        nats, squares, points = sums_over(model, batches, measure, group)
+        scale = model.std.log().sum().item()
+        return {
+            "loss": nats / len(chosen), "loss_raw": (nats + points * scale) / len(chosen), "per_point": nats / points,
+            "per_point_raw": nats / points + scale, "sse": squares / points, "lines": len(chosen), "points": points,
+        }  # fmt: skip
 
     def describe(self, row: dict[str, float]) -> str:
         """The validation figures of a row of the log."""
@@ -202,6 +202,8 @@ class Reading:
         self.dataset = dataset
         self.charset = "".join(dataset.charset) if charset is None else charset
         self.char_counts = dataset.char_counts.tolist()
+        self.num_points = np.diff(dataset.starts)  # of each line
+        self.codes = encode_texts(dataset, self.charset)
 
     def new_network(self, options: argparse.Namespace) -> Reader:
         """An untrained reader of the sizes asked for."""
@@ -209,12 +211,12 @@ class Reading:
 
     def lengths(self, lines: np.ndarray) -> np.ndarray:
         """Points of each line."""
-        return np.diff(self.dataset.starts)[lines]
+        return self.num_points[lines]
 
     def batch(self, lines: np.ndarray, device: torch.device, rng: np.random.Generator | None = None) -> tuple:
         """The arguments of `Reader.losses`. With an `rng` the ink is distorted."""
         x, lengths = collate_features([features(self.dataset.points(line), rng) for line in lines])
-        return x.to(device), lengths.to(device), collate_texts(self.dataset.texts[lines], self.charset).to(device)
+        return x.to(device), lengths.to(device), pad_codes([self.codes[line] for line in lines]).to(device)
 
     def nats(self, model: Reader, batch: tuple) -> Tensor:
         """The sum of a batch's losses, ()."""

@@ -527,10 +527,10 @@ def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     model, content = load_network(path, choose_device(options.device))
     model.matmul_dtype = choose_precision(options.precision, next(model.parameters()).device)
     dataset = load_dataset(options.data)
-    task = make_task(task_of(content), dataset, charset=content["charset"])
     unknown = set("".join(dataset.texts)) - set(content["charset"])
     if content["charset"] and unknown:
         raise InputError(f"{options.data}: has characters that {path} does not know: {' '.join(sorted(unknown))}")
+    task = make_task(task_of(content), dataset, charset=content["charset"])
     if not len(dataset.lines("validation", task.with_text)):
         raise InputError(f"{options.data}: its validation split holds no line for {path}")
     print(f"{path} on the validation split of {options.data} ({dataset.rests}):")
