@@ -5,7 +5,7 @@ A run (train.py) is the same for all tasks. `Writing` serves `rand_write` and `s
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,21 @@ def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator 
     order = np.argsort(key, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def random_by_line(seed: Sequence[int], lines: np.ndarray) -> list[np.random.Generator]:
+    """A source of random numbers for each line, (B,), that depends on `seed` and the line's number alone."""
+    return [np.random.default_rng([*seed, line]) for line in lines.tolist()]
+
+
+def change_hand(points: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Points (T, 3) in another hand: width, height and slant of the whole line are changed at random.
+
+    `strength` is the standard deviation of the logarithms of width and height, and of the slant.
+    """
+    width, height = np.exp(rng.normal(0, strength, 2))
+    matrix = np.array([[width, 0], [rng.normal(0, strength), height]])  # of (x, y) as a row
+    return np.column_stack([points[:, :2] @ matrix, points[:, 2]])
 
 
 def encode_texts(dataset: Dataset, charset: str) -> list[Tensor]:
@@ -89,9 +104,19 @@ class Writing:
 
     unit = "point"
 
-    def __init__(self, dataset: Dataset, with_text: bool, timesteps: int | None = None, charset: str | None = None):
-        """Lines are cut to `timesteps` predictions for training. `charset` is the data's, or that of a checkpoint."""
-        self.dataset, self.with_text, self.timesteps = dataset, with_text, timesteps
+    def __init__(
+        self,
+        dataset: Dataset,
+        with_text: bool,
+        timesteps: int | None = None,
+        charset: str | None = None,
+        augment: float = 0.0,
+    ):
+        """For training, lines are cut to `timesteps` predictions, and the hand changed with the strength `augment`.
+
+        `charset` is the data's, or that of a checkpoint.
+        """
+        self.dataset, self.with_text, self.timesteps, self.augment = dataset, with_text, timesteps, augment
         own = "".join(dataset.charset) if with_text else ""
         self.charset = own if charset is None else charset
         self.char_counts = dataset.char_counts.tolist() if with_text else []
@@ -109,9 +134,13 @@ class Writing:
         """Points of each line, as cut for training."""
         return np.minimum(self.num_points[lines], self.timesteps + 1)
 
-    def batch(self, lines: np.ndarray, device: torch.device, rng: np.random.Generator | None = None) -> tuple:
-        """The arguments of `Model.losses` for lines cut for training."""
-        return self.collate(lines, [self.dataset.points(line)[: self.timesteps + 1] for line in lines], device)
+    def batch(self, lines: np.ndarray, device: torch.device, seed: Sequence[int] = ()) -> tuple:
+        """The arguments of `Model.losses` for training on lines. Their changes follow from `seed`."""
+        points = [self.dataset.points(line)[: self.timesteps + 1] for line in lines]
+        if self.augment:
+            rngs = random_by_line(seed, lines)
+            points = [change_hand(line, self.augment, rng) for line, rng in zip(points, rngs, strict=True)]
+        return self.collate(lines, points, device)
 
     def collate(self, lines: np.ndarray, points: list[np.ndarray], device: torch.device) -> tuple:
         """`collate` with the lines' texts."""
@@ -213,9 +242,16 @@ class Reading:
         """Points of each line."""
         return self.num_points[lines]
 
-    def batch(self, lines: np.ndarray, device: torch.device, rng: np.random.Generator | None = None) -> tuple:
-        """The arguments of `Reader.losses`. With an `rng` the ink is distorted."""
-        x, lengths = collate_features([features(self.dataset.points(line), rng) for line in lines])
+    def batch(self, lines: np.ndarray, device: torch.device, seed: Sequence[int]) -> tuple:
+        """The arguments of `Reader.losses` for training on lines: the ink is distorted. It follows from `seed` how."""
+        return self.collate(lines, device, random_by_line(seed, lines))
+
+    def collate(
+        self, lines: np.ndarray, device: torch.device, rngs: Sequence[np.random.Generator | None] | None = None
+    ) -> tuple:
+        """The arguments of `Reader.losses`. With `rngs` the ink is distorted."""
+        pairs = zip(lines, rngs or [None] * len(lines), strict=True)
+        x, lengths = collate_features([features(self.dataset.points(line), rng) for line, rng in pairs])
         return x.to(device), lengths.to(device), pad_codes([self.codes[line] for line in lines]).to(device)
 
     def nats(self, model: Reader, batch: tuple) -> Tensor:
@@ -235,7 +271,7 @@ class Reading:
         chosen, device = self.dataset.lines("validation", True), model.head.weight.device
 
         def measure(batch: np.ndarray) -> list[float]:
-            inputs = x, lengths, text = self.batch(chosen[batch], device)
+            inputs = x, lengths, text = self.collate(chosen[batch], device)
             found = model(x, lengths)
             errors = sum(map(edit_distance, self.dataset.texts[chosen[batch]].tolist(), model.texts_of(*found)))
             return [model.losses_of(*found, text).sum().item(), errors, self.units(inputs)]
@@ -270,12 +306,12 @@ class Reading:
 
 
 def make_task(
-    name: str, dataset: Dataset, timesteps: int | None = None, charset: str | None = None
+    name: str, dataset: Dataset, timesteps: int | None = None, charset: str | None = None, augment: float = 0.0
 ) -> Writing | Reading:
     """The task of that name, one of `TASKS`, on a data set, with the character set of the data or of a checkpoint."""
     if name == "read":
         return Reading(dataset, charset)
-    return Writing(dataset, name == "synthesis", timesteps, charset)
+    return Writing(dataset, name == "synthesis", timesteps, charset, augment)
 
 
 def build_network(content: dict[str, Any]) -> nn.Module:

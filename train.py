@@ -53,8 +53,8 @@ MOST_SKIPPED = 20  # steps in a row without a finite loss or gradient before a r
 # Settings that shape a run: a checkpoint carries them, and --resume takes them up again. The fixed ones cannot change.
 FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
 SETTINGS = (
-    *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "precision",
-    "processes", "sample_every",
+    *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "augment",
+    "precision", "processes", "sample_every",
 )  # fmt: skip
 LINES_OF_A_PROCESS = 8  # of a batch, at least, with --processes auto
 DEFAULTS = {  # of flags, where a task has other ones
@@ -184,7 +184,7 @@ class Run:
     def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: tuple[nn.Module, dict] | None):
         self.options, self.dataset = options, dataset
         self.device = choose_device(options.device)
-        self.task = make_task(options.task, dataset, options.timesteps)
+        self.task = make_task(options.task, dataset, options.timesteps, augment=options.augment)
         self.lines = dataset.lines("train", self.task.with_text)
         for split in ("train", "validation"):
             if not len(dataset.lines(split, self.task.with_text)):
@@ -232,7 +232,7 @@ class Run:
         group.connect()
         self.group, self.losses = group, group.wrap(Losses(self.task, self.model))
         if group.size > 1:  # the first backward settles the order of its sums, which must not change after it
-            batch = self.task.batch(self.lines[:1], self.device)
+            batch = self.task.batch(self.lines[:1], self.device, (0,))
             (0 * self.losses(*batch)).backward()
 
     def initial_model(self, path: Path) -> nn.Module:
@@ -291,16 +291,15 @@ class Run:
         """Learn from one batch of lines, sorted by length, with the other processes.
 
         Returns its loss in nats a line and a unit, and its gradient's norm (nats a line). Random numbers follow from
-        the run's seed, the step and the process.
+        the run's seed and the step: those of a line from its number, too, and those of dropout from the process.
         """
         options, progress, group = self.options, self.progress, self.group
-        rng = np.random.default_rng([options.seed, progress["step"], group.rank])
-        torch.manual_seed(int(rng.integers(2**62)))
+        torch.manual_seed(int(np.random.default_rng([options.seed, progress["step"], group.rank]).integers(2**62)))
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["rate"] * learning_rate(options, progress["step"], self.steps_per_epoch)
         part = group.part(batch)
         lines = part if len(part) else batch[:1]  # a process without a line takes one that does not count
-        inputs = self.task.batch(lines, self.device, rng)
+        inputs = self.task.batch(lines, self.device, (options.seed, progress["step"]))
         self.optimizer.zero_grad(set_to_none=True)
         if self.noise:  # the same in all processes, and no other one that is drawn from these numbers
             self.noise.draw(int(np.random.default_rng([options.seed, progress["step"], 0, 1]).integers(2**62)))
@@ -606,6 +605,10 @@ def make_parser() -> argparse.ArgumentParser:
         "lines with a character that is on fewer than this share of lines are seen more often, as if it was on as many"
     )
     add("--rare_share", type=at_least(0, float), default=0.0, help=rare)
+    hands = (
+        "standard deviation of small random changes of each training line's scale and slant; 0: none, and 0.1 is much"
+    )
+    add("--augment", type=at_least(0, float), default=0.0, metavar="STRENGTH", help=hands)
     add("--seed", type=at_least(0), default=0, help="of the first weights and of the order of lines")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")

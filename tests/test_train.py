@@ -94,6 +94,27 @@ def test_batches_are_cut_padded_and_masked(dataset):
     assert tasks.make_task("rand_write", dataset, timesteps=15).batch(lines, torch.device("cpu"))[2] is None
 
 
+def test_augmented_lines_are_scaled_and_slanted_and_nothing_else(dataset):
+    task, lines = tasks.make_task("rand_write", dataset, 1000, augment=0.1), np.arange(20)
+    plain = tasks.make_task("rand_write", dataset, 1000).batch(lines, torch.device("cpu"))[0].double()
+    first, again, other = (task.batch(lines, torch.device("cpu"), (seed, 3))[0].double() for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    alone = task.batch(lines[4:5], torch.device("cpu"), (1, 3))[0].double()
+    assert torch.equal(first[: len(alone), 4], alone[:, 0])  # whatever lines it is in a batch with
+    matrices = []
+    for b in lines:
+        x, y = plain[:, b, :2].numpy(), first[:, b, :2].numpy()
+        matrix, residual, *_ = np.linalg.lstsq(x, y, rcond=None)
+        assert residual.max() < 1e-6 and torch.equal(plain[:, b, 2], first[:, b, 2])
+        matrices.append(matrix)
+    (width, slope), (slant, height) = np.moveaxis(matrices, 0, -1)
+    assert np.abs(slope).max() < 1e-6
+    assert [np.std(width), np.std(slant), np.std(height)] == pytest.approx([0.1] * 3, rel=0.4)
+    assert np.corrcoef([width, slant, height])[np.triu_indices(3, 1)] == pytest.approx([0] * 3, abs=0.5)
+    model = Model(Config(cell_size=4))
+    assert task.evaluate(model) == tasks.make_task("rand_write", dataset).evaluate(model)
+
+
 @pytest.mark.parametrize("charset", ["", CHARSET])
 @torch.no_grad()
 def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
@@ -318,7 +339,7 @@ def test_loss_falls(data_file, tmp_path):
         ("synthesis", ["--anneal", "cosine", "--warmup", 3]),
         ("synthesis", ["--optimizer", "rmsprop", "--num_layers", 3]),
         ("rand_write", ["--ema", 0.9]),
-        ("synthesis", ["--weight_noise", 0.05, "--ema", 0.9, "--num_layers", 1]),
+        ("synthesis", ["--weight_noise", 0.05, "--ema", 0.9, "--augment", 0.1, "--num_layers", 1]),
         ("read", []),  # with dropout and distorted ink
         ("read", ["--ema", 0.9]),
     ],
@@ -513,9 +534,9 @@ def assert_gone(pids: list[int]) -> None:
 
 
 def test_two_processes_learn_what_one_learns(data_file, tmp_path):
-    """The epochs' last batches hold one line, so that one of the processes has none. Weights have the same noise."""
+    """The epochs' last batches hold one line, so that one of the processes has none. Random numbers are the same."""
     for processes in (1, 2):
-        flags = ["--num_epochs", 9, "--processes", processes, "--sample_every", 0, "--weight_noise", 0.03]
+        flags = ["--num_epochs", 9, "--processes", processes, "--weight_noise", 0.03, "--augment", 0.1]
         run_in_process(data_file, tmp_path / str(processes), *flags)
     one, two = (read_log(tmp_path / str(processes), "rand_write") for processes in (1, 2))
     assert load_checkpoint(tmp_path / "2" / "rand_write_epoch_9.pt")[1]["settings"]["processes"] == 2
