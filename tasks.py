@@ -5,6 +5,7 @@ A run (train.py) is the same for all tasks. `Writing` serves `rand_write` and `s
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,30 @@ from utils import Alphabet, lines_figure, load_checkpoint, save_figure
 
 TASKS = ("rand_write", "synthesis", "read")
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a reader has the first two
+MAX_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
 
 
+def line_weights(texts: np.ndarray, rare_share: float) -> np.ndarray:
+    """How often each line is seen beside a line of common characters alone, (N,), for texts (N,).
+
+    A line with a character that is on fewer than `rare_share` of the lines is seen as often as if that character was on
+    this share of them, but at most `MAX_REPEATED` times as often. Its rarest character counts.
+    """
+    lines_with = Counter(character for text in texts for character in set(text))
+    wanted = rare_share * len(texts)
+    weights = [max([1.0, *(wanted / lines_with[character] for character in set(text))]) for text in texts.tolist()]
+    return np.minimum(weights, MAX_REPEATED)
+
+
+def draw_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Indices of N lines for an epoch, (N,), for weights (N,): each as often as its weight asks, rounded up or down."""
+    ends = np.cumsum(weights) / weights.sum() * len(weights)
+    return np.searchsorted(ends, np.arange(len(weights)) + rng.uniform(), side="right").clip(max=len(weights) - 1)
+
+
 def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
-    """Put lines of similar length together: arrays of places in `lengths`, in random order if there is an `rng`.
+    """Put lines of similar length together: arrays of indices into `lengths`, in random order if there is an `rng`.
 
     With `rng` lengths are blurred by up to 5 %, so that a line has other neighbours in each epoch.
     """

@@ -20,6 +20,7 @@ import optimisation
 import tasks
 import train
 from data_preprocessing import load_dataset, save_dataset
+from flags import choose_precision, choose_processes
 from model import Config, Model
 from processes import Group, start_group
 from reader import align, load_reader
@@ -68,16 +69,16 @@ def test_batches_hold_every_line_once_among_lines_of_similar_length():
 
 def test_lines_with_rare_characters_are_seen_more_often():
     texts = np.array(["ab"] * 90 + ["a7"] * 8 + ["bQ"] * 2)
-    weights = train.line_weights(texts, 0.16)
+    weights = tasks.line_weights(texts, 0.16)
     assert weights.tolist() == pytest.approx([1] * 90 + [2] * 8 + [8] * 2)
-    assert (train.line_weights(texts, 0.0) == 1).all()
-    drawn = [train.draw_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
+    assert (tasks.line_weights(texts, 0.0) == 1).all()
+    drawn = [tasks.draw_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
     counts = np.mean([np.bincount(lines, minlength=100) for lines in drawn], axis=0)
     np.testing.assert_allclose(counts, weights / weights.mean(), atol=0.15)
     for lines in drawn:  # an epoch has as many lines as ever, each as often as its weight asks
         found = np.bincount(lines, minlength=100)
         assert len(lines) == 100 and (np.abs(found - weights / weights.mean()) < 1).all()
-    assert (train.draw_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
+    assert (tasks.draw_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
 
 
 def test_batches_are_cut_padded_and_masked(dataset):
@@ -257,19 +258,17 @@ def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
             if moves
             else torch.allclose(model.head.weight, initial, atol=1e-3)
         )
-        sums = content["progress"]["sums"]
+        sums = content["progress"]["epoch_sums"]
         assert sums["units"] == 5 * sums["lines"] > 0
 
 
 def test_precision(monkeypatch):
     cpu = torch.device("cpu")
-    assert (
-        train.choose_precision("fp32", cpu) == torch.float32 and train.choose_precision("bf16", cpu) == torch.bfloat16
-    )
+    assert choose_precision("fp32", cpu) == torch.float32 and choose_precision("bf16", cpu) == torch.bfloat16
     for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
             monkeypatch.setattr(torch.cpu, name, lambda supported=supported: supported, raising=False)
-        assert train.choose_precision("auto", cpu) == expected
+        assert choose_precision("auto", cpu) == expected
 
 
 def test_step_sizes():
@@ -621,8 +620,8 @@ def test_number_of_processes(data_file, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     for batch_size, device, expected in ((50, "cpu", 4), (24, "cpu", 3), (6, "cpu", 1), (50, "meta", 1)):
         options = argparse.Namespace(processes="auto", batch_size=batch_size, device="cpu")
-        monkeypatch.setattr(train, "choose_device", lambda name, device=device: torch.device(device))
-        assert train.choose_processes(options) == expected
+        monkeypatch.setattr("flags.choose_device", lambda name, device=device: torch.device(device))
+        assert choose_processes(options) == expected
     with pytest.raises(InputError, match="--processes 7"):
         run_in_process(data_file, tmp_path, "--processes", 7)
 
