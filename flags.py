@@ -22,6 +22,7 @@ TASK_DEFAULTS = {  # of flags, where a task has other ones
         "grad_clip": 100.0, "rare_share": 0.03,
     },
 }  # fmt: skip
+OF_WRITING = ("num_clusters", "K", "timesteps", "weight_noise", "augment")  # flags of the tasks that write alone
 MIN_LINES = 8  # of a batch for each process, with --processes auto
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -122,11 +123,18 @@ def given_flags(arguments: list[str]) -> dict[str, Any]:
 
 
 def parse_flags(arguments: list[str], saved: dict[str, Any] | None = None) -> argparse.Namespace:
-    """All flags. One that is not given has the value of the `saved` settings of a run, else the task's default."""
+    """All flags, and as `given` the names of those that are among the arguments.
+
+    One that is not has the value of the `saved` settings of a run, else the task's default. Raises InputError for flags
+    that are of no use to the task.
+    """
     parser, given = make_parser(), given_flags(arguments)
     task = given.get("task", parser.get_default("task"))
+    for name in OF_WRITING:
+        if task == "read" and name in given:
+            raise InputError(f"--{name}: is of no use to --task read; leave it out")
     parser.set_defaults(**(TASK_DEFAULTS.get(task, {}) if saved is None else saved))
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(arguments, argparse.Namespace(given=frozenset(given)))
     if "learning_rate" not in options:
         adam = 2e-3 if task == "read" else 8e-4
         options.learning_rate = {"adam": adam, "rmsprop": 1e-4}[options.optimizer]

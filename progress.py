@@ -50,7 +50,7 @@ class Progress:
     batch: int = 0  # batches of the epoch in progress that are done
     step: int = 0
     seconds: float = 0.0  # of training and evaluation
-    best: float = math.inf  # validation loss of the best epoch
+    best: float = math.inf  # score of the best epoch
     skipped: int = 0  # steps without a finite loss or gradient
     skipped_in_row: int = 0
     epoch_sums: Sums = field(default_factory=Sums)  # of the epoch in progress
@@ -88,13 +88,13 @@ class Logs:
     epochs: list[Row] = field(default_factory=list)
     steps: list[Row] = field(default_factory=list)
 
-    def write(self, stem: Path) -> None:
-        """Write STEM_log.csv, STEM_steps.csv and the curve, STEM_loss.png."""
+    def write(self, stem: Path, label: str) -> None:
+        """Write STEM_log.csv, STEM_steps.csv and the curve, STEM_loss.png, whose losses are in `label`."""
         write_rows(Path(f"{stem}_log.csv"), self.epochs)
         write_rows(Path(f"{stem}_steps.csv"), self.steps)
         if self.epochs or self.steps:
             figure = Figure(figsize=(7, 4.5), layout="constrained")
-            draw_losses(figure.subplots(), columns(self.epochs), columns(self.steps))
+            draw_losses(figure.subplots(), columns(self.epochs), columns(self.steps), label)
             save_figure(figure, Path(f"{stem}_loss.png"))
 
 

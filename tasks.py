@@ -4,6 +4,7 @@ A run (train.py) is the same for all tasks. `Writing` serves `rand_write` and `s
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -123,6 +124,7 @@ class Writing:
     """The tasks `rand_write` and `synthesis`: a `Model` learns to predict the next point, with a text or without."""
 
     unit = "point"
+    loss_label = "loss, nats a line (normalised units)"
 
     def __init__(
         self,
@@ -198,6 +200,14 @@ class Writing:
             "per_point_raw": nats / points + scale, "sse": squares / points, "lines": len(chosen), "points": points,
         }  # fmt: skip
 
+    def score(self, found: dict[str, float]) -> float:
+        """What the best network has least of: the loss."""
+        return found["loss"]
+
+    def describe_best(self, score: float) -> str:
+        """The best network's score."""
+        return f"best validation loss {score:.1f} nats a line"
+
     def describe(self, row: dict[str, float]) -> str:
         """The validation figures of a row of the log."""
         return (
@@ -225,8 +235,8 @@ class Writing:
         (mx, my), (sx, sy) = model.mean.tolist(), model.std.tolist()
         return f"normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units"
 
-    def draw_samples(self, model: Model, path: Path) -> None:
-        """Draw three lines that the network writes."""
+    def draw_samples(self, model: Model, path: Path) -> bool:
+        """Draw three lines that the network writes. Returns whether there is anything to draw."""
         model.eval()
         seeds, texts, steps = [0, 1, 2], None, 700
         if self.charset:
@@ -239,12 +249,14 @@ class Writing:
             save_figure(lines_figure(lines), path)
         else:
             tqdm.write("no picture of samples: the network wrote nothing that can be drawn", file=sys.stdout)
+        return bool(lines)
 
 
 class Reading:
     """The task `read`: a `Reader` learns to read recorded lines. Its methods do what those of `Writing` do."""
 
     unit = "character"
+    loss_label = "loss, nats a line"
     with_text = True
 
     def __init__(self, dataset: Dataset, charset: str | None = None):
@@ -302,6 +314,17 @@ class Reading:
             "lines": len(chosen),
         }  # fmt: skip
 
+    def score(self, found: dict[str, float]) -> float:
+        """What the best network has least of: characters read wrong. NaN for a network whose loss is.
+
+        The loss is no measure: it is infinite if one line has too few frames for its text.
+        """
+        return math.nan if math.isnan(found["loss"]) else found["error_rate"]
+
+    def describe_best(self, score: float) -> str:
+        """The best network's score."""
+        return f"best validation error rate {score:.2%} of characters"
+
     def describe(self, row: dict[str, float]) -> str:
         """The validation figures of a row of the log."""
         return f"{row['validation_loss']:.2f} a line, {row['validation_error_rate']:.2%} of characters wrong"
@@ -321,8 +344,9 @@ class Reading:
         """What ink is brought to."""
         return "each line is brought to one height, and its slope taken out"
 
-    def draw_samples(self, model: Reader, path: Path) -> None:
+    def draw_samples(self, model: Reader, path: Path) -> bool:
         """A reader writes nothing."""
+        return False
 
 
 def make_task(

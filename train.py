@@ -120,7 +120,10 @@ class Run:
         if content["charset"] != self.task.charset:
             raise InputError(f"--init {path}: its character set is not that of {options.data}")
         for name in SIZES:
-            setattr(options, name, getattr(network.config, name, getattr(options, name)))
+            size = getattr(network.config, name, getattr(options, name))
+            if name in options.given and size != getattr(options, name):
+                raise InputError(f"--{name}: the network of --init {path} has {size}; leave it out")
+            setattr(options, name, size)
         return network
 
     def share(self, group: Group) -> None:
@@ -177,7 +180,7 @@ class Run:
         self.progress.best = self.best_on_disk()
 
     def best_on_disk(self) -> float:
-        """The validation loss of the best checkpoint that is there; infinite if there is none for this data."""
+        """The score of the best checkpoint that is there; infinite if there is none for this data."""
         if not self.path("best").is_file():
             return math.inf
         _, content = load_network(self.path("best"))
@@ -280,8 +283,8 @@ class Run:
         row = self.epoch_row(found)
         self.logs.epochs.append(row)
         progress.epoch_sums = Sums()
-        score = found["loss"]
-        is_best = score < progress.best  # False for NaN
+        score = self.task.score(found)
+        is_best = math.isfinite(score) and score <= progress.best  # of equal ones the last
         if is_best:
             progress.best = score
         if self.group.rank > 0:
@@ -299,13 +302,14 @@ class Run:
             return
         self.save("interrupted")
         self.write_logs()
-        if self.options.sample_every:
-            self.task.draw_samples(self.network, self.path("samples_interrupted", ".png"))
+        path = self.path("samples_interrupted", ".png")
+        is_drawn = self.options.sample_every and self.task.draw_samples(self.network, path)
         row, unit = self.logs.steps[-1] if self.logs.steps else self.step_row(), self.task.unit
         print(
             f"stopped at step {self.progress.step} of {self.options.num_epochs * self.steps_per_epoch}; training loss "
             f"by step {row['step']}: {row['train_loss']:.1f} nats a line, {row[f'train_per_{unit}']:.4f} a {unit}; "
-            f"log, curve and samples are in {self.options.model_dir}; go on with --resume"
+            f"{'log, curve and samples' if is_drawn else 'log and curve'} are in {self.options.model_dir}; "
+            "go on with --resume"
         )
 
     # -------------------------------------------------------------------------------------------------- logs and words
@@ -331,7 +335,7 @@ class Run:
         """Write the logs, that by step with the steps since its last row, and the curve."""
         unfinished = [self.step_row()] if self.progress.row_sums.steps else []
         logs = Logs(self.logs.epochs, self.logs.steps + unfinished)
-        logs.write(self.options.model_dir / self.options.task)
+        logs.write(self.options.model_dir / self.options.task, self.task.loss_label)
 
     def progress_bar(self) -> tqdm:
         """The bar of the run; process 0 shows it. A log file gets a line a minute."""
@@ -368,11 +372,10 @@ class Run:
         """Print what the best network is, and where."""
         best = self.path("best")
         if math.isfinite(self.progress.best) and best.is_file():
-            print(f"done: best validation loss {self.progress.best:.1f} nats a line, in {best}")
+            print(f"done: {self.task.describe_best(self.progress.best)}, in {best}")
         else:
-            print(
-                f"done, without {best}: no validation loss was finite (try a lower --learning_rate), or it was deleted"
-            )
+            reason = "no validation figure was finite (try a lower --learning_rate), or it was deleted"
+            print(f"done, without {best}: {reason}")
 
 
 def tune_malloc() -> None:
@@ -522,24 +525,25 @@ def tell_start(run: Run, dataset: Dataset, resumed: Checkpoint | None) -> None:
     sys.stdout.flush()
 
 
+def export_weights(path: Path, options: argparse.Namespace) -> None:
+    """Write the weights of the run's best network, or of --init, in half precision and without all that is training."""
+    network, content = load_network(options.init or options.model_dir / f"{options.task}_best.pt")
+    save_checkpoint(path, network, content["charset"], content["char_counts"], half=True, task=task_of(content))
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = make_parser().parse_args(arguments)
+    in_torchrun = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if (options.evaluate or options.export) and in_torchrun and int(os.environ["RANK"]):
+        return  # the first of torchrun's processes does it
     if options.evaluate:
         print_evaluation(options.evaluate, options)
     elif options.export:
-        model, content = load_network(options.init or options.model_dir / f"{options.task}_best.pt")
-        save_checkpoint(
-            options.export, model, content["charset"], content["char_counts"], half=True, task=task_of(content)
-        )
-        print(f"wrote {options.export} ({options.export.stat().st_size / 1e6:.1f} MB)")
-    elif {
-        "RANK",
-        "WORLD_SIZE",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-    } <= os.environ.keys():  # torchrun has started this process and others
+        export_weights(options.export, options)
+    elif in_torchrun:
         with torchrun_group() as group:
             start_run(arguments, group)
     else:

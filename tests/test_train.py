@@ -28,13 +28,14 @@ from tasks import load_network
 from utils import InputError, load_checkpoint, save_checkpoint
 from weight_noise import WeightNoise
 
-TINY = ["--cell_size", "8", "--num_clusters", "2", "--K", "2", "--batch_size", "6", "--precision", "fp32"]
-TINY += ["--warmup", "0", "--anneal", "none"]
+TINY = ["--cell_size", "8", "--batch_size", "6", "--precision", "fp32", "--warmup", "0", "--anneal", "none"]
+TINY_MIXTURE = ["--num_clusters", "2", "--K", "2"]
 TIMES = {"minutes", "points_per_second", "characters_per_second"}  # columns of the log that no two runs share
 
 
 def run_in_process(data_file, folder, *flags) -> None:
-    train.main(["--data", str(data_file), "--model_dir", str(folder), *TINY, *map(str, flags)])
+    sizes = [] if "read" in flags else TINY_MIXTURE
+    train.main(["--data", str(data_file), "--model_dir", str(folder), *TINY, *sizes, *map(str, flags)])
 
 
 def read_log(folder, task, kind="log") -> list[dict[str, str]]:
@@ -298,6 +299,25 @@ def test_weights_of_any_task_are_exported_and_fit_that_task_only(data_file, tmp_
         run_in_process(data_file, tmp_path / "tuned", "--task", "synthesis", "--init", small, "--resume")
 
 
+def test_sizes_come_from_the_network_of_init(data_file, tmp_path):
+    run_in_process(data_file, tmp_path / "first", "--num_epochs", 1)
+    init = ["--init", tmp_path / "first" / "rand_write_best.pt", "--max_steps", 1]
+    with pytest.raises(InputError, match=r"--cell_size.* 8"):
+        run_in_process(data_file, tmp_path / "second", *init, "--cell_size", 9)
+    assert not (tmp_path / "second").exists()
+    run_in_process(data_file, tmp_path / "second", *init, "--cell_size", 8)
+    flags = ["--data", data_file, "--model_dir", tmp_path / "third", "--batch_size", 6, *init]
+    train.main(list(map(str, flags)))
+    assert load_checkpoint(tmp_path / "third" / "rand_write_interrupted.pt")[1]["settings"]["cell_size"] == 8
+
+
+@pytest.mark.parametrize("flag", ["num_clusters", "K", "timesteps", "weight_noise", "augment"])
+def test_flags_that_a_reader_has_no_use_for_are_refused(data_file, tmp_path, flag):
+    with pytest.raises(InputError, match=f"--{flag}:"):
+        run_in_process(data_file, tmp_path, "--task", "read", f"--{flag}", 1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_step_sizes_that_nobody_gave(tmp_path):
     for flags, rate in ((["synthesis"], 8e-4), (["read"], 2e-3), (["read", "--optimizer", "rmsprop"], 1e-4)):
         options, _ = train.settle(["--model_dir", str(tmp_path), "--task", *flags], None)
@@ -320,6 +340,32 @@ def test_a_reader_learns_is_evaluated_and_exported(data_file, tmp_path, capsys):
     assert f"{len(lines)} lines" in printed
     shown = float(printed.split("characters read wrong")[1].split("%")[0])
     assert shown == pytest.approx(100 * errors / sum(map(len, texts)), abs=2)  # exported in half precision
+
+
+def test_best_reader_is_the_one_that_reads_best(dataset, tmp_path, capsys, monkeypatch):
+    """A line has too few frames for its text, which makes each loss infinite. Label and message are a reader's."""
+    texts = dataset.texts.astype("U200")
+    texts[dataset.lines("validation", True)[0]] = "ab" * 100
+    save_dataset(replace(dataset, texts=texts), tmp_path / "long.npz")
+    labels, rates, original = [], [0.9, 0.5, 0.5, 0.7], tasks.Reading.evaluate
+    monkeypatch.setattr("progress.save_figure", lambda figure, _: labels.append(figure.axes[0].get_ylabel()))
+
+    def evaluate(*arguments):
+        return original(*arguments) | {"error_rate": rates[len(read_rows())]}
+
+    def read_rows():
+        return read_log(tmp_path, "read") if (tmp_path / "read_log.csv").exists() else []
+
+    monkeypatch.setattr(tasks.Reading, "evaluate", evaluate)
+    run_in_process(tmp_path / "long.npz", tmp_path, "--task", "read", "--num_epochs", 4, "--max_steps", 3)
+    stopped = capsys.readouterr().out.splitlines()[-1]
+    assert "log and curve are in" in stopped and "samples" not in stopped
+    run_in_process(tmp_path / "long.npz", tmp_path, "--task", "read", "--resume", "--max_steps", 10000)
+    assert [row["validation_loss"] for row in read_rows()] == ["inf"] * 4
+    best = load_network(tmp_path / "read_best.pt")[1]["progress"]
+    assert (best["epoch"], best["best"]) == (3, 0.5)  # of two that are as good the later one
+    assert "done: best validation error rate 50.00%" in capsys.readouterr().out
+    assert set(labels) == {"loss, nats a line"}
 
 
 def test_loss_falls(data_file, tmp_path):
@@ -396,7 +442,17 @@ def test_flags_given_anew_override_those_of_the_run(data_file, tmp_path):
 
 
 def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "train.py"), "--data", data_file, "--model_dir", folder, *TINY, *flags]
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--data",
+        data_file,
+        "--model_dir",
+        folder,
+        *TINY,
+        *TINY_MIXTURE,
+        *flags,
+    ]
     process = subprocess.Popen(
         list(map(str, command)), env=environment(), stdout=-1, stderr=-1, text=True, start_new_session=True
     )
@@ -413,7 +469,9 @@ def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
     for folder, more in (("killed", ["--resume"]), ("unbroken", flags)):  # with as many threads as the killed one
-        result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path / folder, *TINY, *more)
+        result = run_script(
+            "train.py", "--data", data_file, "--model_dir", tmp_path / folder, *TINY, *TINY_MIXTURE, *more
+        )
         assert result.returncode == 0, result.stderr
     assert read_log(tmp_path / "killed", "rand_write") == read_log(tmp_path / "unbroken", "rand_write")
 
@@ -562,7 +620,7 @@ def test_resumed_run_of_several_processes_is_the_unbroken_one(data_file, tmp_pat
 def test_torchrun(data_file, tmp_path):
     flags = ["--task", "synthesis", "--num_epochs", 2, "--sample_every", 0]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, ROOT / "train.py"]
-    command += ["--data", data_file, "--model_dir", tmp_path / "torchrun", *TINY, *flags]
+    command += ["--data", data_file, "--model_dir", tmp_path / "torchrun", *TINY, *TINY_MIXTURE, *flags]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment(), timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("done: ") == 1
@@ -594,7 +652,7 @@ def test_killed_run_leaves_no_worker_behind(data_file, tmp_path):
 
 def test_error_in_all_processes_is_one_line(data_file, tmp_path):
     flags = ["--processes", 2, "--num_epochs", 100, "--learning_rate", 9e18, "--grad_clip", 0]
-    result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path, *TINY, *flags)
+    result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path, *TINY, *TINY_MIXTURE, *flags)
     assert_refused(result, "in a row")
 
 
@@ -787,13 +845,22 @@ def test_failed_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["rand_write", "synthesis"])
-def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp_path, capsys, task):
+def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp_path, capsys, monkeypatch, task):
     run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", task)
     row = read_log(tmp_path, task)[0]
     assert f"data: {data_file} (rests dropped)\n" in capsys.readouterr().out
     train.main(["--data", str(data_file), "--evaluate", str(tmp_path / f"{task}_best.pt"), "--precision", "fp32"])
     output = capsys.readouterr().out
     assert f"validation split of {data_file} (rests dropped):" in output
+    exported = tmp_path / "small.pt"
+    for rank in "10":  # of torchrun's two processes the first one evaluates and exports
+        for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "none"), ("MASTER_PORT", "0")):
+            monkeypatch.setenv(name, value)
+        flags = ["--data", str(data_file), "--precision", "fp32", "--init", str(tmp_path / f"{task}_best.pt")]
+        train.main([*flags, "--evaluate", str(tmp_path / f"{task}_best.pt")])
+        train.main([*flags, "--export", str(exported)])
+        assert exported.exists() == (rank == "0")
+        assert capsys.readouterr().out == ("" if rank == "1" else f"{output}wrote {exported} (0.0 MB)\n")
     for label, name in [
         ("nats a line, normalised", "validation_loss"), ("nats a line, whiteboard", "validation_loss_raw"),
         ("nats a point, normalised", "validation_per_point"), ("nats a point, whiteboard", "validation_per_point_raw"),
