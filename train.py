@@ -52,6 +52,11 @@ from tasks import SIZES, Reading, Writing, draw_lines, line_weights, load_networ
 from utils import InputError, run_cli, save_checkpoint
 from weight_noise import RATE, WeightNoise
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
 
@@ -202,6 +207,8 @@ class Run:
         """Train until the last epoch, a limit, or a signal to any process."""
         options, progress, group = self.options, self.progress, self.group
         tune_malloc()
+        if group.rank == 0:
+            self.write_logs()  # a run that was killed may have written a checkpoint and not its row
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
         with noted_signals(group) as signals, self.progress_bar() as bar:
             while progress.epoch < options.num_epochs:
@@ -396,6 +403,23 @@ def random_seed(*numbers: int) -> int:
 
 
 @contextlib.contextmanager
+def run_lock(folder: Path, task: str) -> Iterator[None]:
+    """Keep other runs of the task out of the folder while this is open. The lock goes when its process does.
+
+    Raises InputError if another run has it. Systems and disks without such locks do without.
+    """
+    with (folder / f".{task}.lock").open("a") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another run of {task} is on there; choose another --model_dir") from None
+        except OSError:
+            pass
+        yield
+
+
+@contextlib.contextmanager
 def noted_signals(group: Group) -> Iterator[list[int]]:
     """While this is open, Ctrl-C and SIGTERM do nothing but add their number to the list."""
     signals: list[int] = []
@@ -486,8 +510,8 @@ def settle(arguments: list[str], group: Group | None) -> tuple[argparse.Namespac
     return options, resumed
 
 
-def start_run(arguments: list[str], group: Group | None = None) -> None:
-    """Begin or resume the run that the flags describe, in the processes of the group or in those that they ask for."""
+def make_run(arguments: list[str], group: Group | None) -> Run:
+    """The run that the flags describe, ready to be trained."""
     options, resumed = settle(arguments, group)
     dataset = load_dataset(options.data)
     try:
@@ -498,11 +522,24 @@ def start_run(arguments: list[str], group: Group | None = None) -> None:
     with tempfile.TemporaryFile(dir=options.model_dir):  # find out now, not after an epoch, whether it can be written
         pass
     tell_start(run, dataset, resumed)
-    if group is None and options.processes > 1:
-        with start_group(options.processes, start_run, arguments) as group:
-            run.share(group)
-            run.fit()
-    else:
+    return run
+
+
+def start_run(arguments: list[str], group: Group | None = None) -> None:
+    """Begin or resume the run that the flags describe, in the processes of the group or in those that they ask for."""
+    options = parse_flags(arguments)
+    folder, task, is_first = options.model_dir, options.task, group is None or group.rank == 0
+    is_new = not folder.is_dir()  # a new folder is made when all else is known to be right
+    with contextlib.ExitStack() as stack:
+        if is_first and not is_new:
+            stack.enter_context(run_lock(folder, task))
+        run = make_run(arguments, group)
+        if is_first and is_new:
+            stack.enter_context(run_lock(folder, task))
+            if newest_checkpoints(folder, task):
+                raise InputError(f"{folder}: another run of {task} was quicker; choose another --model_dir")
+        if group is None and run.options.processes > 1:
+            group = stack.enter_context(start_group(run.options.processes, start_run, arguments))
         run.share(group or Group())
         run.fit()
 

@@ -435,6 +435,51 @@ def test_death_while_writing_loses_an_epoch_at_most(data_file, tmp_path, monkeyp
         assert_same_weights(*weights)
 
 
+def test_a_row_that_a_kill_has_lost_is_written_by_the_resumed_run(data_file, tmp_path, monkeypatch):
+    """The run dies between its second checkpoint and its report."""
+
+    def die(self, row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Run, "tell_epoch", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_process(data_file, tmp_path, "--num_epochs", 2, "--sample_every", 0)
+    assert [row["epoch"] for row in read_log(tmp_path, "rand_write")] == ["1"]
+    assert len(read_log(tmp_path, "rand_write", "steps")) == 1
+    monkeypatch.undo()
+    run_in_process(data_file, tmp_path, "--resume")
+    assert [row["epoch"] for row in read_log(tmp_path, "rand_write")] == ["1", "2"]
+    assert [row["step"] for row in read_log(tmp_path, "rand_write", "steps")] == ["10", "12"]
+
+
+def test_run_that_was_quicker_is_not_overwritten(data_file, tmp_path, monkeypatch):
+    """Another run begins in the same new folder, and ends, while this one reads its data."""
+    original = train.load_dataset
+
+    def slow(path):
+        monkeypatch.setattr(train, "load_dataset", original)
+        run_in_process(data_file, tmp_path / "new", "--num_epochs", 1, "--sample_every", 0)
+        return original(path)
+
+    monkeypatch.setattr(train, "load_dataset", slow)
+    with pytest.raises(InputError, match="quicker"):
+        run_in_process(data_file, tmp_path / "new", "--num_epochs", 1, "--seed", 1)
+    assert load_checkpoint(tmp_path / "new" / "rand_write_epoch_1.pt")[1]["settings"]["seed"] == 0
+
+
+@pytest.mark.parametrize("kind", ["no locks on this system", "none on this disk"])
+def test_runs_do_without_locks_where_there_are_none(data_file, tmp_path, monkeypatch, kind):
+    def flock(*_):
+        raise OSError(95, "not supported")
+
+    monkeypatch.setattr(
+        train, "fcntl", None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
+    )
+    run_in_process(data_file, tmp_path, "--max_steps", 1, "--sample_every", 0)
+    assert (tmp_path / "rand_write_interrupted.pt").exists()
+
+
 def test_flags_given_anew_override_those_of_the_run(data_file, tmp_path):
     run_in_process(data_file, tmp_path, "--num_epochs", 1)
     run_in_process(data_file, tmp_path, "--num_epochs", 2, "--resume", "--learning_rate", 0.5)
@@ -463,8 +508,11 @@ def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
 
 
 def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
+    """While it runs no other one may have its folder, and after it is killed one may."""
     flags = ["--task", "rand_write", "--num_epochs", "40", "--sample_every", "0"]
     process = start_and_wait_for(data_file, tmp_path / "killed", "rand_write_log.csv", *flags)
+    with pytest.raises(InputError, match=r"killed: another run"):
+        run_in_process(data_file, tmp_path / "killed", "--resume")
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
@@ -521,6 +569,7 @@ def test_short_run_shows_what_it_learned(data_file, tmp_path, capsys, task):
 def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path):
     run_in_process(data_file, tmp_path, "--num_epochs", 5, "--learning_rate", 0.05, "--sample_every", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".rand_write.lock",
         "rand_write_best.pt", "rand_write_epoch_3.pt", "rand_write_epoch_4.pt", "rand_write_epoch_5.pt",
         "rand_write_log.csv", "rand_write_loss.png", "rand_write_samples_epoch_2.png",
         "rand_write_samples_epoch_4.png", "rand_write_samples_epoch_5.png", "rand_write_steps.csv",
