@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from weight_noise import RATE, WeightNoise
+
 
 class GravesRMSprop(torch.optim.Optimizer):
     """RMSprop as in the paper (eq. 38-45): gradient centred, 1e-4 inside the root, momentum 0.9.
@@ -34,6 +36,17 @@ class GravesRMSprop(torch.optim.Optimizer):
                 root = (n - g.square()).clamp_(min=0).add_(group["epsilon"]).sqrt_()  # rounding may leave n < g^2
                 delta.mul_(group["momentum"]).addcdiv_(gradient, root, value=-group["lr"])  # (eq. 40)
                 parameter.add_(delta)  # (eq. 41)
+
+
+def make_optimizer(name: str, rate: float, model: nn.Module, noise: WeightNoise | None) -> torch.optim.Optimizer:
+    """The optimiser of a network and, if there is noise, of its deviations.
+
+    `rate` of a group of its parameters says what their step size is in units of the run's.
+    """
+    groups = [{"params": list(model.parameters()), "rate": 1.0}]
+    if noise:
+        groups.append({"params": list(noise.parameters()), "rate": RATE})
+    return {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}[name](groups, lr=rate)
 
 
 def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) -> float:

@@ -16,16 +16,12 @@ out likewise. Sums of every step go to all processes, so that all skip the same 
 
 import argparse
 import contextlib
-import ctypes
 import math
 import os
-import platform
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,17 +41,12 @@ from flags import (
     make_parser,
     parse_flags,
 )
-from optimisation import GravesRMSprop, WeightAverage, learning_rate
-from processes import Group, start_group, torchrun_group
+from optimisation import WeightAverage, learning_rate, make_optimizer
+from processes import Group, noted_signals, run_lock, start_group, torchrun_group, tune_malloc
 from progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
 from tasks import SIZES, Reading, Writing, draw_lines, line_weights, load_network, make_batches, make_task
 from utils import InputError, run_cli, save_checkpoint
-from weight_noise import RATE, WeightNoise
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+from weight_noise import WeightNoise
 
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
@@ -103,13 +94,9 @@ class Run:
         self.model.matmul_dtype = choose_precision(options.precision, self.device)
         options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
         self.average = WeightAverage(self.model, options.ema) if options.ema else None
-        groups = [{"params": list(self.model.parameters()), "rate": 1.0}]
-        self.noise = None
-        if options.weight_noise:
-            self.noise = WeightNoise(self.model, options.weight_noise, len(self.lines))
-            groups.append({"params": list(self.noise.parameters()), "rate": RATE})
-        optimizers = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}
-        self.optimizer = optimizers[options.optimizer](groups, lr=options.learning_rate)
+        noise = options.weight_noise
+        self.noise = WeightNoise(self.model, noise, len(self.lines)) if noise else None
+        self.optimizer = make_optimizer(options.optimizer, options.learning_rate, self.model, self.noise)
         if resumed:
             self.restore(resumed)
         self.share(Group())
@@ -385,56 +372,9 @@ class Run:
             print(f"done, without {best}: {reason}")
 
 
-def tune_malloc() -> None:
-    """Have the C library keep the memory that a step frees for the next one, instead of giving it back.
-
-    The kernel clears every page that it gives anew, which took up to a third of a step's time. For glibc, by its
-    mallopt(3), and for pieces of up to 32 MiB, the most it takes; other libraries are left as they are.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
 def random_seed(*numbers: int) -> int:
     """A seed that follows from some numbers."""
     return int(np.random.default_rng(numbers).integers(2**62))
-
-
-@contextlib.contextmanager
-def run_lock(folder: Path, task: str) -> Iterator[None]:
-    """Keep other runs of the task out of the folder while this is open. The lock goes when its process does.
-
-    Raises InputError if another run has it. Systems and disks without such locks do without.
-    """
-    with (folder / f".{task}.lock").open("a") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another run of {task} is on there; choose another --model_dir") from None
-        except OSError:
-            pass
-        yield
-
-
-@contextlib.contextmanager
-def noted_signals(group: Group) -> Iterator[list[int]]:
-    """While this is open, Ctrl-C and SIGTERM do nothing but add their number to the list."""
-    signals: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if group.rank == 0:
-            os.write(2, b"\nstopping after this step\n")
-        signals.append(number)
-
-    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def epoch_checkpoints(folder: Path, task: str) -> list[Path]:

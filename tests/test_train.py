@@ -474,7 +474,7 @@ def test_runs_do_without_locks_where_there_are_none(data_file, tmp_path, monkeyp
         raise OSError(95, "not supported")
 
     monkeypatch.setattr(
-        train, "fcntl", None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
+        "processes.fcntl", None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
     )
     run_in_process(data_file, tmp_path, "--max_steps", 1, "--sample_every", 0)
     assert (tmp_path / "rand_write_interrupted.pt").exists()
