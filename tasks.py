@@ -4,8 +4,10 @@ A run (train.py) is the same for all tasks. `Writing` serves `rand_write` and `s
 """
 
 import argparse
+import math
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,30 @@ from utils import Alphabet, lines_figure, load_checkpoint, save_figure
 
 TASKS = ("rand_write", "synthesis", "read")
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a reader has the first two
+MAX_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
 
 
+def line_weights(texts: np.ndarray, rare_share: float) -> np.ndarray:
+    """How often each line is seen beside a line of common characters alone, (N,), for texts (N,).
+
+    A line with a character that is on fewer than `rare_share` of the lines is seen as often as if that character was on
+    this share of them, but at most `MAX_REPEATED` times as often. Its rarest character counts.
+    """
+    lines_with = Counter(character for text in texts for character in set(text))
+    wanted = rare_share * len(texts)
+    weights = [max([1.0, *(wanted / lines_with[character] for character in set(text))]) for text in texts.tolist()]
+    return np.minimum(weights, MAX_REPEATED)
+
+
+def draw_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Indices of N lines for an epoch, (N,), for weights (N,): each as often as its weight asks, rounded up or down."""
+    ends = np.cumsum(weights) / weights.sum() * len(weights)
+    return np.searchsorted(ends, np.arange(len(weights)) + rng.uniform(), side="right").clip(max=len(weights) - 1)
+
+
 def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
-    """Put lines of similar length together: arrays of places in `lengths`, in random order if there is an `rng`.
+    """Put lines of similar length together: arrays of indices into `lengths`, in random order if there is an `rng`.
 
     With `rng` lengths are blurred by up to 5 %, so that a line has other neighbours in each epoch.
     """
@@ -38,28 +59,47 @@ def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator 
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
 
 
-def collate(
-    dataset: Dataset, lines: np.ndarray, charset: str, timesteps: int | None = None, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pad lines to one length, at most `timesteps` predictions: the arguments of `Model.losses`.
+def random_by_line(seed: Sequence[int], lines: np.ndarray) -> list[np.random.Generator]:
+    """A source of random numbers for each line, (B,), that depends on `seed` and the line's number alone."""
+    return [np.random.default_rng([*seed, line]) for line in lines.tolist()]
 
-    Returns points (T + 1, B, 3) in whiteboard units, mask (T, B), and text (B, U) with -1 for padding, or None
-    without a charset.
+
+def change_hand(points: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Points (T, 3) in another hand: width, height and slant of the whole line are changed at random.
+
+    `strength` is the standard deviation of the logarithms of width and height, and of the slant.
     """
-    arrays = [dataset.points(line)[: None if timesteps is None else timesteps + 1] for line in lines]
-    lengths = np.array([len(array) for array in arrays])
-    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
-    for b, array in enumerate(arrays):
-        points[: len(array), b] = array
-    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
-    text = collate_texts(dataset.texts[lines], charset).to(device) if charset else None
-    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
+    width, height = np.exp(rng.normal(0, strength, 2))
+    matrix = np.array([[width, 0], [rng.normal(0, strength), height]])  # of (x, y) as a row
+    return np.column_stack([points[:, :2] @ matrix, points[:, 2]])
 
 
-def collate_texts(texts: np.ndarray, charset: str) -> Tensor:
-    """Texts (B,) -> codes (B, U), -1 for padding. Raises InputError for characters that are not in `charset`."""
-    codes = [torch.from_numpy(Alphabet(charset).encode(text)) for text in texts.tolist()]
+def encode_texts(dataset: Dataset, charset: str) -> list[Tensor]:
+    """Codes (U,) of every line's text. Raises InputError for characters that are not in `charset`."""
+    alphabet = Alphabet(charset)
+    return [torch.from_numpy(alphabet.encode(text)) for text in dataset.texts.tolist()]
+
+
+def pad_codes(codes: list[Tensor]) -> Tensor:
+    """Codes (U,) of B texts -> (B, U), -1 for padding."""
     return nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
+
+
+def collate(
+    lines: list[np.ndarray], codes: list[Tensor] | None = None, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pad lines of points (T + 1, 3) in whiteboard units, and the codes (U,) of their texts, each to one length.
+
+    Returns the arguments of `Model.losses`: points (T + 1, B, 3), mask (T, B), and text (B, U) with -1 for padding, or
+    None without codes.
+    """
+    lengths = np.array([len(line) for line in lines])
+    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
+    for b, line in enumerate(lines):
+        points[: len(line), b] = line
+    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
+    text = pad_codes(codes).to(device) if codes is not None else None
+    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
 
 
 def sums_over(
@@ -80,47 +120,30 @@ def sums_over(
     return totals.tolist()
 
 
-@torch.no_grad()
-def evaluate(
-    model: Model, dataset: Dataset, charset: str, batch_size: int = 50, group: Group | None = None
-) -> dict[str, float]:
-    """Losses over the whole validation split, lines uncut. All processes of the `group` get the same.
-
-    Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
-    (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard units
-    is smaller by the product of the deviations.
-    """
-
-    def measure(batch: np.ndarray) -> list[float]:
-        strokes, mask, text = collate(dataset, chosen[batch], charset, device=model.mean.device)
-        losses, errors = model.losses(strokes, mask, text)
-        return [value.cpu().double().sum().item() for value in (losses, errors, mask)]
-
-    chosen = dataset.lines("validation", bool(charset))
-    nats, squares, points = sums_over(model, make_batches(np.diff(dataset.starts)[chosen], batch_size), measure, group)
-    scale = model.std.log().sum().item()
-    return {
-        "loss": nats / len(chosen),
-        "loss_raw": (nats + points * scale) / len(chosen),
-        "per_point": nats / points,
-        "per_point_raw": nats / points + scale,
-        "sse": squares / points,
-        "lines": len(chosen),
-        "points": points,
-    }
-
-
 class Writing:
     """The tasks `rand_write` and `synthesis`: a `Model` learns to predict the next point, with a text or without."""
 
     unit = "point"
+    loss_label = "loss, nats a line (normalised units)"
 
-    def __init__(self, dataset: Dataset, with_text: bool, timesteps: int | None = None, charset: str | None = None):
-        """Lines are cut to `timesteps` predictions for training. `charset` is the data's, or that of a checkpoint."""
-        self.dataset, self.with_text, self.timesteps = dataset, with_text, timesteps
+    def __init__(
+        self,
+        dataset: Dataset,
+        with_text: bool,
+        timesteps: int | None = None,
+        charset: str | None = None,
+        augment: float = 0.0,
+    ):
+        """For training, lines are cut to `timesteps` predictions, and the hand changed with the strength `augment`.
+
+        `charset` is the data's, or that of a checkpoint.
+        """
+        self.dataset, self.with_text, self.timesteps, self.augment = dataset, with_text, timesteps, augment
         own = "".join(dataset.charset) if with_text else ""
         self.charset = own if charset is None else charset
         self.char_counts = dataset.char_counts.tolist() if with_text else []
+        self.num_points = np.diff(dataset.starts)  # of each line
+        self.codes = encode_texts(dataset, self.charset) if self.charset else None
 
     def new_network(self, options: argparse.Namespace) -> Model:
         """An untrained network of the sizes asked for, with the data's statistics."""
@@ -131,11 +154,19 @@ class Writing:
 
     def lengths(self, lines: np.ndarray) -> np.ndarray:
         """Points of each line, as cut for training."""
-        return np.minimum(np.diff(self.dataset.starts)[lines], self.timesteps + 1)
+        return np.minimum(self.num_points[lines], self.timesteps + 1)
 
-    def batch(self, lines: np.ndarray, device: torch.device, rng: np.random.Generator | None = None) -> tuple:
-        """The arguments of `Model.losses`."""
-        return collate(self.dataset, lines, self.charset, self.timesteps, device)
+    def batch(self, lines: np.ndarray, device: torch.device, seed: Sequence[int] = ()) -> tuple:
+        """The arguments of `Model.losses` for training on lines. Their changes follow from `seed`."""
+        points = [self.dataset.points(line)[: self.timesteps + 1] for line in lines]
+        if self.augment:
+            rngs = random_by_line(seed, lines)
+            points = [change_hand(line, self.augment, rng) for line, rng in zip(points, rngs, strict=True)]
+        return self.collate(lines, points, device)
+
+    def collate(self, lines: np.ndarray, points: list[np.ndarray], device: torch.device) -> tuple:
+        """`collate` with the lines' texts."""
+        return collate(points, [self.codes[line] for line in lines] if self.codes else None, device)
 
     def nats(self, model: Model, batch: tuple) -> Tensor:
         """The sum of a batch's losses, ()."""
@@ -145,9 +176,37 @@ class Writing:
         """How many points a batch predicts."""
         return int(batch[1].sum())
 
-    def evaluate(self, model: Model, group: Group | None = None) -> dict[str, float]:
-        """`evaluate` on the data's validation split."""
-        return evaluate(model, self.dataset, self.charset, group=group)
+    @torch.no_grad()
+    def evaluate(self, model: Model, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
+        """Losses over the whole validation split, lines uncut. All processes of the `group` get the same.
+
+        Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
+        (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard
+        units is smaller by the product of the deviations.
+        """
+        chosen, device = self.dataset.lines("validation", self.with_text), model.mean.device
+
+        def measure(batch: np.ndarray) -> list[float]:
+            lines = chosen[batch]
+            strokes, mask, text = self.collate(lines, [self.dataset.points(line) for line in lines], device)
+            losses, errors = model.losses(strokes, mask, text)
+            return [value.cpu().double().sum().item() for value in (losses, errors, mask)]
+
+        batches = make_batches(self.num_points[chosen], batch_size)
+        nats, squares, points = sums_over(model, batches, measure, group)
+        scale = model.std.log().sum().item()
+        return {
+            "loss": nats / len(chosen), "loss_raw": (nats + points * scale) / len(chosen), "per_point": nats / points,
+            "per_point_raw": nats / points + scale, "sse": squares / points, "lines": len(chosen), "points": points,
+        }  # fmt: skip
+
+    def score(self, found: dict[str, float]) -> float:
+        """What the best network has least of: the loss."""
+        return found["loss"]
+
+    def describe_best(self, score: float) -> str:
+        """The best network's score."""
+        return f"best validation loss {score:.1f} nats a line"
 
     def describe(self, row: dict[str, float]) -> str:
         """The validation figures of a row of the log."""
@@ -176,8 +235,8 @@ class Writing:
         (mx, my), (sx, sy) = model.mean.tolist(), model.std.tolist()
         return f"normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units"
 
-    def draw_samples(self, model: Model, path: Path) -> None:
-        """Draw three lines that the network writes."""
+    def draw_samples(self, model: Model, path: Path) -> bool:
+        """Draw three lines that the network writes. Returns whether there is anything to draw."""
         model.eval()
         seeds, texts, steps = [0, 1, 2], None, 700
         if self.charset:
@@ -190,18 +249,22 @@ class Writing:
             save_figure(lines_figure(lines), path)
         else:
             tqdm.write("no picture of samples: the network wrote nothing that can be drawn", file=sys.stdout)
+        return bool(lines)
 
 
 class Reading:
     """The task `read`: a `Reader` learns to read recorded lines. Its methods do what those of `Writing` do."""
 
     unit = "character"
+    loss_label = "loss, nats a line"
     with_text = True
 
     def __init__(self, dataset: Dataset, charset: str | None = None):
         self.dataset = dataset
         self.charset = "".join(dataset.charset) if charset is None else charset
         self.char_counts = dataset.char_counts.tolist()
+        self.num_points = np.diff(dataset.starts)  # of each line
+        self.codes = encode_texts(dataset, self.charset)
 
     def new_network(self, options: argparse.Namespace) -> Reader:
         """An untrained reader of the sizes asked for."""
@@ -209,12 +272,19 @@ class Reading:
 
     def lengths(self, lines: np.ndarray) -> np.ndarray:
         """Points of each line."""
-        return np.diff(self.dataset.starts)[lines]
+        return self.num_points[lines]
 
-    def batch(self, lines: np.ndarray, device: torch.device, rng: np.random.Generator | None = None) -> tuple:
-        """The arguments of `Reader.losses`. With an `rng` the ink is distorted."""
-        x, lengths = collate_features([features(self.dataset.points(line), rng) for line in lines])
-        return x.to(device), lengths.to(device), collate_texts(self.dataset.texts[lines], self.charset).to(device)
+    def batch(self, lines: np.ndarray, device: torch.device, seed: Sequence[int]) -> tuple:
+        """The arguments of `Reader.losses` for training on lines: the ink is distorted. It follows from `seed` how."""
+        return self.collate(lines, device, random_by_line(seed, lines))
+
+    def collate(
+        self, lines: np.ndarray, device: torch.device, rngs: Sequence[np.random.Generator | None] | None = None
+    ) -> tuple:
+        """The arguments of `Reader.losses`. With `rngs` the ink is distorted."""
+        pairs = zip(lines, rngs or [None] * len(lines), strict=True)
+        x, lengths = collate_features([features(self.dataset.points(line), rng) for line, rng in pairs])
+        return x.to(device), lengths.to(device), pad_codes([self.codes[line] for line in lines]).to(device)
 
     def nats(self, model: Reader, batch: tuple) -> Tensor:
         """The sum of a batch's losses, ()."""
@@ -233,7 +303,7 @@ class Reading:
         chosen, device = self.dataset.lines("validation", True), model.head.weight.device
 
         def measure(batch: np.ndarray) -> list[float]:
-            inputs = x, lengths, text = self.batch(chosen[batch], device)
+            inputs = x, lengths, text = self.collate(chosen[batch], device)
             found = model(x, lengths)
             errors = sum(map(edit_distance, self.dataset.texts[chosen[batch]].tolist(), model.texts_of(*found)))
             return [model.losses_of(*found, text).sum().item(), errors, self.units(inputs)]
@@ -243,6 +313,17 @@ class Reading:
             "loss": nats / len(chosen), "per_character": nats / characters, "error_rate": errors / characters,
             "lines": len(chosen),
         }  # fmt: skip
+
+    def score(self, found: dict[str, float]) -> float:
+        """What the best network has least of: characters read wrong. NaN for a network whose loss is.
+
+        The loss is no measure: it is infinite if one line has too few frames for its text.
+        """
+        return math.nan if math.isnan(found["loss"]) else found["error_rate"]
+
+    def describe_best(self, score: float) -> str:
+        """The best network's score."""
+        return f"best validation error rate {score:.2%} of characters"
 
     def describe(self, row: dict[str, float]) -> str:
         """The validation figures of a row of the log."""
@@ -263,17 +344,18 @@ class Reading:
         """What ink is brought to."""
         return "each line is brought to one height, and its slope taken out"
 
-    def draw_samples(self, model: Reader, path: Path) -> None:
+    def draw_samples(self, model: Reader, path: Path) -> bool:
         """A reader writes nothing."""
+        return False
 
 
 def make_task(
-    name: str, dataset: Dataset, timesteps: int | None = None, charset: str | None = None
+    name: str, dataset: Dataset, timesteps: int | None = None, charset: str | None = None, augment: float = 0.0
 ) -> Writing | Reading:
     """The task of that name, one of `TASKS`, on a data set, with the character set of the data or of a checkpoint."""
     if name == "read":
         return Reading(dataset, charset)
-    return Writing(dataset, name == "synthesis", timesteps, charset)
+    return Writing(dataset, name == "synthesis", timesteps, charset, augment)
 
 
 def build_network(content: dict[str, Any]) -> nn.Module:

@@ -279,8 +279,13 @@ def draw_density(axes: Axes, density: np.ndarray, extent: tuple[float, ...]) -> 
     axes.axis("off")
 
 
-def draw_losses(axes: Axes, log: dict[str, Sequence[float]], steps: dict[str, Sequence[float]] | None = None) -> None:
-    """Training and validation loss by step, nats a line in normalised units.
+def draw_losses(
+    axes: Axes,
+    log: dict[str, Sequence[float]],
+    steps: dict[str, Sequence[float]] | None = None,
+    label: str = "loss, nats a line (normalised units)",
+) -> None:
+    """Training and validation loss by step. The `label` says what the losses are in.
 
     `log` has the columns of a log by epoch; those of one by step, if there are any, are the training loss in its place.
     """
@@ -288,7 +293,7 @@ def draw_losses(axes: Axes, log: dict[str, Sequence[float]], steps: dict[str, Se
     axes.plot(training["step"], training["train_loss"], ".-" if steps else "o-", markersize=3, label="training")
     if log:
         axes.plot(log["step"], log["validation_loss"], "o-", markersize=3, label="validation")
-    axes.set(xlabel="step", ylabel="loss, nats a line (normalised units)")
+    axes.set(xlabel="step", ylabel=label)
     axes.grid(alpha=0.3)
     axes.legend()
 

@@ -28,11 +28,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_preprocessing import Dataset, load_dataset
+from flags import choose_precision, choose_processes, make_parser
 from model import Config, Model
-from processes import Group, start_group
+from processes import Group, start_group, tune_malloc
 from sampling import Sampler
-from tasks import collate, make_batches
-from train import Run, choose_precision, choose_processes, make_parser, tune_malloc
+from tasks import collate, encode_texts, make_batches
+from train import Run
 from utils import run_cli
 
 CHARS = 79
@@ -173,11 +174,13 @@ def serve_shared(pipe: Connection, task: str, dataset: Dataset, batches: list[np
 def textbook_trainer(task: str, dataset: Dataset) -> Callable[[np.ndarray], None]:
     """The textbook's step on the same lines, padded to 800."""
     charset = "".join(dataset.charset) if task == "synthesis" else ""
+    codes = encode_texts(dataset, charset) if charset else None
     model = Textbook(len(charset))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step(lines: np.ndarray) -> None:
-        points, mask, text = collate(dataset, lines, charset, TIMESTEPS)
+        cut = [dataset.points(line)[: TIMESTEPS + 1] for line in lines]
+        points, mask, text = collate(cut, [codes[line] for line in lines] if codes else None)
         padding = TIMESTEPS + 1 - len(points)
         points, mask = F.pad(points, (0, 0, 0, 0, 0, padding)), F.pad(mask, (0, 0, 0, padding))
         points = torch.cat([points[..., :2] / torch.from_numpy(dataset.std).float(), points[..., 2:]], dim=-1)

@@ -16,22 +16,26 @@ import pytest
 import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 
+import optimisation
 import tasks
 import train
 from data_preprocessing import load_dataset, save_dataset
+from flags import choose_precision, choose_processes
 from model import Config, Model
 from processes import Group, start_group
 from reader import align, load_reader
 from tasks import load_network
 from utils import InputError, load_checkpoint, save_checkpoint
+from weight_noise import WeightNoise
 
-TINY = ["--cell_size", "8", "--num_clusters", "2", "--K", "2", "--batch_size", "6", "--precision", "fp32"]
-TINY += ["--warmup", "0", "--anneal", "none"]
+TINY = ["--cell_size", "8", "--batch_size", "6", "--precision", "fp32", "--warmup", "0", "--anneal", "none"]
+TINY_MIXTURE = ["--num_clusters", "2", "--K", "2"]
 TIMES = {"minutes", "points_per_second", "characters_per_second"}  # columns of the log that no two runs share
 
 
 def run_in_process(data_file, folder, *flags) -> None:
-    train.main(["--data", str(data_file), "--model_dir", str(folder), *TINY, *map(str, flags)])
+    sizes = [] if "read" in flags else TINY_MIXTURE
+    train.main(["--data", str(data_file), "--model_dir", str(folder), *TINY, *sizes, *map(str, flags)])
 
 
 def read_log(folder, task, kind="log") -> list[dict[str, str]]:
@@ -66,21 +70,21 @@ def test_batches_hold_every_line_once_among_lines_of_similar_length():
 
 def test_lines_with_rare_characters_are_seen_more_often():
     texts = np.array(["ab"] * 90 + ["a7"] * 8 + ["bQ"] * 2)
-    weights = train.line_weights(texts, 0.16)
+    weights = tasks.line_weights(texts, 0.16)
     assert weights.tolist() == pytest.approx([1] * 90 + [2] * 8 + [8] * 2)
-    assert (train.line_weights(texts, 0.0) == 1).all()
-    drawn = [train.draw_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
+    assert (tasks.line_weights(texts, 0.0) == 1).all()
+    drawn = [tasks.draw_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
     counts = np.mean([np.bincount(lines, minlength=100) for lines in drawn], axis=0)
     np.testing.assert_allclose(counts, weights / weights.mean(), atol=0.15)
     for lines in drawn:  # an epoch has as many lines as ever, each as often as its weight asks
         found = np.bincount(lines, minlength=100)
         assert len(lines) == 100 and (np.abs(found - weights / weights.mean()) < 1).all()
-    assert (train.draw_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
+    assert (tasks.draw_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
 
 
-def test_collate_pads_cuts_and_masks(dataset):
+def test_batches_are_cut_padded_and_masked(dataset):
     lines = np.array([0, 5, 7])
-    points, mask, text = tasks.collate(dataset, lines, CHARSET, timesteps=15)
+    points, mask, text = tasks.make_task("synthesis", dataset, timesteps=15).batch(lines, torch.device("cpu"))
     lengths = [min(len(dataset.points(line)), 16) for line in lines]
     assert points.shape == (max(lengths), 3, 3) and mask.shape == (max(lengths) - 1, 3)
     for b, (line, length) in enumerate(zip(lines, lengths, strict=True)):
@@ -89,7 +93,28 @@ def test_collate_pads_cuts_and_masks(dataset):
         assert mask[:, b].tolist() == [t + 1 < length for t in range(len(mask))]
         codes = [code for code in text[b].tolist() if code >= 0]
         assert "".join(CHARSET[code] for code in codes) == dataset.texts[line]
-    assert tasks.collate(dataset, lines, "")[2] is None
+    assert tasks.make_task("rand_write", dataset, timesteps=15).batch(lines, torch.device("cpu"))[2] is None
+
+
+def test_augmented_lines_are_scaled_and_slanted_and_nothing_else(dataset):
+    task, lines = tasks.make_task("rand_write", dataset, 1000, augment=0.1), np.arange(20)
+    plain = tasks.make_task("rand_write", dataset, 1000).batch(lines, torch.device("cpu"))[0].double()
+    first, again, other = (task.batch(lines, torch.device("cpu"), (seed, 3))[0].double() for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    alone = task.batch(lines[4:5], torch.device("cpu"), (1, 3))[0].double()
+    assert torch.equal(first[: len(alone), 4], alone[:, 0])  # whatever lines it is in a batch with
+    matrices = []
+    for b in lines:
+        x, y = plain[:, b, :2].numpy(), first[:, b, :2].numpy()
+        matrix, residual, *_ = np.linalg.lstsq(x, y, rcond=None)
+        assert residual.max() < 1e-6 and torch.equal(plain[:, b, 2], first[:, b, 2])
+        matrices.append(matrix)
+    (width, slope), (slant, height) = np.moveaxis(matrices, 0, -1)
+    assert np.abs(slope).max() < 1e-6
+    assert [np.std(width), np.std(slant), np.std(height)] == pytest.approx([0.1] * 3, rel=0.4)
+    assert np.corrcoef([width, slant, height])[np.triu_indices(3, 1)] == pytest.approx([0] * 3, abs=0.5)
+    model = Model(Config(cell_size=4))
+    assert task.evaluate(model) == tasks.make_task("rand_write", dataset).evaluate(model)
 
 
 @pytest.mark.parametrize("charset", ["", CHARSET])
@@ -99,10 +124,12 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
     model = Model(Config(cell_size=8, num_clusters=2, K=2, num_chars=len(charset)))
     model.mean.copy_(torch.from_numpy(dataset.mean))
     model.std.copy_(torch.from_numpy(dataset.std))
-    found = tasks.evaluate(model.train(), dataset, charset, batch_size=4)
+    task = tasks.make_task("synthesis" if charset else "rand_write", dataset, timesteps=10)
+    found = task.evaluate(model.train(), batch_size=4)
     nats, squares, points = [], 0.0, 0
     for line in dataset.lines("validation", bool(charset)):
-        x, mask, text = tasks.collate(dataset, np.array([line]), charset)
+        codes = [torch.tensor([CHARSET.index(character) for character in dataset.texts[line]])] if charset else None
+        x, mask, text = tasks.collate([dataset.points(line)], codes)
         loss, error = model.losses(x, mask, text)
         nats.append(loss.sum().item())
         squares += error.sum().item()
@@ -122,7 +149,7 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
 
 def test_rmsprop_takes_the_steps_of_the_paper():
     parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    optimizer = train.GravesRMSprop([parameter], lr=1e-4)
+    optimizer = optimisation.GravesRMSprop([parameter], lr=1e-4)
     w, n, g, delta = [1.0, -2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     for step in range(5):
         optimizer.zero_grad()
@@ -139,11 +166,83 @@ def test_rmsprop_takes_the_steps_of_the_paper():
 
 def test_rmsprop_stays_finite_where_rounding_makes_the_variance_negative():
     parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = train.GravesRMSprop([parameter])
+    optimizer = optimisation.GravesRMSprop([parameter])
     for _ in range(600):
         parameter.grad = torch.tensor([15.0, 100.0, 500.0])
         optimizer.step()
     assert torch.isfinite(parameter).all()
+
+
+def test_average_of_the_weights():
+    """After steps to weights of 1, 2, 3 ...: the old average counts 1/10, 2/11, 3/12 and so on, at most `decay`."""
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(model.weight)
+    average, expected = optimisation.WeightAverage(model, 0.3), 0.0
+    for step, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]):
+        torch.nn.init.constant_(model.weight, step + 1)
+        average.update(model, step)
+        expected = decay * expected + (1 - decay) * (step + 1)
+        assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_average_is_what_is_evaluated_and_kept(data_file, tmp_path, monkeypatch, skipped):
+    """One epoch of steps, the average of whose weights is made again here. A step that is skipped changes nothing."""
+    original, calls, seen = Model.losses, [], []
+
+    def losses(self, *arguments):
+        if torch.is_grad_enabled():
+            calls.append(1)
+            seen.append({name: value.clone() for name, value in self.state_dict().items()})
+        factor = math.nan if torch.is_grad_enabled() and len(calls) == skipped else 1.0
+        return tuple(value * factor for value in original(self, *arguments))
+
+    monkeypatch.setattr(Model, "losses", losses)
+    run_in_process(data_file, tmp_path, "--num_epochs", 1, "--learning_rate", 0.01, "--ema", 0.35)
+    raw = torch.load(tmp_path / "rand_write_epoch_1.pt", weights_only=True)["raw_weights"]
+    expected = seen[0]
+    for step, weights in enumerate([*seen[1:], raw]):
+        if step + 1 != skipped:
+            decay = min(0.35, (1 + step) / (10 + step))
+            expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
+    assert len(seen) == 6 and not torch.equal(raw["head.weight"], expected["head.weight"])
+    for name in ("best", "epoch_1"):
+        for key, value in weights_of(tmp_path / f"rand_write_{name}.pt").items():
+            torch.testing.assert_close(value, expected[key])
+    model, dataset = load_network(tmp_path / "rand_write_best.pt")[0], load_dataset(data_file)
+    logged = float(read_log(tmp_path, "rand_write")[0]["validation_loss"])
+    assert tasks.make_task("rand_write", dataset).evaluate(model)["loss"] == pytest.approx(logged, rel=1e-5)
+
+
+def test_weight_noise_without_noise_and_with_many_lines_is_the_plain_run(data_file, tmp_path, monkeypatch):
+    """The description length counts little beside the loss of very many lines."""
+    monkeypatch.setattr(train, "WeightNoise", lambda network, deviation, _: WeightNoise(network, deviation, 1e12))
+    flags = ["--num_epochs", 2, "--learning_rate", 0.01]
+    run_in_process(data_file, tmp_path / "plain", *flags)
+    run_in_process(data_file, tmp_path / "noise", *flags, "--weight_noise", 1e-12)
+    plain, noise = (weights_of(tmp_path / run / "rand_write_epoch_2.pt") for run in ("plain", "noise"))
+    for name in plain:
+        torch.testing.assert_close(noise[name], plain[name], rtol=1e-4, atol=1e-5)
+
+
+def test_weight_noise_retrains_a_network_and_tells_the_description_length(data_file, tmp_path):
+    run_in_process(data_file, tmp_path / "plain", "--num_epochs", 1)
+    best = tmp_path / "plain" / "rand_write_best.pt"
+    flags = ["--init", best, "--num_epochs", 2, "--sample_every", 0, "--weight_noise"]
+    for deviation in (1e-9, 0.5):
+        run_in_process(data_file, tmp_path / str(deviation), *flags, deviation)
+    small, large = (read_log(tmp_path / str(deviation), "rand_write") for deviation in (1e-9, 0.5))
+    assert float(large[0]["train_loss"]) > float(small[0]["train_loss"]) + 5  # the loss that is told has the noise
+    for rows in (small, large):  # and the validation loss has none
+        assert float(rows[0]["validation_loss"]) < float(read_log(tmp_path / "plain", "rand_write")[0]["train_loss"])
+    content = torch.load(tmp_path / "0.5" / "rand_write_epoch_2.pt", weights_only=True)
+    network = load_network(tmp_path / "0.5" / "rand_write_epoch_2.pt")[0]
+    means = torch.cat([value.flatten() for value in network.parameters()])
+    logs = torch.cat([value.flatten() for value in content["weight_noise"].values()])
+    prior = torch.distributions.Normal(means.mean(), ((means - means.mean()) ** 2 + (2 * logs).exp()).mean().sqrt())
+    nats = torch.distributions.kl_divergence(torch.distributions.Normal(means, logs.exp()), prior).sum().item()
+    lines = len(load_dataset(data_file).lines("train", False))
+    assert float(large[1]["description_length"]) == pytest.approx(nats / lines, rel=1e-4)
 
 
 def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
@@ -160,30 +259,28 @@ def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
             if moves
             else torch.allclose(model.head.weight, initial, atol=1e-3)
         )
-        sums = content["progress"]["sums"]
+        sums = content["progress"]["epoch_sums"]
         assert sums["units"] == 5 * sums["lines"] > 0
 
 
 def test_precision(monkeypatch):
     cpu = torch.device("cpu")
-    assert (
-        train.choose_precision("fp32", cpu) == torch.float32 and train.choose_precision("bf16", cpu) == torch.bfloat16
-    )
+    assert choose_precision("fp32", cpu) == torch.float32 and choose_precision("bf16", cpu) == torch.bfloat16
     for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
             monkeypatch.setattr(torch.cpu, name, lambda supported=supported: supported, raising=False)
-        assert train.choose_precision("auto", cpu) == expected
+        assert choose_precision("auto", cpu) == expected
 
 
 def test_step_sizes():
     options = argparse.Namespace(learning_rate=1.0, warmup=4, anneal="none", decay_rate=0.5, num_epochs=4)
-    rates = [train.learning_rate(options, step, 10) for step in range(40)]
+    rates = [optimisation.learning_rate(options, step, 10) for step in range(40)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and rates[39] == 1.0
     options.anneal = "epoch"
-    assert [train.learning_rate(options, step, 10) for step in (9, 10, 29, 30)] == [1.0, 0.5, 0.25, 0.125]
+    assert [optimisation.learning_rate(options, step, 10) for step in (9, 10, 29, 30)] == [1.0, 0.5, 0.25, 0.125]
     options.anneal = "cosine"
-    assert train.learning_rate(options, 20, 10) == pytest.approx(0.5)
-    assert train.learning_rate(options, 40, 10) == pytest.approx(0.0, abs=1e-9)
+    assert optimisation.learning_rate(options, 20, 10) == pytest.approx(0.5)
+    assert optimisation.learning_rate(options, 40, 10) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_weights_of_any_task_are_exported_and_fit_that_task_only(data_file, tmp_path):
@@ -200,6 +297,25 @@ def test_weights_of_any_task_are_exported_and_fit_that_task_only(data_file, tmp_
     run_in_process(data_file, tmp_path / "tuned", "--task", "synthesis", "--init", small, "--max_steps", 1)
     with pytest.raises(InputError, match="--init"):
         run_in_process(data_file, tmp_path / "tuned", "--task", "synthesis", "--init", small, "--resume")
+
+
+def test_sizes_come_from_the_network_of_init(data_file, tmp_path):
+    run_in_process(data_file, tmp_path / "first", "--num_epochs", 1)
+    init = ["--init", tmp_path / "first" / "rand_write_best.pt", "--max_steps", 1]
+    with pytest.raises(InputError, match=r"--cell_size.* 8"):
+        run_in_process(data_file, tmp_path / "second", *init, "--cell_size", 9)
+    assert not (tmp_path / "second").exists()
+    run_in_process(data_file, tmp_path / "second", *init, "--cell_size", 8)
+    flags = ["--data", data_file, "--model_dir", tmp_path / "third", "--batch_size", 6, *init]
+    train.main(list(map(str, flags)))
+    assert load_checkpoint(tmp_path / "third" / "rand_write_interrupted.pt")[1]["settings"]["cell_size"] == 8
+
+
+@pytest.mark.parametrize("flag", ["num_clusters", "K", "timesteps", "weight_noise", "augment"])
+def test_flags_that_a_reader_has_no_use_for_are_refused(data_file, tmp_path, flag):
+    with pytest.raises(InputError, match=f"--{flag}:"):
+        run_in_process(data_file, tmp_path, "--task", "read", f"--{flag}", 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_step_sizes_that_nobody_gave(tmp_path):
@@ -226,6 +342,32 @@ def test_a_reader_learns_is_evaluated_and_exported(data_file, tmp_path, capsys):
     assert shown == pytest.approx(100 * errors / sum(map(len, texts)), abs=2)  # exported in half precision
 
 
+def test_best_reader_is_the_one_that_reads_best(dataset, tmp_path, capsys, monkeypatch):
+    """A line has too few frames for its text, which makes each loss infinite. Label and message are a reader's."""
+    texts = dataset.texts.astype("U200")
+    texts[dataset.lines("validation", True)[0]] = "ab" * 100
+    save_dataset(replace(dataset, texts=texts), tmp_path / "long.npz")
+    labels, rates, original = [], [0.9, 0.5, 0.5, 0.7], tasks.Reading.evaluate
+    monkeypatch.setattr("progress.save_figure", lambda figure, _: labels.append(figure.axes[0].get_ylabel()))
+
+    def evaluate(*arguments):
+        return original(*arguments) | {"error_rate": rates[len(read_rows())]}
+
+    def read_rows():
+        return read_log(tmp_path, "read") if (tmp_path / "read_log.csv").exists() else []
+
+    monkeypatch.setattr(tasks.Reading, "evaluate", evaluate)
+    run_in_process(tmp_path / "long.npz", tmp_path, "--task", "read", "--num_epochs", 4, "--max_steps", 3)
+    stopped = capsys.readouterr().out.splitlines()[-1]
+    assert "log and curve are in" in stopped and "samples" not in stopped
+    run_in_process(tmp_path / "long.npz", tmp_path, "--task", "read", "--resume", "--max_steps", 10000)
+    assert [row["validation_loss"] for row in read_rows()] == ["inf"] * 4
+    best = load_network(tmp_path / "read_best.pt")[1]["progress"]
+    assert (best["epoch"], best["best"]) == (3, 0.5)  # of two that are as good the later one
+    assert "done: best validation error rate 50.00%" in capsys.readouterr().out
+    assert set(labels) == {"loss, nats a line"}
+
+
 def test_loss_falls(data_file, tmp_path):
     run_in_process(data_file, tmp_path, "--task", "synthesis", "--num_epochs", 15, "--learning_rate", 0.01)
     losses = [float(row["validation_loss"]) for row in read_log(tmp_path, "synthesis")]
@@ -241,7 +383,10 @@ def test_loss_falls(data_file, tmp_path):
         ("rand_write", []),
         ("synthesis", ["--anneal", "cosine", "--warmup", 3]),
         ("synthesis", ["--optimizer", "rmsprop", "--num_layers", 3]),
+        ("rand_write", ["--ema", 0.9]),
+        ("synthesis", ["--weight_noise", 0.05, "--ema", 0.9, "--augment", 0.1, "--num_layers", 1]),
         ("read", []),  # with dropout and distorted ink
+        ("read", ["--ema", 0.9]),
     ],
 )
 def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
@@ -255,6 +400,11 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
     assert read_log(tmp_path / "broken", task, "steps") == read_log(tmp_path / "unbroken", task, "steps")
     last = f"{task}_epoch_3.pt"
     assert_same_weights(weights_of(tmp_path / "broken" / last), weights_of(tmp_path / "unbroken" / last))
+    contents = [torch.load(tmp_path / run / last, weights_only=True) for run in ("broken", "unbroken")]
+    assert ("raw_weights" in contents[0]) == ("--ema" in flags)
+    assert ("weight_noise" in contents[0]) == ("--weight_noise" in flags)
+    for name in ("raw_weights", "weight_noise"):
+        assert_same_weights(*(content.get(name, {}) for content in contents))
     best = [load_network(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
     assert_same_weights(*(model.state_dict() for model, _ in best))
     assert best[0][1]["progress"]["best"] == best[1][1]["progress"]["best"]
@@ -285,6 +435,51 @@ def test_death_while_writing_loses_an_epoch_at_most(data_file, tmp_path, monkeyp
         assert_same_weights(*weights)
 
 
+def test_a_row_that_a_kill_has_lost_is_written_by_the_resumed_run(data_file, tmp_path, monkeypatch):
+    """The run dies between its second checkpoint and its report."""
+
+    def die(self, row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Run, "tell_epoch", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_process(data_file, tmp_path, "--num_epochs", 2, "--sample_every", 0)
+    assert [row["epoch"] for row in read_log(tmp_path, "rand_write")] == ["1"]
+    assert len(read_log(tmp_path, "rand_write", "steps")) == 1
+    monkeypatch.undo()
+    run_in_process(data_file, tmp_path, "--resume")
+    assert [row["epoch"] for row in read_log(tmp_path, "rand_write")] == ["1", "2"]
+    assert [row["step"] for row in read_log(tmp_path, "rand_write", "steps")] == ["10", "12"]
+
+
+def test_run_that_was_quicker_is_not_overwritten(data_file, tmp_path, monkeypatch):
+    """Another run begins in the same new folder, and ends, while this one reads its data."""
+    original = train.load_dataset
+
+    def slow(path):
+        monkeypatch.setattr(train, "load_dataset", original)
+        run_in_process(data_file, tmp_path / "new", "--num_epochs", 1, "--sample_every", 0)
+        return original(path)
+
+    monkeypatch.setattr(train, "load_dataset", slow)
+    with pytest.raises(InputError, match="quicker"):
+        run_in_process(data_file, tmp_path / "new", "--num_epochs", 1, "--seed", 1)
+    assert load_checkpoint(tmp_path / "new" / "rand_write_epoch_1.pt")[1]["settings"]["seed"] == 0
+
+
+@pytest.mark.parametrize("kind", ["no locks on this system", "none on this disk"])
+def test_runs_do_without_locks_where_there_are_none(data_file, tmp_path, monkeypatch, kind):
+    def flock(*_):
+        raise OSError(95, "not supported")
+
+    monkeypatch.setattr(
+        "processes.fcntl", None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
+    )
+    run_in_process(data_file, tmp_path, "--max_steps", 1, "--sample_every", 0)
+    assert (tmp_path / "rand_write_interrupted.pt").exists()
+
+
 def test_flags_given_anew_override_those_of_the_run(data_file, tmp_path):
     run_in_process(data_file, tmp_path, "--num_epochs", 1)
     run_in_process(data_file, tmp_path, "--num_epochs", 2, "--resume", "--learning_rate", 0.5)
@@ -292,7 +487,17 @@ def test_flags_given_anew_override_those_of_the_run(data_file, tmp_path):
 
 
 def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "train.py"), "--data", data_file, "--model_dir", folder, *TINY, *flags]
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--data",
+        data_file,
+        "--model_dir",
+        folder,
+        *TINY,
+        *TINY_MIXTURE,
+        *flags,
+    ]
     process = subprocess.Popen(
         list(map(str, command)), env=environment(), stdout=-1, stderr=-1, text=True, start_new_session=True
     )
@@ -303,13 +508,18 @@ def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
 
 
 def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
+    """While it runs no other one may have its folder, and after it is killed one may."""
     flags = ["--task", "rand_write", "--num_epochs", "40", "--sample_every", "0"]
     process = start_and_wait_for(data_file, tmp_path / "killed", "rand_write_log.csv", *flags)
+    with pytest.raises(InputError, match=r"killed: another run"):
+        run_in_process(data_file, tmp_path / "killed", "--resume")
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
     for folder, more in (("killed", ["--resume"]), ("unbroken", flags)):  # with as many threads as the killed one
-        result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path / folder, *TINY, *more)
+        result = run_script(
+            "train.py", "--data", data_file, "--model_dir", tmp_path / folder, *TINY, *TINY_MIXTURE, *more
+        )
         assert result.returncode == 0, result.stderr
     assert read_log(tmp_path / "killed", "rand_write") == read_log(tmp_path / "unbroken", "rand_write")
 
@@ -359,6 +569,7 @@ def test_short_run_shows_what_it_learned(data_file, tmp_path, capsys, task):
 def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path):
     run_in_process(data_file, tmp_path, "--num_epochs", 5, "--learning_rate", 0.05, "--sample_every", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".rand_write.lock",
         "rand_write_best.pt", "rand_write_epoch_3.pt", "rand_write_epoch_4.pt", "rand_write_epoch_5.pt",
         "rand_write_log.csv", "rand_write_loss.png", "rand_write_samples_epoch_2.png",
         "rand_write_samples_epoch_4.png", "rand_write_samples_epoch_5.png", "rand_write_steps.csv",
@@ -429,9 +640,9 @@ def assert_gone(pids: list[int]) -> None:
 
 
 def test_two_processes_learn_what_one_learns(data_file, tmp_path):
-    """The epochs' last batches hold one line, so that one of the processes has none."""
+    """The epochs' last batches hold one line, so that one of the processes has none. Random numbers are the same."""
     for processes in (1, 2):
-        flags = ["--num_epochs", 9, "--processes", processes, "--sample_every", 0]
+        flags = ["--num_epochs", 9, "--processes", processes, "--weight_noise", 0.03, "--augment", 0.1]
         run_in_process(data_file, tmp_path / str(processes), *flags)
     one, two = (read_log(tmp_path / str(processes), "rand_write") for processes in (1, 2))
     assert load_checkpoint(tmp_path / "2" / "rand_write_epoch_9.pt")[1]["settings"]["processes"] == 2
@@ -443,7 +654,7 @@ def test_two_processes_learn_what_one_learns(data_file, tmp_path):
 
 def test_resumed_run_of_several_processes_is_the_unbroken_one(data_file, tmp_path, capsys):
     """Three, as the order of their sums matters, which that of two does not."""
-    flags = ["--task", "synthesis", "--num_epochs", 3, "--processes", 3, "--sample_every", 0]
+    flags = ["--task", "synthesis", "--num_epochs", 3, "--processes", 3, "--sample_every", 0, "--weight_noise", 0.03]
     run_in_process(data_file, tmp_path / "unbroken", *flags)
     run_in_process(data_file, tmp_path / "broken", *flags, "--max_steps", 7)
     run_in_process(data_file, tmp_path / "broken", "--task", "synthesis", "--resume", "--max_steps", 1000)
@@ -458,7 +669,7 @@ def test_resumed_run_of_several_processes_is_the_unbroken_one(data_file, tmp_pat
 def test_torchrun(data_file, tmp_path):
     flags = ["--task", "synthesis", "--num_epochs", 2, "--sample_every", 0]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, ROOT / "train.py"]
-    command += ["--data", data_file, "--model_dir", tmp_path / "torchrun", *TINY, *flags]
+    command += ["--data", data_file, "--model_dir", tmp_path / "torchrun", *TINY, *TINY_MIXTURE, *flags]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment(), timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("done: ") == 1
@@ -490,7 +701,7 @@ def test_killed_run_leaves_no_worker_behind(data_file, tmp_path):
 
 def test_error_in_all_processes_is_one_line(data_file, tmp_path):
     flags = ["--processes", 2, "--num_epochs", 100, "--learning_rate", 9e18, "--grad_clip", 0]
-    result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path, *TINY, *flags)
+    result = run_script("train.py", "--data", data_file, "--model_dir", tmp_path, *TINY, *TINY_MIXTURE, *flags)
     assert_refused(result, "in a row")
 
 
@@ -516,8 +727,8 @@ def test_number_of_processes(data_file, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     for batch_size, device, expected in ((50, "cpu", 4), (24, "cpu", 3), (6, "cpu", 1), (50, "meta", 1)):
         options = argparse.Namespace(processes="auto", batch_size=batch_size, device="cpu")
-        monkeypatch.setattr(train, "choose_device", lambda name, device=device: torch.device(device))
-        assert train.choose_processes(options) == expected
+        monkeypatch.setattr("flags.choose_device", lambda name, device=device: torch.device(device))
+        assert choose_processes(options) == expected
     with pytest.raises(InputError, match="--processes 7"):
         run_in_process(data_file, tmp_path, "--processes", 7)
 
@@ -612,6 +823,7 @@ def test_bad_input_is_named(data_file, tmp_path, capsys):
         ["--learning_rate", "-1"],
         ["--task", "draw"],
         ["--learning_rate", "nan"],
+        ["--ema", "1"],
         ["--seed", "-1"],
     ):
         with pytest.raises(SystemExit) as stop:
@@ -682,13 +894,22 @@ def test_failed_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["rand_write", "synthesis"])
-def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp_path, capsys, task):
+def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp_path, capsys, monkeypatch, task):
     run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", task)
     row = read_log(tmp_path, task)[0]
     assert f"data: {data_file} (rests dropped)\n" in capsys.readouterr().out
     train.main(["--data", str(data_file), "--evaluate", str(tmp_path / f"{task}_best.pt"), "--precision", "fp32"])
     output = capsys.readouterr().out
     assert f"validation split of {data_file} (rests dropped):" in output
+    exported = tmp_path / "small.pt"
+    for rank in "10":  # of torchrun's two processes the first one evaluates and exports
+        for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "none"), ("MASTER_PORT", "0")):
+            monkeypatch.setenv(name, value)
+        flags = ["--data", str(data_file), "--precision", "fp32", "--init", str(tmp_path / f"{task}_best.pt")]
+        train.main([*flags, "--evaluate", str(tmp_path / f"{task}_best.pt")])
+        train.main([*flags, "--export", str(exported)])
+        assert exported.exists() == (rank == "0")
+        assert capsys.readouterr().out == ("" if rank == "1" else f"{output}wrote {exported} (0.0 MB)\n")
     for label, name in [
         ("nats a line, normalised", "validation_loss"), ("nats a line, whiteboard", "validation_loss_raw"),
         ("nats a point, normalised", "validation_per_point"), ("nats a point, whiteboard", "validation_per_point_raw"),

@@ -1,0 +1,172 @@
+"""The flags of train.py, and what they come to: the settings of a run and the hardware it is on."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks import SIZES, TASKS
+from utils import InputError
+
+# Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
+FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
+SETTINGS = (
+    *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "augment",
+    "precision", "processes", "sample_every",
+)  # fmt: skip
+TASK_DEFAULTS = {  # of flags, where a task has other ones
+    "read": {
+        "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "warmup": 200,
+        "grad_clip": 100.0, "rare_share": 0.03,
+    },
+}  # fmt: skip
+OF_WRITING = ("num_clusters", "K", "timesteps", "weight_noise", "augment")  # flags of the tasks that write alone
+MIN_LINES = 8  # of a batch for each process, with --processes auto
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def at_least(least: float, kind: type = int, below: float = 2**63) -> Callable[[str], Any]:
+    """A parser of numbers of a kind that are at least `least` and less than `below`."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not least <= value < below:
+            limit = f" and less than {below:g}" if below < 2**63 else ""
+            raise argparse.ArgumentTypeError(f"must be at least {least:g}{limit}, not {text}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def number_or_auto(text: str) -> int | str:
+    """A number of processes, or `auto`."""
+    if text != "auto" and not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a number from 1, or auto, not {text}")
+    return text if text == "auto" else int(text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        description="Train a network of Graves (2013) on prepared data, or evaluate one.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    whole, number = at_least(1), at_least(1e-12, float)
+    add = parser.add_argument_group("task and files").add_argument
+    add("--task", choices=TASKS, default="rand_write", help="write at random, write a given text, or read ink")
+    add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
+    add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
+    add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
+    add(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write weights alone, in half precision, and stop: the run's best or those of --init",
+    )
+    add = parser.add_argument_group("network").add_argument
+    add("--num_layers", type=whole, default=2, help="LSTM layers; the paper has 3, and 1 with --cell_size 900")
+    add("--cell_size", type=whole, default=400, help="cells of a layer")
+    add("--num_clusters", type=whole, default=20, help="Gaussians of the mixture for the next point")
+    add("--K", type=whole, default=10, help="Gaussians of the window over the text")
+    add("--init", type=Path, metavar="CHECKPOINT", help="begin with its weights, sizes and statistics: fine-tuning")
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--batch_size", type=whole, default=50, help="lines of a step")
+    add("--timesteps", type=whole, default=800, help="predictions of a line at most: longer lines are cut for training")
+    add("--num_epochs", type=whole, default=50, help="times that every line is seen")
+    add("--optimizer", choices=("adam", "rmsprop"), default="adam", help="rmsprop has the paper's settings")
+    rates = "step size (default: 8E-4 for adam, 2E-3 for --task read, the paper's 1E-4 for rmsprop)"
+    add("--learning_rate", type=number, default=argparse.SUPPRESS, help=rates)
+    add("--warmup", type=at_least(0), default=100, help="steps over which the step size grows from nothing")
+    kinds = "step size: constant, times --decay_rate after every epoch, or a cosine to zero over --num_epochs"
+    add("--anneal", choices=("none", "epoch", "cosine"), default="cosine", help=kinds)
+    add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
+    norm = "the gradient's norm (of nats a line) is cut to this; 0: never"
+    add("--grad_clip", type=at_least(0, float), default=10_000.0, help=norm)
+    average = "evaluate and keep an exponential moving average of the weights, with this decay a step; 0: no average"
+    add("--ema", type=at_least(0, float, below=1), default=0.0, metavar="DECAY", help=average)
+    noise = (
+        "adaptive weight noise (Graves 2011): the standard deviation that each weight begins with, 0.075 in the paper, "
+        "for retraining a network (--init); evaluation has no noise; 0: none"
+    )
+    add("--weight_noise", type=at_least(0, float), default=0.0, metavar="DEVIATION", help=noise)
+    rare = (
+        "lines with a character that is on fewer than this share of lines are seen more often, as if it was on as many"
+    )
+    add("--rare_share", type=at_least(0, float), default=0.0, help=rare)
+    hands = (
+        "standard deviation of small random changes of each training line's scale and slant; 0: none, and 0.1 is much"
+    )
+    add("--augment", type=at_least(0, float), default=0.0, metavar="STRENGTH", help=hands)
+    add("--seed", type=at_least(0), default=0, help="of the first weights and of the order of lines")
+    add = parser.add_argument_group("running").add_argument
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    products = "of the large products; auto: bf16 where the hardware multiplies it"
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=products)
+    shared = "that share every batch; auto: one for each core, with 8 lines of a batch at least, and 1 on a GPU"
+    add("--processes", type=number_or_auto, default="auto", help=shared)
+    going_on = "go on with the run in --model_dir, with its settings but for those given anew"
+    add("--resume", action="store_true", help=going_on)
+    add("--max_steps", type=whole, help="stop at this step of the run, ready to be resumed")
+    add("--max_minutes", type=number, help="stop after this many minutes, ready to be resumed")
+    add("--sample_every", type=at_least(0), default=5, help="epochs between pictures of samples; 0: none")
+    return parser
+
+
+def given_flags(arguments: list[str]) -> dict[str, Any]:
+    """The flags that are among the arguments, and their values."""
+    parser = make_parser()
+    nothing = argparse.Namespace(**dict.fromkeys([*vars(parser.parse_args([])), "learning_rate"]))
+    return {name: value for name, value in vars(parser.parse_args(arguments, nothing)).items() if value is not None}
+
+
+def parse_flags(arguments: list[str], saved: dict[str, Any] | None = None) -> argparse.Namespace:
+    """All flags, and as `given` the names of those that are among the arguments.
+
+    One that is not has the value of the `saved` settings of a run, else the task's default. Raises InputError for flags
+    that are of no use to the task.
+    """
+    parser, given = make_parser(), given_flags(arguments)
+    task = given.get("task", parser.get_default("task"))
+    for name in OF_WRITING:
+        if task == "read" and name in given:
+            raise InputError(f"--{name}: is of no use to --task read; leave it out")
+    parser.set_defaults(**(TASK_DEFAULTS.get(task, {}) if saved is None else saved))
+    options = parser.parse_args(arguments, argparse.Namespace(given=frozenset(given)))
+    if "learning_rate" not in options:
+        adam = 2e-3 if task == "read" else 8e-4
+        options.learning_rate = {"adam": adam, "rmsprop": 1e-4}[options.optimizer]
+    return options
+
+
+def choose_device(name: str) -> torch.device:
+    """The device by its name; `auto` is the GPU if PyTorch sees one."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type of the large products; `auto` is bfloat16 where the hardware multiplies it."""
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+            fast = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+        name = "bf16" if fast else "fp32"
+    return PRECISIONS[name]
+
+
+def choose_processes(options: argparse.Namespace) -> int:
+    """The number of processes by its name; `auto` is one for each thread that PyTorch would use, and 1 on a GPU."""
+    if options.processes != "auto":
+        return options.processes
+    if choose_device(options.device).type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), options.batch_size // MIN_LINES))

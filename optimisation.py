@@ -1,0 +1,77 @@
+"""How a run changes its weights: the paper's optimiser, the step size, the average of the weights."""
+
+import argparse
+import copy
+import math
+
+import torch
+from torch import nn
+
+from weight_noise import RATE, WeightNoise
+
+
+class GravesRMSprop(torch.optim.Optimizer):
+    """RMSprop as in the paper (eq. 38-45): gradient centred, 1e-4 inside the root, momentum 0.9.
+
+    torch.optim.RMSprop adds its epsilon outside of the root, which is not the same step.
+    """
+
+    def __init__(self, parameters, lr: float = 1e-4):
+        super().__init__(parameters, {"lr": lr, "decay": 0.95, "momentum": 0.9, "epsilon": 1e-4})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """One step. Takes no closure."""
+        for group in self.param_groups:
+            decay = group["decay"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state, gradient = self.state[parameter], parameter.grad
+                if not state:
+                    state.update({name: torch.zeros_like(parameter) for name in ("n", "g", "delta")})
+                n, g, delta = state["n"], state["g"], state["delta"]
+                n.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)  # (eq. 38)
+                g.mul_(decay).add_(gradient, alpha=1 - decay)  # (eq. 39)
+                root = (n - g.square()).clamp_(min=0).add_(group["epsilon"]).sqrt_()  # rounding may leave n < g^2
+                delta.mul_(group["momentum"]).addcdiv_(gradient, root, value=-group["lr"])  # (eq. 40)
+                parameter.add_(delta)  # (eq. 41)
+
+
+def make_optimizer(name: str, rate: float, model: nn.Module, noise: WeightNoise | None) -> torch.optim.Optimizer:
+    """The optimiser of a network and, if there is noise, of its deviations.
+
+    `rate` of a group of its parameters says what their step size is in units of the run's.
+    """
+    groups = [{"params": list(model.parameters()), "rate": 1.0}]
+    if noise:
+        groups.append({"params": list(noise.parameters()), "rate": RATE})
+    return {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}[name](groups, lr=rate)
+
+
+def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) -> float:
+    """Step size of step number `step` (from 0): warm-up, then constant, per-epoch decay, or a cosine to zero."""
+    rate = options.learning_rate * min(1.0, (step + 1) / (options.warmup + 1))
+    if options.anneal == "epoch":
+        rate *= options.decay_rate ** (step // steps_per_epoch)
+    elif options.anneal == "cosine":
+        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / (options.num_epochs * steps_per_epoch)))
+    return rate
+
+
+class WeightAverage:
+    """The exponential moving average of a network's weights over a run's steps, as a network of its own (`model`).
+
+    After step t, counted from 0, the old average counts min(decay, (1 + t) / (10 + t)): the first weights, which are
+    random, are forgotten soon.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.model = decay, copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step number `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for average, weights in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(weights, 1 - decay)
