@@ -40,8 +40,8 @@ from tqdm import tqdm
 
 from data_preprocessing import Dataset, load_dataset
 from processes import Group, start_group, torchrun_group
-from tasks import SIZES, TASKS, Reading, Writing, load_network, make_batches, make_task
-from utils import InputError, atomic_write, draw_losses, run_cli, save_checkpoint, save_figure
+from tasks import SIZES, Reading, Writing, load_network, make_batches, make_task
+from utils import TASKS, InputError, atomic_write, draw_losses, run_cli, save_checkpoint, save_figure
 
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 KEPT = 3  # checkpoints of epochs that stay on disk

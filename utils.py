@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickletools
+import re
 import sys
 import unicodedata
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -139,18 +142,30 @@ class Alphabet:
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
 
-VERSION = 2  # of the checkpoint's form
+VERSION = 2  # of the checkpoint's form; 1 can be read, too
+TASKS = ("rand_write", "synthesis", "read")
+
+# Of offsets, in whiteboard units: far beyond what a whiteboard and a pen can give, and safe to divide by.
+MIN_STD, MAX_STD, MAX_MEAN = 1e-3, 1e6, 1e6
+
+# What a network's sizes must be (type, least, greatest), before it is built. `charset` is checked by itself.
+CONFIG_BOUNDS = {
+    "num_layers": (int, 1, 1000), "cell_size": (int, 1, 10**5), "num_clusters": (int, 1, 10**4), "K": (int, 1, 10**4),
+    "num_chars": (int, 0, 10**5), "channels": (int, 2, 10**5), "dropout": (float, 0, 0.999),
+}  # fmt: skip
+# What a checkpoint holds of a training run: all of it, or nothing.
+TRAINING = {"settings": dict, "log": list, "step_log": list, "progress": dict, "optimizer": dict, "fingerprint": str}
+# What the pickle in a checkpoint may name. More is safe with weights_only, but could still ask for all memory.
+PICKLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 
 
 def from_version_1(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint of version 1 under today's names.
+    """The weights of a network for texts, from a checkpoint of version 1, under today's names.
 
     The window's layer had a form of its own: one bias, and the order output, input, forget, candidate of gates.
     """
     import torch
 
-    if "layers.0.recurrent.weight" not in weights:
-        return weights
     old = ("input.weight", "recurrent.weight", "input.bias")
     of_point, recurrent, bias = (weights[f"layers.0.{name}"] for name in old)
     H = len(bias) // 4
@@ -195,32 +210,133 @@ def load_checkpoint(
 
     from model import Config, Model
 
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; train one with train.py, or name another one")
+    content = read_checkpoint(path, device)
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:  # a damaged file makes torch.load raise nearly anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: damaged, or not a checkpoint ({reason})") from None
-    if not isinstance(content, dict) or content.get("version") not in (1, VERSION):
-        raise InputError(f"{path}: not a checkpoint of this version of the project")
-    try:
+        check_content(content)
         if build is None and content.get("task") == "read":
             raise ValueError("it is a reader, not a network that writes")
-        model = build(content) if build else Model(Config(**content["config"]))
-        if content["version"] == 1:
+        with torch.device("meta"):  # shapes without memory
+            model = build(content) if build else Model(Config(**content["config"]))
+        if content["version"] == 1 and "layers.0.recurrent.weight" in content["weights"]:
             content["weights"] = from_version_1(content["weights"])
-        model.load_state_dict(content["weights"])
-        if len(content["charset"]) != model.config.num_chars or len(content["char_counts"]) != model.config.num_chars:
-            raise ValueError("its character set does not fit its weights")
-        values = model.state_dict()
-        if not all(torch.isfinite(v).all() for v in values.values()) or (values.get("std", torch.ones(1)) <= 0).any():
-            raise ValueError("it holds numbers that are not finite")
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            content.pop("optimizer", None)  # it is of the weights as they were
+        check_fit(content, model)
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path}: its contents do not fit together ({error})") from None
+    model.load_state_dict({name: weight.float() for name, weight in content["weights"].items()}, assign=True)
     return model.to(device).eval(), content
+
+
+def read_checkpoint(path: Path, device: str | torch.device) -> dict[str, Any]:
+    """The content of a checkpoint of this version, with its tensors on `device`; nothing else is known of it.
+
+    Raises InputError for a file that is missing, damaged or something else.
+    """
+    import torch
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; train one with train.py, or name another one")
+    with path.open("rb") as file:
+        try:
+            check_archive(file)
+            file.seek(0)
+            content = torch.load(file, map_location=device, weights_only=True)
+        except Exception as error:  # a damaged file makes zipfile, pickle and PyTorch raise nearly anything
+            reason = str(error) if isinstance(error, ValueError | zipfile.BadZipFile) else type(error).__name__
+            raise InputError(f"{path}: damaged, or not a checkpoint ({reason})") from None
+    if (
+        not isinstance(content, dict)
+        or type(content.get("version")) is not int
+        or content["version"] not in (1, VERSION)
+    ):
+        raise InputError(f"{path}: not a checkpoint of this version of the project")
+    return content
+
+
+def check_archive(file: IO[bytes]) -> None:
+    """Raise ValueError or zipfile.BadZipFile for what is not a .zip as torch.save writes it, or is damaged.
+
+    PyTorch does not compare the checksums of what it reads.
+    """
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is compressed, as torch.save writes nothing")
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError("its parts overlap")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not fit")
+        for name in (entry.filename for entry in entries if entry.filename.lower().endswith("data.pkl")):
+            for opcode, argument, _ in pickletools.genops(archive.read(name)):
+                if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not PICKLED.fullmatch(str(argument)):
+                    raise ValueError("it holds something other than tensors and plain values")
+
+
+def check_content(content: dict[str, Any]) -> None:
+    """Raise ValueError, TypeError or KeyError unless the content has the form of a checkpoint."""
+    config, charset, counts = content["config"], content["charset"], content["char_counts"]
+    if not isinstance(charset, str) or len(set(charset)) < len(charset):
+        raise ValueError("its character set is not one")
+    if not isinstance(counts, list) or len(counts) != len(charset):
+        raise ValueError("its character counts do not fit its character set")
+    if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+        raise ValueError("its character counts are no counts")
+    for name, value in config.items():
+        if name == "charset":
+            if value != charset:
+                raise ValueError("it has two different character sets")
+            continue
+        kind, least, most = CONFIG_BOUNDS[name]
+        if type(value) not in (int, kind) or not least <= value <= most:
+            raise ValueError(f"{name} is not a number from {least} to {most}")
+    task = content.get("task", TASKS[bool(charset)])
+    if task not in TASKS or (task == "rand_write") != (charset == ""):
+        raise ValueError("its task is unknown, or does not fit its character set")
+    check_weights(content["weights"])
+    if TRAINING.keys() & content.keys():
+        if not all(isinstance(content[name], kind) for name, kind in TRAINING.items()):
+            raise ValueError("what it holds of its run is of the wrong type")
+        if not all(isinstance(row, dict) for row in content["log"] + content["step_log"]):
+            raise ValueError("its logs are no rows")
+
+
+def check_weights(weights: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless all are usable tensors, whole in memory and finite, and the statistics within bounds."""
+    import torch
+
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise ValueError("its weights have no names")
+    for name, weight in weights.items():
+        if not isinstance(weight, torch.Tensor) or not weight.is_floating_point() or not weight.is_contiguous():
+            raise ValueError(f"{name} is not a tensor of numbers")
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    if "std" in weights and not ((weights["std"] >= MIN_STD) & (weights["std"] <= MAX_STD)).all():
+        raise ValueError(f"the standard deviation of its offsets is not from {MIN_STD:g} to {MAX_STD:g}")
+    if "mean" in weights and not (weights["mean"].abs() <= MAX_MEAN).all():
+        raise ValueError(f"the mean of its offsets is beyond {MAX_MEAN:g}")
+
+
+def check_fit(content: dict[str, Any], model: nn.Module) -> None:
+    """Raise ValueError unless weights and optimizer have the shapes of the `model`, which takes no memory (meta)."""
+    weights, expected = content["weights"], model.state_dict()
+    if weights.keys() != expected.keys():
+        raise ValueError(f"weights are missing or too many: {', '.join(sorted(weights.keys() ^ expected.keys())[:3])}")
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            raise ValueError(f"{name} has the shape {[*weight.shape]}, not {[*expected[name].shape]}")
+    if len(content["charset"]) != model.config.num_chars:
+        raise ValueError("its character set does not fit its weights")
+    if "optimizer" in content:
+        shapes = [parameter.shape for parameter in model.parameters()]
+        (group,) = content["optimizer"]["param_groups"]
+        if group["params"] != [*range(len(shapes))]:
+            raise ValueError("its optimizer is not that of its weights")
+        for number, values in content["optimizer"]["state"].items():
+            if any(value.shape not in (shapes[number], ()) for value in values.values()):
+                raise ValueError("the state of its optimizer does not fit its weights")
 
 
 def to_strokes(points: np.ndarray) -> list[np.ndarray]:
