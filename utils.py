@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickletools
 import re
+import stat
 import sys
+import tempfile
 import unicodedata
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -59,24 +63,57 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
+def output_file(path: Path) -> Path:
+    """Where an output goes: `path`, or what it links to. Raises InputError if that cannot be a regular file."""
+    try:
+        target = path.resolve()
+        if target.is_dir():
+            raise InputError(f"{path}: is a folder; name a file")
+        if target.exists() and not target.is_file():
+            raise InputError(f"{path}: is no regular file but a device or the like, which is never replaced")
+    except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; name another file") from None
+    return target
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError if `atomic_write` could not write to `path`. For a program's start; it makes nothing."""
+    folder = output_file(path).parent
+    while not folder.exists():  # will be made
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {folder}: {error.strerror}") from None
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file in the folder of `path`, and rename it to `path` if all went well: whole or not at all."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file")
-    temporary = path.with_name(f".{path.name}.part")  # one left by a killed program is written over by the next
+    """A buffer that becomes the file at `path` if all went well: whole or not at all.
+
+    It is written to a temporary file beside `path` that is then renamed. A link stays and what it links to is written;
+    an existing file's mode is kept. Raises InputError if `path` cannot be a regular file, and OSError that names it if
+    it cannot be written, as on a full disk. A program that is killed just then leaves a hidden file that ends in
+    `.part`: nothing reads it, and it may be deleted.
+    """
+    target = output_file(path)
+    yield (buffer := io.BytesIO())
+    temporary = target.with_name(f".{uuid.uuid4().hex}.part")  # short, and no other program's
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            if target.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 # ----------------------------------------------------------------------------------------------------------- characters

@@ -1,16 +1,29 @@
 """utils.py: checkpoints that are damaged or crafted, files that are written, and how a program ends."""
 
+import errno
 import math
+import os
+import stat
+import subprocess
+import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, assert_refused, environment
 
 from model import Config, Model
-from utils import InputError, load_checkpoint, save_checkpoint
+from utils import InputError, atomic_write, check_writable, load_checkpoint, save_checkpoint
 
 SMALL = Config(num_layers=2, cell_size=8, num_clusters=2, K=2, num_chars=3)
+
+def run_code(code, redirect=""):
+    """Run lines of Python as a program, with the shell's redirections."""
+    command = ["sh", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=60)
+
 
 # --------------------------------------------------------------------------------------------------------- checkpoints
 
@@ -169,3 +182,112 @@ def test_a_compressed_checkpoint_is_refused(whole, tmp_path):
         for entry in old.infolist():
             new.writestr(entry.filename, old.read(entry))
     assert "compressed" in refusal(tmp_path / "bad.pt")
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def written(path, data=b"new"):
+    check_writable(path)
+    with atomic_write(path) as file:
+        file.write(data)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A device that is nobody's: the same one as /dev/null."""
+    path = tmp_path / "null"
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except OSError:
+        pytest.skip("only root can make devices")
+    return path
+
+
+def test_a_device_or_pipe_is_refused_and_stays(tmp_path, device):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(device)
+    for path in (device, tmp_path / "pipe", tmp_path / "link", tmp_path):
+        before = path.lstat()
+        for use in (written, check_writable, lambda path: atomic_write(path).__enter__()):
+            with pytest.raises(InputError, match=f"{path}: is "):
+                use(path)
+        assert os.path.samestat(before, path.lstat()) and not path.is_file()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/target")
+    for data in (b"first", b"second"):  # the first makes the target
+        assert written(tmp_path / "link", data) == data
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "folder" / "target").read_bytes() == data
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InputError, match="circle"):
+        written(tmp_path / "circle")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["circle", "folder", "link", "target"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o660])
+def test_the_mode_of_an_existing_file_is_kept(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    assert written(path) == b"new" and stat.S_IMODE(path.stat().st_mode) == mode
+    umask = os.umask(0o027)
+    try:
+        written(tmp_path / "fresh")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "fresh").stat().st_mode) == 0o640
+
+
+def test_names_may_be_as_long_as_the_file_system_takes(tmp_path):
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    assert written(tmp_path / ("n" * longest)) == b"new"
+    for use in (written, check_writable):
+        with pytest.raises(InputError, match="name"):
+            use(tmp_path / ("n" * (longest + 1)))
+
+
+def test_two_programs_that_write_one_file_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "file"
+    with atomic_write(path) as first:
+        first.write(b"first")
+        with atomic_write(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_check_writable_makes_nothing(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    for path in (tmp_path / "file", tmp_path / "new", tmp_path / "a" / "b" / "new"):
+        check_writable(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(InputError, match="file/new"):
+        check_writable(tmp_path / "file" / "new")
+    with pytest.raises(InputError, match="/proc"):  # not even by root
+        check_writable(Path("/proc/new"))
+
+
+@pytest.mark.parametrize("written_before", [0, 3000])
+def test_a_full_disk_ends_with_one_line_and_leaves_the_old_checkpoint(written_before, whole, tmp_path):
+    path = tmp_path / "synthesis.pt"
+    path.write_bytes(whole.read_bytes())
+    code = f"""
+        import resource, signal
+        from pathlib import Path
+        from utils import load_checkpoint, run_cli, save_checkpoint
+
+        def main():
+            model, content = load_checkpoint(Path({str(path)!r}))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # beyond the limit a write is an error, as on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, ({written_before}, {written_before}))
+            save_checkpoint(Path({str(path)!r}), model, "abc", [1, 0, 7])
+
+        run_cli(main)
+    """
+    assert_refused(run_code(code), "synthesis.pt: ", os.strerror(errno.EFBIG))
+    assert path.read_bytes() == whole.read_bytes() and len(list(tmp_path.iterdir())) == 1
