@@ -11,6 +11,7 @@ import sys
 import tempfile
 import unicodedata
 import uuid
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,27 +41,66 @@ class ResultError(Exception):
     """All is written, but not all of it is right. The message says what is wrong and what to do."""
 
 
+_held_notes: list[str] | None = None  # of a program that `run_cli` runs
+
+
+def note(message: str) -> None:
+    """Tell on stderr what the user should know, though the work goes on.
+
+    In a program it is told at the end, and not if that is an error: then there is one line, which is the error's.
+    """
+    if _held_notes is None:
+        _say(f"note: {message}")
+    else:
+        _held_notes.append(message)
+
+
+def printable(text: str, most: int = 10_000) -> str:
+    """Text of unknown origin as one line of at most so many characters, with control characters and such escaped."""
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:most]
+
+
+def _say(message: str) -> None:
+    print(printable(message), file=sys.stderr)
+
+
 def run_cli(main: Callable[[], None]) -> None:
-    """Run `main`; end with one line on stderr and status 2 on bad input or 3 on `ResultError`, with 130 on Ctrl-C."""
+    """Run `main` as a program, and end it.
+
+    On bad input the status is 2, with one line on stderr; on `ResultError` 3; on Ctrl-C 130. Warnings of libraries are
+    not shown, unless Python's -W asks for them.
+    """
+    global _held_notes
+    for name in ("stdout", "stderr"):  # closed by whoever started the program, as with >&-
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files can hold what no encoding has
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    _held_notes, error, status = [], "", 0
     try:
         main()
         sys.stdout.flush()
-    except InputError as error:
-        sys.exit(_complain(str(error), 2))
-    except ResultError as error:
-        sys.exit(_complain(str(error), 3))
+    except InputError as problem:
+        error, status = str(problem), 2
+    except ResultError as problem:
+        error, status = str(problem), 3
     except KeyboardInterrupt:
-        sys.exit(130)
+        status = 130
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        status = 1
+    except OSError as problem:  # a folder that cannot be written, a full disk
+        error, status = f"{problem.filename or 'input or output'}: {problem.strerror or problem}", 2
+    for message in _held_notes if status in (0, 3) else ():
+        _say(f"note: {message}")
+    if error:
+        _say(f"error: {error}")
+    try:
+        sys.stdout.flush()
+    except OSError:  # else Python tries again at its end, and complains
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:  # a folder that cannot be written, a full disk
-        sys.exit(_complain(f"{error.filename or 'input or output'}: {error.strerror or error}", 2))
-
-
-def _complain(message: str, status: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return status
+    sys.exit(status)
 
 
 def output_file(path: Path) -> Path:
@@ -158,8 +198,8 @@ class Alphabet:
         for character in unicodedata.normalize("NFC", " ".join(text.split())):
             piece = self._replacement(character)
             if piece != character:
-                note = f"wrote {piece!r} for {character!r}" if piece else f"left out {character!a}"
-                notes += [note] if note not in notes else []
+                told = f"wrote {piece!r} for {character!r}" if piece else f"left out {character!a}"
+                notes += [told] if told not in notes else []
             pieces.append(piece)
         prepared = "".join(pieces)
         if not prepared:

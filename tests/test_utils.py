@@ -291,3 +291,51 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_old_checkpoint(written_be
     """
     assert_refused(run_code(code), "synthesis.pt: ", os.strerror(errno.EFBIG))
     assert path.read_bytes() == whole.read_bytes() and len(list(tmp_path.iterdir())) == 1
+
+
+# ------------------------------------------------------------------------------------------------ how a program ends
+
+
+PROGRAM = """
+    import sys, warnings
+    from utils import InputError, ResultError, note, run_cli
+
+    def main():
+        note("first\\nof\\x1b[31m two")
+        print("output")
+        warnings.warn("of a library")
+        {end}
+
+    run_cli(main)
+"""
+
+
+@pytest.mark.parametrize("redirect", [">&-", "<&- >&- 2>&-"])
+def test_output_may_be_closed(redirect):
+    result = run_code(PROGRAM.format(end=""), redirect)
+    assert result.returncode == 0 and result.stdout == "" and "Traceback" not in result.stderr
+    assert run_code(PROGRAM.format(end="raise InputError('bad')"), redirect).returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_that_cannot_be_written_is_one_line():
+    assert_refused(run_code(PROGRAM.format(end=""), ">/dev/full"), os.strerror(errno.ENOSPC))
+
+
+def test_notes_are_told_safely_at_the_end_and_not_before_an_error():
+    result = run_code(PROGRAM.format(end=""))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "output\n", "note: first of\\x1b[31m two\n")
+    assert_refused(run_code(PROGRAM.format(end="raise InputError('bad\\r\\x07 name')")), "error: bad \\x07 name")
+    result = run_code(PROGRAM.format(end="raise ResultError('wrong')"))
+    assert result.returncode == 3
+    assert result.stderr == "note: first of\\x1b[31m two\nerror: wrong\n"
+
+
+def test_names_that_no_encoding_has_can_be_printed():
+    result = run_code(PROGRAM.format(end="print('\\udcff')"))
+    assert (result.returncode, result.stdout) == (0, "output\n\\udcff\n")
+
+
+def test_ctrl_c_ends_without_a_traceback():
+    result = run_code(PROGRAM.format(end="raise KeyboardInterrupt"))
+    assert result.returncode == 130 and result.stderr == ""
