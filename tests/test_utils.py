@@ -19,6 +19,7 @@ from utils import InputError, atomic_write, check_writable, load_checkpoint, sav
 
 SMALL = Config(num_layers=2, cell_size=8, num_clusters=2, K=2, num_chars=3)
 
+
 def run_code(code, redirect=""):
     """Run lines of Python as a program, with the shell's redirections."""
     command = ["sh", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, textwrap.dedent(code)]
