@@ -33,7 +33,17 @@ from lxml import etree
 from tqdm import tqdm
 
 from transcriptions import read_transcription, tidy_texts
-from utils import MIN_STD, SHORTEST_STEP, InputError, atomic_write, check_writable, printable, run_cli
+from utils import (
+    MAX_MEAN,
+    MAX_STD,
+    MIN_STD,
+    SHORTEST_STEP,
+    InputError,
+    atomic_write,
+    check_writable,
+    printable,
+    run_cli,
+)
 
 # The pen is read about 75 times a second, with time stamps rounded to 10 ms: 99 % of the steps within a stroke take
 # 30 ms or less. One that takes more than 45 ms has lost two readings or more.
@@ -50,6 +60,7 @@ USUAL_STEP = 18.0  # whiteboard units
 LONGEST_STEP = 200.0  # whiteboard units
 
 MAX_POSITION = 15_000  # whiteboard units, in x and y; two of them differ by an int16
+MAX_DATASET_BYTES = 1 << 30  # all of IAM-OnDB takes 40 MB
 MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
 STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink there is not what the text says
 LISTS = {"trainset.txt": "train", "testset_f.txt": "train", "testset_t.txt": "train", "testset_v.txt": "validation"}
@@ -116,28 +127,53 @@ def load_dataset(path: Path) -> Dataset:
         raise InputError(f"{path}: no such file; make it with: python data_preprocessing.py --output {path}")
     try:
         with np.load(path, allow_pickle=False) as file:
+            if sum(entry.file_size for entry in file.zip.infolist()) > MAX_DATASET_BYTES:
+                raise InputError(f"{path}: more than {MAX_DATASET_BYTES >> 20} MiB unpacked; make it anew")
             data = Dataset(**{field.name: file[field.name] for field in fields(Dataset)})
-        lines, points = len(data.names), len(data.offsets)
-        chars = (len(data.charset),)
-        expected = [
-            (data.offsets, "i", (points, 2)), (data.ends, "b", (points,)), (data.starts, "i", (lines + 1,)),
-            (data.texts, "U", (lines,)), (data.names, "U", (lines,)), (data.splits, "U", (lines,)),
-            (data.charset, "U", chars), (data.char_counts, "i", chars), (data.mean, "f", (2,)), (data.std, "f", (2,)),
-            (data.has_rests, "b", ()),
-        ]  # fmt: skip
-        if any(array.dtype.kind != kind or array.shape != shape for array, kind, shape in expected):
-            raise ValueError("an array has the wrong type or shape")
-        if lines == 0 or data.starts[0] != 0 or data.starts[-1] != points or (np.diff(data.starts) < 2).any():
-            raise ValueError("the row starts do not fit the points")
-        if not (np.isfinite(data.mean).all() and np.isfinite(data.std).all() and (data.std > 0).all()):
-            raise ValueError("the statistics are not usable")
-    except PermissionError:
+    except (PermissionError, InputError):
         raise
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
     except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
-        raise InputError(f"{path}: damaged ({error}); make it anew") from None
+        reason = str(error) if isinstance(error, KeyError) else type(error).__name__  # numpy's words advise to trust it
+        raise InputError(f"{path}: not a data set of this version, or damaged ({reason}); make it anew") from None
+    try:
+        check_dataset(data)
+    except ValueError as error:
+        raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
     return data
+
+
+def check_dataset(data: Dataset) -> None:
+    """Raise ValueError that says what is wrong with a data set, if anything is."""
+    lines, points, chars = len(data.names), len(data.offsets), len(data.charset)
+    expected = {
+        "offsets": ("i", (points, 2)), "ends": ("b", (points,)), "starts": ("i", (lines + 1,)),
+        "texts": ("U", (lines,)), "names": ("U", (lines,)), "splits": ("U", (lines,)), "charset": ("U", (chars,)),
+        "char_counts": ("i", (chars,)), "mean": ("f", (2,)), "std": ("f", (2,)), "has_rests": ("b", ()),
+    }  # fmt: skip
+    for name, form in expected.items():
+        if (getattr(data, name).dtype.kind, getattr(data, name).shape) != form:
+            raise ValueError(f"{name} has the wrong type or shape")
+    starts = data.starts
+    if lines == 0 or starts[0] != 0 or starts[-1] != points or starts.min() < 0 or starts.max() > points:
+        raise ValueError("the starts of its lines are beyond its points")
+    if (np.diff(starts) < 2).any():
+        raise ValueError("a line of fewer than two points")
+    if data.offsets.min() < -2 * MAX_POSITION or data.offsets.max() > 2 * MAX_POSITION:
+        raise ValueError(f"an offset of more than {2 * MAX_POSITION} units")
+    if not ((np.abs(data.mean) <= MAX_MEAN) & (data.std >= MIN_STD) & (data.std <= MAX_STD)).all():
+        raise ValueError(
+            f"its statistics are not usable (mean {data.mean}, standard deviation {data.std}, wanted from {MIN_STD:g})"
+        )
+    if not set(data.splits.tolist()) <= set(SPLITS):
+        raise ValueError(f"a split other than {', '.join(SPLITS)}")
+    charset = data.charset.tolist()
+    if charset != sorted(set(charset)) or not all(len(c) == 1 and c.isprintable() for c in charset):
+        raise ValueError("its character set is not made of single characters, sorted, each once")
+    counts = Counter("".join(data.texts.tolist()))
+    if not counts.keys() <= set(charset):
+        raise ValueError("a text with characters that are not in its character set")
+    if not all(0 <= count <= counts[c] for c, count in zip(charset, data.char_counts.tolist(), strict=True)):
+        raise ValueError("its character counts do not fit its texts")
 
 
 def usable_bytes(data: bytes | None) -> bytes:

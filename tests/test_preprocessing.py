@@ -190,7 +190,21 @@ class Trap:
         ("offsets", lambda offsets: offsets.astype(float)), ("ends", lambda ends: ends[:-1]),
         ("starts", lambda starts: np.maximum(starts, 1)), ("starts", lambda starts: starts * 2),
         ("starts", lambda starts: np.r_[0, starts[2], starts[2:]]),
-        ("std", np.zeros_like), ("mean", lambda mean: mean + np.nan),
+        ("starts", lambda starts: np.r_[0, 2**62, starts[2:]]), ("starts", lambda starts: np.r_[0, -2, starts[2:]]),
+        ("starts", lambda starts: np.r_[0, 2**63 - 1, starts[2:]]), ("starts", lambda starts: np.r_[0, 1, starts[2:]]),
+        ("starts", lambda starts: starts[::-1]),
+        ("offsets", lambda offsets: offsets + np.int64(2**62)), ("offsets", lambda offsets: np.where(offsets == 0, np.int64(-(2**63)), 0)),
+        ("offsets", lambda offsets: np.where(offsets == 0, 30001, 0)),
+        ("std", np.zeros_like), ("mean", lambda mean: mean + np.nan), ("mean", lambda mean: mean + 1e10),
+        ("std", lambda std: std * 1e-300), ("std", lambda std: std * 1e300), ("std", np.negative),
+        ("splits", lambda splits: np.array(["test"] * len(splits))),
+        ("charset", lambda charset: np.r_[[""], charset[1:]]), ("charset", lambda charset: charset[::-1]),
+        ("charset", lambda charset: np.r_[charset[:-1], charset[-2:-1]]),
+        ("charset", lambda charset: np.r_[charset[:-1], ["zz"]]),
+        ("charset", lambda charset: np.r_[["\x07"], charset[1:]]),
+        ("texts", lambda texts: np.r_[["caf\xe8"], texts[1:]]), ("texts", lambda texts: np.r_[["a\x07"], texts[1:]]),
+        ("char_counts", np.negative), ("char_counts", lambda counts: counts + 99),
+        ("char_counts", lambda counts: counts + 2**62),
     ],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused(name, change, prepared, tmp_path, monkeypatch):
@@ -202,6 +216,12 @@ def test_a_file_of_another_form_is_refused(name, change, prepared, tmp_path, mon
     with pytest.raises(InputError, match=r"data\.npz: not a data set"):
         dp.load_dataset(Path("data.npz"))
     assert not Path("trapped").exists()
+
+
+def test_a_data_set_that_unpacks_to_too_much_is_refused(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(dp, "MAX_DATASET_BYTES", 500)
+    with pytest.raises(InputError, match="unpacked"):
+        dp.load_dataset(prepared)
 
 
 @pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "npy", "cut", "flipped"])
