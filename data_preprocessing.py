@@ -25,6 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from itertools import groupby
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from xml.parsers import expat
 
@@ -278,11 +279,12 @@ def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.array(stays, dtype=bool)
 
 
-def prepare_lines(
-    batch: list[tuple[str, bytes | None]], keep_rests: bool
-) -> list[tuple[str, np.ndarray, np.ndarray, Counter] | tuple[str, str]]:
-    """Read and clean some line files: (name, offsets, ends, counts) each, or (name, what is wrong)."""
-    lines = []
+PreparedLine = tuple[str, np.ndarray, np.ndarray, Counter]  # name, offsets (T, 2), ends (T,), what was mended
+
+
+def prepare_lines(batch: list[tuple[str, bytes | None]], keep_rests: bool) -> list[PreparedLine | tuple[str, str]]:
+    """Read and clean some line files: a `PreparedLine` each, or (name, what is wrong)."""
+    lines: list[PreparedLine | tuple[str, str]] = []
     for name, data in batch:
         try:
             positions, ends, counts = clean_strokes(*read_strokes(data))
@@ -313,12 +315,14 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, by
                 yield path.stem, file.read(MAX_FILE_BYTES + 1)
     elif archive.is_file():
         try:
-            with gzip.open(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
                 for member in tar:
                     if member.name.endswith(suffix):
                         content = tar.extractfile(member) if member.isfile() else None
                         yield Path(member.name).stem, content.read(MAX_FILE_BYTES + 1) if content else None
-                while file.read(1 << 20):  # gzip compares its checksum at the very end, tarfile by itself never does
+                while unzipped.read(
+                    1 << 20
+                ):  # gzip compares its checksum at the very end, tarfile by itself never does
                     pass
         except PermissionError:
             raise
@@ -363,14 +367,19 @@ def split_of(form: str, list_of: dict[str, str] | None) -> str:
     return "validation" if zlib.crc32(form.encode()) % 8 == 0 else "train"
 
 
+def end_with(process: BaseProcess) -> None:
+    """Wait until another process has ended, and end this one."""
+    process.join()
+    os._exit(2)
+
+
 def start_worker() -> None:
     """In a worker: leave Ctrl-C to the program, and end when it ends, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    program = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (program.join(), os._exit(2)), daemon=True).start()
+    threading.Thread(target=end_with, args=[multiprocessing.parent_process()], daemon=True).start()
 
 
-def read_lines(source: Path, keep_rests: bool) -> tuple[list, dict[str, str]]:
+def read_lines(source: Path, keep_rests: bool) -> tuple[list[PreparedLine], dict[str, str]]:
     """All line files of the source, read on all cores: the lines by name, and what is wrong with the other files."""
     lines, names, broken, waiting = [], set(), {}, deque()
     workers = min(os.cpu_count() or 1, 8)
@@ -407,7 +416,7 @@ def pair_texts(names: list[str], broken: list[str], transcriptions: dict[str, li
     Where a form has more lines of strokes than of text, no line of it can be trusted to be paired rightly. Returns
     the texts, "" for lines without one, and those forms.
     """
-    places = [LINE_NAME.fullmatch(name).groups() for name in names]
+    places = [match.groups() for match in map(LINE_NAME.fullmatch, names) if match]
     last = Counter()
     for match in map(LINE_NAME.fullmatch, names + broken):
         if match:

@@ -75,7 +75,8 @@ def run_cli(main: Callable[[], None]) -> None:
     for name in ("stdout", "stderr"):  # closed by whoever started the program, as with >&-
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files can hold what no encoding has
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files can hold what no encoding has
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     _held_notes, error, status = [], "", 0
@@ -256,7 +257,7 @@ def from_version_1(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, charset: str, char_counts: list[int], half: bool = False, **training: Any
+    path: Path, model: Any, charset: str, char_counts: list[int], half: bool = False, **training: Any
 ) -> None:
     """Write all that generation needs (weights, sizes, statistics, characters), and `training` for resuming.
 
@@ -396,7 +397,7 @@ def check_weights(weights: dict[str, torch.Tensor]) -> None:
         raise ValueError(f"the mean of its offsets is beyond {MAX_MEAN:g}")
 
 
-def check_fit(content: dict[str, Any], model: nn.Module) -> None:
+def check_fit(content: dict[str, Any], model: Any) -> None:
     """Raise ValueError unless weights and optimizer have the shapes of the `model`, which takes no memory (meta)."""
     weights, expected = content["weights"], model.state_dict()
     if weights.keys() != expected.keys():
@@ -463,7 +464,7 @@ def draw_attention(axes: Axes, phi: np.ndarray, text: str) -> None:
     axes.set(xlabel="point", ylabel="character")
 
 
-def draw_density(axes: Axes, density: np.ndarray, extent: tuple[float, ...]) -> None:
+def draw_density(axes: Axes, density: np.ndarray, extent: tuple[float, float, float, float]) -> None:
     """The added densities of the next point, (rows, columns) over `extent`, as in the paper's figure 10.
 
     The colours follow the fourth root, or the dense spots within strokes would hide the rest.
