@@ -231,7 +231,7 @@ CONFIG_BOUNDS = {
     "num_layers": (int, 1, 1000), "cell_size": (int, 1, 10**5), "num_clusters": (int, 1, 10**4), "K": (int, 1, 10**4),
     "num_chars": (int, 0, 10**5), "channels": (int, 2, 10**5), "dropout": (float, 0, 0.999),
 }  # fmt: skip
-# What a checkpoint holds of a training run: all of it, or nothing.
+# What a checkpoint may hold of a training run; what resuming needs of it, train.py knows.
 TRAINING = {"settings": dict, "log": list, "step_log": list, "progress": dict, "optimizer": dict, "fingerprint": str}
 # What the pickle in a checkpoint may name. More is safe with weights_only, but could still ask for all memory.
 PICKLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
@@ -373,11 +373,11 @@ def check_content(content: dict[str, Any]) -> None:
     if task not in TASKS or (task == "rand_write") != (charset == ""):
         raise ValueError("its task is unknown, or does not fit its character set")
     check_weights(content["weights"])
-    if TRAINING.keys() & content.keys():
-        if not all(isinstance(content[name], kind) for name, kind in TRAINING.items()):
-            raise ValueError("what it holds of its run is of the wrong type")
-        if not all(isinstance(row, dict) for row in content["log"] + content["step_log"]):
-            raise ValueError("its logs are no rows")
+    for name, kind in TRAINING.items():
+        if name in content and not isinstance(content[name], kind):
+            raise ValueError(f"its {name} is of the wrong type")
+    if not all(isinstance(row, dict) for name in ("log", "step_log") for row in content.get(name, [])):
+        raise ValueError("its logs are no rows")
 
 
 def check_weights(weights: dict[str, torch.Tensor]) -> None:
