@@ -28,6 +28,8 @@ def run_code(code, redirect=""):
 
 # --------------------------------------------------------------------------------------------------------- checkpoints
 
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -182,6 +184,23 @@ def test_a_checkpoint_of_a_run_of_an_earlier_version_still_loads(whole, tmp_path
     del content["step_log"], content["fingerprint"]
     torch.save(content, tmp_path / "earlier.pt")
     assert not refusal(tmp_path / "earlier.pt")
+
+
+def test_a_run_of_version_1_gives_its_network_without_the_optimizer(whole, tmp_path):
+    content = torch.load(whole, weights_only=True)
+    content["version"] = 1
+    cell = {name: content["weights"].pop(f"layers.0.cell.{name}") for name in NAMES}
+    turned = {name: value.roll(SMALL.cell_size, 0) for name, value in cell.items()}  # output gates first
+    of_point, of_window = turned["weight_ih"].split([3, SMALL.num_chars], dim=1)
+    content["weights"] |= {
+        "layers.0.input.weight": of_point.contiguous(), "layers.0.input.bias": turned["bias_ih"] + turned["bias_hh"],
+        "layers.0.recurrent.weight": torch.cat([of_window, turned["weight_hh"]], dim=1),
+    }  # fmt: skip
+    torch.save(content, tmp_path / "version_1.pt")
+    model, found = load_checkpoint(tmp_path / "version_1.pt")
+    assert "optimizer" not in found  # it is of other weights
+    batch = torch.ones(5, 1, 3), torch.ones(4, 1, dtype=torch.bool), torch.tensor([[0, 2, 1]])
+    torch.testing.assert_close(model.losses(*batch), load_checkpoint(whole)[0].losses(*batch))
 
 
 def test_a_compressed_checkpoint_is_refused(whole, tmp_path):
