@@ -1,13 +1,12 @@
 """What can be wrong with a written line: it was cut off, the pen rests, or a reader reads another text."""
 
-import sys
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 
 from reader import SHIPPED_READER, Reader, edit_distance, load_reader
-from utils import SHORTEST_STEP, InputError
+from utils import SHORTEST_STEP, InputError, note
 
 # Steps shorter than `SHORTEST_STEP` in a row. Recorded lines have at most 3 where rests were dropped, and with rests
 # more than 20 in one line of 250. Where a network rests, it is for 25 to 500.
@@ -64,7 +63,7 @@ def find_reader() -> Reader | None:
     except InputError:
         if SHIPPED_READER.exists():
             raise
-        print(f"note: {SHIPPED_READER} is missing: whether lines say their text is not checked", file=sys.stderr)
+        note(f"{SHIPPED_READER} is missing: whether lines say their text is not checked")
         return None
 
 

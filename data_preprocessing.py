@@ -6,20 +6,26 @@ What the file holds is written at `Dataset`. Coordinates are in whiteboard units
 """
 
 import argparse
+import codecs
 import gzip
 import hashlib
 import io
 import math
+import multiprocessing
 import os
 import re
+import signal
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from itertools import groupby
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from xml.parsers import expat
 
@@ -27,7 +33,18 @@ import numpy as np
 from lxml import etree
 from tqdm import tqdm
 
-from utils import SHORTEST_STEP, InputError, atomic_write, run_cli
+from transcriptions import read_transcription, tidy_texts
+from utils import (
+    MAX_MEAN,
+    MAX_STD,
+    MIN_STD,
+    SHORTEST_STEP,
+    InputError,
+    atomic_write,
+    check_writable,
+    printable,
+    run_cli,
+)
 
 # The pen is read about 75 times a second, with time stamps rounded to 10 ms: 99 % of the steps within a stroke take
 # 30 ms or less. One that takes more than 45 ms has lost two readings or more.
@@ -43,10 +60,12 @@ USUAL_STEP = 18.0  # whiteboard units
 # to the length of a line, for the dot of an i) and stay.
 LONGEST_STEP = 200.0  # whiteboard units
 
+MAX_POSITION = 15_000  # whiteboard units, in x and y; two of them differ by an int16
+MAX_DATASET_BYTES = 1 << 30  # all of IAM-OnDB takes 40 MB
 MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
 STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink there is not what the text says
 LISTS = {"trainset.txt": "train", "testset_f.txt": "train", "testset_t.txt": "train", "testset_v.txt": "validation"}
-LINE_NAME = re.compile(r"(.+)-(\d+)")  # a01-000u-03: the third line of form a01-000u
+LINE_NAME = re.compile(r"([\w.-]{1,60})-([0-9]{1,3})")  # a01-000u-03: the third line of form a01-000u
 SPLITS = ("train", "validation", "unlisted")
 
 
@@ -109,112 +128,62 @@ def load_dataset(path: Path) -> Dataset:
         raise InputError(f"{path}: no such file; make it with: python data_preprocessing.py --output {path}")
     try:
         with np.load(path, allow_pickle=False) as file:
+            if sum(entry.file_size for entry in file.zip.infolist()) > MAX_DATASET_BYTES:
+                raise InputError(f"{path}: more than {MAX_DATASET_BYTES >> 20} MiB unpacked; make it anew")
             data = Dataset(**{field.name: file[field.name] for field in fields(Dataset)})
-        lines, points = len(data.names), len(data.offsets)
-        chars = (len(data.charset),)
-        expected = [
-            (data.offsets, "i", (points, 2)), (data.ends, "b", (points,)), (data.starts, "i", (lines + 1,)),
-            (data.texts, "U", (lines,)), (data.names, "U", (lines,)), (data.splits, "U", (lines,)),
-            (data.charset, "U", chars), (data.char_counts, "i", chars), (data.mean, "f", (2,)), (data.std, "f", (2,)),
-            (data.has_rests, "b", ()),
-        ]  # fmt: skip
-        if any(array.dtype.kind != kind or array.shape != shape for array, kind, shape in expected):
-            raise ValueError("an array has the wrong type or shape")
-        if lines == 0 or data.starts[0] != 0 or data.starts[-1] != points or (np.diff(data.starts) < 2).any():
-            raise ValueError("the row starts do not fit the points")
-        if not (np.isfinite(data.mean).all() and np.isfinite(data.std).all() and (data.std > 0).all()):
-            raise ValueError("the statistics are not usable")
-    except PermissionError:
+    except (PermissionError, InputError):
         raise
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
     except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
-        raise InputError(f"{path}: damaged ({error}); make it anew") from None
+        reason = str(error) if isinstance(error, KeyError) else type(error).__name__  # numpy's words advise to trust it
+        raise InputError(f"{path}: not a data set of this version, or damaged ({reason}); make it anew") from None
+    try:
+        check_dataset(data)
+    except ValueError as error:
+        raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
     return data
 
 
-def read_transcription(data: bytes) -> list[str]:
-    """Lines of text under the heading `CSR:` of a transcription file, blank ones left out."""
-    _, _, corrected = data.decode("latin-1").partition("CSR:")
-    return [line for line in corrected.replace("\r", "\n").split("\n") if line.strip()]
+def check_dataset(data: Dataset) -> None:
+    """Raise ValueError that says what is wrong with a data set, if anything is."""
+    lines, points, chars = len(data.names), len(data.offsets), len(data.charset)
+    expected = {
+        "offsets": ("i", (points, 2)), "ends": ("b", (points,)), "starts": ("i", (lines + 1,)),
+        "texts": ("U", (lines,)), "names": ("U", (lines,)), "splits": ("U", (lines,)), "charset": ("U", (chars,)),
+        "char_counts": ("i", (chars,)), "mean": ("f", (2,)), "std": ("f", (2,)), "has_rests": ("b", ()),
+    }  # fmt: skip
+    for name, form in expected.items():
+        if (getattr(data, name).dtype.kind, getattr(data, name).shape) != form:
+            raise ValueError(f"{name} has the wrong type or shape")
+    starts = data.starts
+    if lines == 0 or starts[0] != 0 or starts[-1] != points or starts.min() < 0 or starts.max() > points:
+        raise ValueError("the starts of its lines are beyond its points")
+    if (np.diff(starts) < 2).any():
+        raise ValueError("a line of fewer than two points")
+    if data.offsets.min() < -2 * MAX_POSITION or data.offsets.max() > 2 * MAX_POSITION:
+        raise ValueError(f"an offset of more than {2 * MAX_POSITION} units")
+    if not ((np.abs(data.mean) <= MAX_MEAN) & (data.std >= MIN_STD) & (data.std <= MAX_STD)).all():
+        raise ValueError(
+            f"its statistics are not usable (mean {data.mean}, standard deviation {data.std}, wanted from {MIN_STD:g})"
+        )
+    if not set(data.splits.tolist()) <= set(SPLITS):
+        raise ValueError(f"a split other than {', '.join(SPLITS)}")
+    charset = data.charset.tolist()
+    if charset != sorted(set(charset)) or not all(len(c) == 1 and c.isprintable() for c in charset):
+        raise ValueError("its character set is not made of single characters, sorted, each once")
+    counts = Counter("".join(data.texts.tolist()))
+    if not counts.keys() <= set(charset):
+        raise ValueError("a text with characters that are not in its character set")
+    if not all(0 <= count <= counts[c] for c, count in zip(charset, data.char_counts.tolist(), strict=True)):
+        raise ValueError("its character counts do not fit its texts")
 
 
-# What follows an apostrophe: Lark's, don't, they'll.
-ENDINGS = r"(?:s|t|d|m|ll|re|ve)\b(?!')"
-MARK = rf"(?:(?<!\w)(?:\"|'(?!{ENDINGS}))|[\"'](?!\w))"  # not within a word
-# Neighbouring marks and the blanks around them, between the character before and the one after (or two points).
-MARKS = re.compile(rf"(?<=([^ ]))( ?)({MARK}(?: ?{MARK})*)( ?)(?=(\.\.|[^ ]))")
-
-CLOSER = re.compile(r"([^ ]) ?'(?!\w)")  # a mark that can close a quotation, and the character before
-
-
-def tidy_texts(lines: list[str]) -> list[str]:
-    """Give a form's lines the blanks that the pen wrote: some transcriptions set every mark apart (`Mr . Lark ' s`)."""
-    text = "\n".join(" ".join(line.split()) for line in lines)
-    text = re.sub(r" \.(?: \.)+", lambda dots: dots[0].replace(" ", ""), text)  # we waited . . . then left
-    text = re.sub(r"(?<=\d) (,(?= ?\d{3}\b)|\.(?= ?\d{2,3}\b)) ?", r"\1", text)  # 2 , 415 , 000
-    text = re.sub(rf"(?:(?<=\w) ?|^)' ?(?={ENDINGS})", "'", text, flags=re.MULTILINE)  # Lark ' s, they 'll
-    text = re.sub(r" +(?=[,;:!?)\]])", "", text)
-    text = re.sub(r"(?<=[(\[]) +", "", text)
-    text = re.sub(r"(?<=\w) \.(?=[A-Za-z])", ". ", text)  # Mr .Lark
-    text = re.sub(r"(?<!\.) \.(?![.\d])", ".", text)  # but ` ...` keeps its blank
-    return tidy_quotations(text).split("\n")
-
-
-def tidy_quotations(text: str) -> str:
-    """Move each quotation mark that is set apart to the word before it if it closes, to the word after if it opens.
-
-    `text` is a form's lines, since a quotation goes on from line to line.
-    """
-    opened = set()  # kinds of marks, " and ', whose quotation is open
-    text = f"\n{text}\n"
-
-    def place(run: re.Match) -> str:
-        before, left, marks, right, after = run.groups()
-        marks = marks.replace(" ", "")
-        if marks == "'" and "'" not in opened and is_plural(run):
-            return marks + right
-        closing = count_closing(before, left, marks, right, after, opened)
-        closers, openers = marks[:closing], marks[closing:]
-        if after == "\n" and (before.isalnum() or before == ":"):  # the quotation may begin on the next line
-            opened.symmetric_difference_update(closers)
-        else:
-            opened.difference_update(closers)
-        opened.update(openers)
-        between = " " if closers and openers else ""
-        return ("" if closers else left) + closers + between + openers + ("" if openers else right)
-
-    return MARKS.sub(place, text)[1:-1]
-
-
-def is_plural(run: re.Match) -> bool:
-    """Whether a mark after an s, with no quotation open, is an apostrophe (`workers ' meeting`).
-
-    It opens a quotation if the next mark can close one, as in `he plays ' golf '`.
-    """
-    before, _, _, right, after = run.groups()
-    if before != "s" or (after.isalnum() and not right):
-        return False
-    closer = CLOSER.search(run.string, run.end())
-    return closer is None or closer[1] == "s"
-
-
-def count_closing(before: str, left: str, marks: str, right: str, after: str, opened: set[str]) -> int:
-    """How many of some neighbouring marks close a quotation; the others open one. The first five: groups of `MARKS`.
-
-    A mark that touches what is on one side only stays there: writers copied the print with its mistakes.
-    """
-    if twins := re.search(r"(.)\1", marks):  # `Why ? " " Look !`
-        return twins.start() + 1
-    if before in "([\n":
-        return 0
-    if after == "\n" or (after in ",.;:!?)]" and not right):
-        return len(marks)
-    if bool(left) != bool(right):
-        return len(marks) if right else 0
-    closing = next((number for number, mark in enumerate(marks) if mark not in opened), len(marks))
-    ends_speech = before in ",.!?" and after.islower()  # `Will you ? " she asked`, though the form lacks its beginning
-    return max(closing, int(ends_speech))
+def usable_bytes(data: bytes | None) -> bytes:
+    """The bytes of a file as `read_files` gives them. Raises ValueError if it is no regular file, or too large."""
+    if data is None:
+        raise ValueError("no regular file")
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    return data
 
 
 # No entities and nothing from the network; lxml's limits on sizes stand. The last two only save time.
@@ -246,14 +215,12 @@ def refuse_doctype(data: bytes) -> None:
         raise ValueError(f"XML error: {error}") from None
 
 
-def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+def read_strokes(data: bytes | None) -> tuple[np.ndarray, np.ndarray]:
     """Points of a line file (n, 3): x, y, time in seconds; and which are the last of a stroke (n,).
 
     Raises ValueError if the file cannot be read.
     """
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-    refuse_doctype(data)
+    refuse_doctype(usable_bytes(data))
     try:
         root = etree.fromstring(data, PARSER)
     except etree.XMLSyntaxError as error:
@@ -262,7 +229,7 @@ def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
         points = np.array([column(root) for column in POINT_COLUMNS], dtype=np.float64).T
     except ValueError:  # not a number, or columns of different lengths
         raise ValueError("a point without a number for x, y or time") from None
-    if not np.isfinite(points).all() or (np.abs(points[:, :2]) > 15000).any():  # two of them differ by an int16
+    if not np.isfinite(points).all() or (np.abs(points[:, :2]) > MAX_POSITION).any():
         raise ValueError("a point far outside the whiteboard")
     if len(points) < 2:
         raise ValueError("fewer than two points")
@@ -312,11 +279,12 @@ def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.array(stays, dtype=bool)
 
 
-def prepare_lines(
-    batch: list[tuple[str, bytes]], keep_rests: bool
-) -> list[tuple[str, np.ndarray, np.ndarray, Counter] | tuple[str, str]]:
-    """Read and clean some line files: (name, offsets, ends, counts) each, or (name, what is wrong)."""
-    lines = []
+PreparedLine = tuple[str, np.ndarray, np.ndarray, Counter]  # name, offsets (T, 2), ends (T,), what was mended
+
+
+def prepare_lines(batch: list[tuple[str, bytes | None]], keep_rests: bool) -> list[PreparedLine | tuple[str, str]]:
+    """Read and clean some line files: a `PreparedLine` each, or (name, what is wrong)."""
+    lines: list[PreparedLine | tuple[str, str]] = []
     for name, data in batch:
         try:
             positions, ends, counts = clean_strokes(*read_strokes(data))
@@ -332,20 +300,29 @@ def prepare_lines(
     return lines
 
 
-def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, bytes]]:
-    """(stem, bytes) of every file in `folder`, unpacked or as the official archive, which is read in place."""
+def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, bytes | None]]:
+    """(stem, bytes) of every file in `folder`, unpacked or as the official archive, which is read in place.
+
+    The bytes are None for what is no regular file; of a larger file they are the first `MAX_FILE_BYTES` + 1.
+    """
     unpacked, archive = source / folder, source / f"{folder}-all.tar.gz"
     if unpacked.is_dir():
         for path in sorted(unpacked.rglob(f"*{suffix}")):
+            if not path.is_file():  # a pipe could keep us waiting for ever
+                yield path.stem, None
+                continue
             with path.open("rb") as file:
                 yield path.stem, file.read(MAX_FILE_BYTES + 1)
     elif archive.is_file():
         try:
-            with gzip.open(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
                 for member in tar:
-                    if member.isfile() and member.name.endswith(suffix):
-                        yield Path(member.name).stem, tar.extractfile(member).read(MAX_FILE_BYTES + 1)
-                while file.read(1 << 20):  # gzip compares its checksum at the very end, tarfile by itself never does
+                    if member.name.endswith(suffix):
+                        content = tar.extractfile(member) if member.isfile() else None
+                        yield Path(member.name).stem, content.read(MAX_FILE_BYTES + 1) if content else None
+                while unzipped.read(
+                    1 << 20
+                ):  # gzip compares its checksum at the very end, tarfile by itself never does
                     pass
         except PermissionError:
             raise
@@ -357,6 +334,17 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, by
         )
 
 
+def read_transcriptions(source: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """All transcriptions of the source: lines of text by form, and what is wrong with the other files."""
+    transcriptions, broken = {}, {}
+    for form, data in read_files(source, "ascii", ".txt"):
+        try:
+            transcriptions[form] = read_transcription(usable_bytes(data))
+        except ValueError as error:
+            broken[f"{form}.txt"] = str(error)
+    return transcriptions, broken
+
+
 def read_lists(source: Path) -> dict[str, str] | None:
     """The official form list that each form is on; None where there are no lists."""
     missing = [name for name in LISTS if not (source / name).is_file()]
@@ -366,7 +354,7 @@ def read_lists(source: Path) -> dict[str, str] | None:
         raise InputError(f"{source}: lacks the form list {missing[0]}; give all four lists or none")
     list_of = {}
     for name in LISTS:
-        for form in (source / name).read_text(encoding="latin-1").split():
+        for form in (source / name).read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1").split():
             if list_of.setdefault(form, name) != name:
                 raise InputError(f"{source / name}: form {form} is on {list_of[form]} too")
     return list_of
@@ -379,12 +367,24 @@ def split_of(form: str, list_of: dict[str, str] | None) -> str:
     return "validation" if zlib.crc32(form.encode()) % 8 == 0 else "train"
 
 
-def read_lines(source: Path, keep_rests: bool) -> tuple[list, dict[str, str]]:
+def end_with(process: BaseProcess) -> None:
+    """Wait until another process has ended, and end this one."""
+    process.join()
+    os._exit(2)
+
+
+def start_worker() -> None:
+    """In a worker: leave Ctrl-C to the program, and end when it ends, however it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with, args=[multiprocessing.parent_process()], daemon=True).start()
+
+
+def read_lines(source: Path, keep_rests: bool) -> tuple[list[PreparedLine], dict[str, str]]:
     """All line files of the source, read on all cores: the lines by name, and what is wrong with the other files."""
     lines, names, broken, waiting = [], set(), {}, deque()
     workers = min(os.cpu_count() or 1, 8)
     with (
-        ProcessPoolExecutor(workers) as pool,
+        ProcessPoolExecutor(workers, initializer=start_worker) as pool,
         tqdm(unit=" lines", desc="reading", smoothing=0, disable=None) as progress,
     ):
 
@@ -416,7 +416,7 @@ def pair_texts(names: list[str], broken: list[str], transcriptions: dict[str, li
     Where a form has more lines of strokes than of text, no line of it can be trusted to be paired rightly. Returns
     the texts, "" for lines without one, and those forms.
     """
-    places = [LINE_NAME.fullmatch(name).groups() for name in names]
+    places = [match.groups() for match in map(LINE_NAME.fullmatch, names) if match]
     last = Counter()
     for match in map(LINE_NAME.fullmatch, names + broken):
         if match:
@@ -431,10 +431,13 @@ def pair_texts(names: list[str], broken: list[str], transcriptions: dict[str, li
 def build_dataset(source: Path, keep_rests: bool = False) -> Dataset:
     """Read the whole source, print what was found, and return the data set. Raises InputError if nothing is usable."""
     list_of = read_lists(source)
-    transcriptions = {name: read_transcription(data) for name, data in read_files(source, "ascii", ".txt")}
-    lines, broken = read_lines(source, keep_rests)
-    for name, reason in sorted(broken.items()):
-        print(f"skipped {name}: {reason}")
+    transcriptions, unusable = read_transcriptions(source)
+    try:
+        lines, broken = read_lines(source, keep_rests)
+    except BrokenProcessPool:
+        raise InputError("a process that reads lines has been killed, for want of memory perhaps; try again") from None
+    for name, reason in sorted([*unusable.items(), *broken.items()]):
+        print(f"skipped {printable(name, 80)}: {reason}")
     if not lines:
         raise InputError(f"{source}: no usable line of strokes; is this IAM-OnDB?")
     names, all_offsets, all_ends, counts = map(list, zip(*lines, strict=True))
@@ -450,7 +453,7 @@ def build_dataset(source: Path, keep_rests: bool = False) -> Dataset:
     offsets = np.concatenate(all_offsets)
     in_training = offsets[np.repeat(splits == "train", lengths)]
     mean, std = in_training.mean(0, dtype=np.float64), in_training.std(0, dtype=np.float64)
-    if (std == 0).any():
+    if (std < MIN_STD).any():
         raise InputError(f"{source}: the pen never moves along one of the axes; is this IAM-OnDB?")
     charset = sorted(set("".join(texts)))
     training_chars = Counter("".join(text for text, split in zip(texts, splits, strict=True) if split == "train"))
@@ -470,11 +473,11 @@ def build_dataset(source: Path, keep_rests: bool = False) -> Dataset:
     cleaned = sum(counts, Counter())
     without_text = sorted(unpaired - transcriptions.keys())
     with_less = sorted(unpaired & transcriptions.keys())
-    print(f"{len(names)} lines of {len(set(forms))} forms read, {len(broken)} files skipped")
+    print(f"{len(names)} lines of {len(set(forms))} forms read, {len(broken) + len(unusable)} files skipped")
     print(f"forms without a transcription: {' '.join(without_text) or 'none'}")
     print(f"forms with more lines of strokes than of text, kept for prediction only: {' '.join(with_less) or 'none'}")
     alone = sorted(transcriptions.keys() - set(forms))
-    print(f"{len(alone)} transcriptions without strokes: {' '.join(alone) or 'none'}")
+    print(f"{len(alone)} transcriptions without strokes: {printable(' '.join(alone)) or 'none'}")
     print(f"lines with struck-out words, kept for prediction only: {sum(struck_out)}")
     print(f"recording errors: {cleaned['filled']} missing points filled in, {cleaned['cut']} steps cut")
     if keep_rests:
@@ -530,8 +533,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.source.is_dir():
         raise InputError(f"{options.source}: no such folder; name the one that holds IAM-OnDB with --source")
-    if options.output.is_dir():
-        raise InputError(f"{options.output}: a folder; name a file with --output")
+    check_writable(options.output)
     dataset = build_dataset(options.source, options.keep_rests)
     save_dataset(dataset, options.output)
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from tasks import SIZES, TASKS
+from tasks import SIZES
+from utils import TASKS
 from utils import InputError
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.

@@ -8,7 +8,6 @@ From Python: `generate_conditionally` and `generate_unconditionally`.
 """
 
 import argparse
-import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +28,7 @@ from utils import (
     draw_density,
     lines_figure,
     load_checkpoint,
+    note,
     run_cli,
     save_figure,
 )
@@ -217,7 +217,7 @@ def report_faults(options: argparse.Namespace, lines: list[Line]) -> None:
     if faults and options.retries:
         raise ResultError(f"still wrong after {options.retries + 1} tries: {message}, or more --retries")
     if faults:
-        print(f"note: {message}, or --retries", file=sys.stderr)
+        note(f"{message}, or --retries")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -259,9 +259,9 @@ def main(arguments: list[str] | None = None) -> None:
     given["with_outputs"] = options.density
     network = load_writer(options.checkpoint, options.task)
     if with_text:
-        notes = [note for text in options.text for note in network.alphabet.prepare(text)[1]]
-        for note in dict.fromkeys(notes):
-            print(f"note: {note}", file=sys.stderr)
+        replaced = [message for text in options.text for message in network.alphabet.prepare(text)[1]]
+        for message in dict.fromkeys(replaced):
+            note(message)
     lines = generate_conditionally(options.text, **given) if with_text else generate_unconditionally(**given)
     if not all(len(line.points) > 1 for line in lines):
         raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")

@@ -24,7 +24,6 @@ from reader import Reader, ReaderConfig, build_reader, collate_features, edit_di
 from sampling import sample
 from utils import Alphabet, lines_figure, load_checkpoint, save_figure
 
-TASKS = ("rand_write", "synthesis", "read")
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a reader has the first two
 MAX_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
@@ -352,7 +351,7 @@ class Reading:
 def make_task(
     name: str, dataset: Dataset, timesteps: int | None = None, charset: str | None = None, augment: float = 0.0
 ) -> Writing | Reading:
-    """The task of that name, one of `TASKS`, on a data set, with the character set of the data or of a checkpoint."""
+    """The task of a name in `utils.TASKS`, on a data set, with the character set of the data or of a checkpoint."""
     if name == "read":
         return Reading(dataset, charset)
     return Writing(dataset, name == "synthesis", timesteps, charset, augment)

@@ -1,10 +1,13 @@
 """data_preprocessing.py on small hand-made sources in the layout of IAM-OnDB."""
 
+import gzip
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 import zlib
 from collections import Counter
@@ -14,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, assert_refused
 
 import data_preprocessing as dp
+from transcriptions import tidy_texts
 from utils import InputError
 
 # Form: its transcription as found in the file (None: there is no file), and the numbers of its line files.
@@ -185,7 +190,22 @@ class Trap:
         ("offsets", lambda offsets: offsets.astype(float)), ("ends", lambda ends: ends[:-1]),
         ("starts", lambda starts: np.maximum(starts, 1)), ("starts", lambda starts: starts * 2),
         ("starts", lambda starts: np.r_[0, starts[2], starts[2:]]),
-        ("std", np.zeros_like), ("mean", lambda mean: mean + np.nan),
+        ("starts", lambda starts: np.r_[0, 2**62, starts[2:]]), ("starts", lambda starts: np.r_[0, -2, starts[2:]]),
+        ("starts", lambda starts: np.r_[0, 2**63 - 1, starts[2:]]), ("starts", lambda starts: np.r_[0, 1, starts[2:]]),
+        ("starts", lambda starts: starts[::-1]),
+        ("offsets", lambda offsets: offsets + np.int64(2**62)),
+        ("offsets", lambda offsets: np.where(offsets == 0, np.int64(-(2**63)), 0)),
+        ("offsets", lambda offsets: np.where(offsets == 0, 30001, 0)),
+        ("std", np.zeros_like), ("mean", lambda mean: mean + np.nan), ("mean", lambda mean: mean + 1e10),
+        ("std", lambda std: std * 1e-300), ("std", lambda std: std * 1e300), ("std", np.negative),
+        ("splits", lambda splits: np.array(["test"] * len(splits))),
+        ("charset", lambda charset: np.r_[[""], charset[1:]]), ("charset", lambda charset: charset[::-1]),
+        ("charset", lambda charset: np.r_[charset[:-1], charset[-2:-1]]),
+        ("charset", lambda charset: np.r_[charset[:-1], ["zz"]]),
+        ("charset", lambda charset: np.r_[["\x07"], charset[1:]]),
+        ("texts", lambda texts: np.r_[["caf\xe8"], texts[1:]]), ("texts", lambda texts: np.r_[["a\x07"], texts[1:]]),
+        ("char_counts", np.negative), ("char_counts", lambda counts: counts + 99),
+        ("char_counts", lambda counts: counts + 2**62),
     ],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused(name, change, prepared, tmp_path, monkeypatch):
@@ -197,6 +217,12 @@ def test_a_file_of_another_form_is_refused(name, change, prepared, tmp_path, mon
     with pytest.raises(InputError, match=r"data\.npz: not a data set"):
         dp.load_dataset(Path("data.npz"))
     assert not Path("trapped").exists()
+
+
+def test_a_data_set_that_unpacks_to_too_much_is_refused(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(dp, "MAX_DATASET_BYTES", 500)
+    with pytest.raises(InputError, match="unpacked"):
+        dp.load_dataset(prepared)
 
 
 @pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "npy", "cut", "flipped"])
@@ -237,7 +263,7 @@ UNCHANGED = ["", "1/2", "don't", "well ...", "up... down", "2,415", "3.5", "U.S.
 
 @pytest.mark.parametrize("text, tidy", TIDY + [(text, text) for text in UNCHANGED])
 def test_tidy_texts(text, tidy):
-    assert dp.tidy_texts([text]) == [tidy] and dp.tidy_texts([tidy]) == [tidy]
+    assert tidy_texts([text]) == [tidy] and tidy_texts([tidy]) == [tidy]
 
 
 FORMS_TO_TIDY = [  # lines as transcribed, and tidied
@@ -273,13 +299,18 @@ FORMS_TO_TIDY = [  # lines as transcribed, and tidied
 
 @pytest.mark.parametrize("lines, tidy", FORMS_TO_TIDY)
 def test_the_lines_of_a_form_are_tidied_together(lines, tidy):
-    assert dp.tidy_texts(lines) == tidy and dp.tidy_texts(tidy) == tidy
+    assert tidy_texts(lines) == tidy and tidy_texts(tidy) == tidy
+
+
+def test_an_underscore_is_no_end_of_a_word():
+    assert tidy_texts(["bees '_ hum '"]) == ["bees '_ hum'"] and tidy_texts(["bees 'a hum '"]) == ["bees 'a hum'"]
 
 
 def test_tidying_is_linear_in_the_number_of_marks():
     # with quadratic effort this takes a minute
-    assert dp.tidy_texts(['" a " ' * 20_000, "bees ' "]) == [" ".join(['"a"'] * 20_000), "bees'"]
-    assert dp.tidy_texts(["bees ' " * 20_000]) == [" ".join(["bees'"] * 20_000)]
+    assert tidy_texts(['" a " ' * 20_000, "bees ' "]) == [" ".join(['"a"'] * 20_000), "bees'"]
+    assert tidy_texts(["bees ' " * 20_000]) == [" ".join(["bees'"] * 20_000)]
+    assert tidy_texts(["bees '_ " * 50_000])[0].count("_") == 50_000
 
 
 # ------------------------------------------------------------------------------------------------------------- strokes
@@ -536,3 +567,151 @@ def test_a_broken_line_file_is_skipped_by_name(prepared, tmp_path):
     assert result.returncode == 0 and (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
     assert "skipped f06-052d-02: XML error" in result.stdout and "skipped notes: its name" in result.stdout
     assert "kept for prediction only: c03-020 f06-052d\n" in result.stdout
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_no_regular_file_is_skipped_by_name(packed, prepared, tmp_path):
+    source = put(tmp_path / "source", source_files(), packed)
+    extra = {"lineStrokes": "f06-052d-03.xml", "ascii": "g07-000.txt"}
+    for top, name in extra.items():
+        if packed:
+            with gzip.open(source / f"{top}-all.tar.gz") as old:
+                files = io.BytesIO(old.read())
+            with tarfile.open(fileobj=files, mode="a") as archive:
+                entry = tarfile.TarInfo(f"{top}/{name}")
+                entry.type = tarfile.FIFOTYPE
+                archive.addfile(entry)
+            with gzip.open(source / f"{top}-all.tar.gz", "w") as new:
+                new.write(files.getvalue())
+        else:
+            os.mkfifo(source / top / name)
+    result = run(source, tmp_path / "data.npz")
+    assert result.returncode == 0 and (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
+    assert "skipped f06-052d-03: no regular file\nskipped g07-000.txt: no regular file\n" in result.stdout
+
+
+HOSTILE_NAMES = {  # of line files, and what is told
+    b"a01-000u-\xff\xfe": "a01-000u-\\udcff\\udcfe", b"a01-000u-" + b"9" * 240: "a01-000u-" + "9" * 71,
+    b"a01-000u-\x1b[31m01": "a01-000u-\\x1b[31m01", b"a01\n000u-01": "a01 000u-01",
+    "a01-000u-\u0663".encode(): "a01-000u-\u0663",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_hostile_names_are_skipped_and_told_safely(packed, prepared, tmp_path):
+    files = source_files()
+    for name in HOSTILE_NAMES:
+        files[f"lineStrokes/{os.fsdecode(name)}.xml"] = line_xml(GOOD)
+    files[f"ascii/{os.fsdecode(b'h01-0' + bytes([255, 27]))}.txt"] = b"CSR:\n\nabc\n"
+    if packed:  # more digits than a file system takes, and than Python converts
+        files[f"lineStrokes/a01-000u-{'7' * 5000}.xml"] = line_xml(GOOD)
+    result = run(put(tmp_path / "source", files, packed), tmp_path / "data.npz")
+    assert result.returncode == 0 and not result.stderr
+    assert (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
+    assert "\x1b" not in result.stdout and "1 transcriptions without strokes: h01-0\\udcff\\x1b\n" in result.stdout
+    for told in HOSTILE_NAMES.values():
+        assert f"skipped {told}: its name is not of the form" in result.stdout
+
+
+BAD_TEXTS = {
+    "too large": (b"CSR:\n\nabc\n" + b"\n" * dp.MAX_FILE_BYTES, "larger than 4 MiB"),
+    "long line": (b"CSR:\n\n" + b"a" * 1001, "a line of more than 1000 characters"),
+    "control character": (b"CSR:\n\nab\x1b[31mc\n", "control characters in its text"),
+    "nul": (b"CSR:\n\nabc\0\n", "control characters in its text"),
+}
+
+
+@pytest.mark.parametrize("data, reason", BAD_TEXTS.values(), ids=BAD_TEXTS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_unusable_transcription_is_told_and_left_out_whole(data, reason, packed, tmp_path, capsys):
+    files = source_files()
+    source = put(tmp_path / "source", files | {"ascii/a01/a01-000/a01-000u.txt": data}, packed)
+    texts = dp.build_dataset(source)
+    assert not texts.texts[np.char.startswith(texts.names, "a01-000u")].any() and "\0" not in "".join(texts.charset)
+    output = capsys.readouterr().out
+    assert f"skipped a01-000u.txt: {reason}\n" in output and "without a transcription: a01-000u e05-040c\n" in output
+
+
+def test_a_form_list_may_begin_with_a_byte_order_mark(prepared, tmp_path):
+    files = source_files()
+    files["testset_v.txt"] = b"\xef\xbb\xbf" + files["testset_v.txt"].strip()
+    dp.main(["--source", str(put(tmp_path / "source", files)), "--output", str(tmp_path / "data.npz")])
+    assert (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    source = put(tmp_path / "source", source_files())
+    (tmp_path / "file").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    for output in (tmp_path / "file" / "data.npz", tmp_path / "pipe"):
+        result = run(source, output)
+        assert result.stdout == ""
+        assert_refused(result, f"{output}: ")
+
+
+# ------------------------------------------------------------------------------------------------------------ workers
+
+READING = """
+import os, signal, sys, time
+from pathlib import Path
+import data_preprocessing as dp
+from utils import run_cli
+
+def files(*_):
+    yield "a01-000u-01", b""
+    yield "a01-001u-01", b""
+    path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    workers = list(map(int, path.read_text().split()))
+    print(*workers, flush=True)
+    %s
+    for number in range(1000):
+        yield f"a02-{number:03}-01", b""
+
+dp.read_files = files
+dp.read_lists = lambda source: None
+dp.read_transcriptions = lambda source: ({}, {})
+run_cli(lambda: dp.build_dataset(Path(".")))
+"""
+needs_children = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="workers are found by Linux's /proc")
+
+
+def start_reading(then):
+    command = [sys.executable, "-c", READING % then]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def is_running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@needs_children
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_the_program(number):
+    program = start_reading("time.sleep(60)")
+    workers = list(map(int, program.stdout.readline().split()))
+    assert workers and all(map(is_running, workers))
+    program.send_signal(number)
+    _, told = program.communicate(timeout=30)
+    assert program.returncode == (130 if number == signal.SIGINT else -number) and told == ""
+    deadline = time.monotonic() + 20
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))
+
+
+@needs_children
+def test_ctrl_c_is_for_the_program_and_not_for_its_workers():
+    # the terminal sends it to all
+    program = start_reading("[os.kill(process, signal.SIGINT) for process in (*workers, os.getpid())]; time.sleep(60)")
+    _, told = program.communicate(timeout=60)
+    assert program.returncode == 130 and told == ""
+
+
+@needs_children
+def test_a_killed_worker_is_one_line():
+    program = start_reading("os.kill(workers[0], signal.SIGKILL)")
+    output, told = program.communicate(timeout=60)
+    assert_refused(subprocess.CompletedProcess("", program.returncode, output, told), "has been killed")

@@ -1,24 +1,16 @@
-"""The project as a whole: style, the shipped networks, the notebook, and the three scripts one after the other."""
-
-import subprocess
-import sys
+"""The project as a whole: the shipped networks, the notebook, and the three scripts one after the other."""
 
 import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT, environment, run_script
+from conftest import ROOT, run_script
+from corpus import write_corpus
 from nbclient import NotebookClient
 
 import generate
 from utils import Alphabet, load_checkpoint
 
 TASKS = ("synthesis", "rand_write")
-
-
-@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
-def test_style(command):
-    result = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -48,24 +40,8 @@ def test_notebook_runs_on_a_fresh_clone(tmp_path):
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
 
 
-def write_corpus(folder) -> None:
-    """A small corpus in the layout of IAM-OnDB, unpacked and without form lists."""
-    rng = np.random.default_rng(0)
-    for form in (f"a01-{number:03}" for number in range(24)):
-        strokes, texts = folder / "lineStrokes" / "a01" / form, folder / "ascii" / "a01" / form
-        strokes.mkdir(parents=True)
-        texts.mkdir(parents=True)
-        (texts / f"{form}.txt").write_text("OCR:\n\nab\n\nCSR:\n\nab ba\nba ab\n")
-        for line in (1, 2):
-            t = np.arange(60)
-            x, y = 100 + 20 * t, 500 + 100 * np.sin(t) + rng.normal(0, 3, 60)
-            points = [f'<Point x="{a}" y="{b:.0f}" time="{5 + c / 75:.2f}"/>' for a, b, c in zip(x, y, t, strict=True)]
-            body = f"<Stroke>{''.join(points[:30])}</Stroke><Stroke>{''.join(points[30:])}</Stroke>"
-            (strokes / f"{form}-0{line}.xml").write_text(f"<S><StrokeSet>{body}</StrokeSet></S>")
-
-
 def test_three_scripts_one_after_the_other(tmp_path):
-    write_corpus(tmp_path / "data")
+    write_corpus(tmp_path / "data", ["ab ba", "ba ab"])
     result = run_script("data_preprocessing.py", cwd=tmp_path)
     assert result.returncode == 0 and "48 lines of 24 forms" in result.stdout, result.stderr
     for task in TASKS:
@@ -78,10 +54,3 @@ def test_three_scripts_one_after_the_other(tmp_path):
         result = run_script("generate.py", *text, *flags, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert (tmp_path / "examples" / f"{task}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_scripts_explain_themselves():
-    for script in ("data_preprocessing.py", "train.py", "generate.py"):
-        command = [sys.executable, str(ROOT / script), "--help"]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment())
-        assert result.returncode == 0 and "usage" in result.stdout

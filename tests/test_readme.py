@@ -1,0 +1,118 @@
+"""Every command of README.md, as it stands there, in a fresh copy of the repository and on made-up data."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from textwrap import indent
+
+import pytest
+from conftest import ROOT, environment
+from corpus import write_corpus
+
+# What is not run here, and why. Any other command is run, or fails the tests if they do not know its program.
+NOT_RUN = {
+    "python3 -m venv .venv": "this test runs in an environment like that already",
+    ".venv/bin/pip install -r requirements.txt": "wants the network; .ci/run does it",
+    ".venv/bin/pip install -r tests/requirements.txt": "wants the network; .ci/run does it",
+    ".venv/bin/python -m pytest": "this is it",
+    "IAM_ONDB=FOLDER .venv/bin/python -m pytest": "wants the real data",
+    "torchrun --nproc_per_node 4 train.py ...": "is only the beginning of a command; tests/test_train.py runs torchrun",
+    "python benchmarks/quality.py": "takes two minutes; tests/test_quality.py runs it on less",
+    "python benchmarks/speed.py": "takes ten minutes",
+    "python train.py --task TASK --precision bf16 --num_epochs 1 --batch_size 24 --learning_rate 4E-3 --seed 0 "
+    "--processes 1": "TASK stands for two tasks, and it takes an hour",
+}
+# A run takes seconds with these flags behind its own.
+FOR_SECONDS = {"train.py": ["--num_epochs", "1", "--sample_every", "0", "--processes", "1"]}
+PROGRAMS = ("generate.py", "train.py", "data_preprocessing.py")
+
+
+def code_of(text):
+    """The commands of a page's code blocks and code spans in their order, and its blocks of Python."""
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```python\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```\w*\n(.*?)^```", lambda block: indent(block[1], " " * 4), text, flags=re.MULTILINE | re.DOTALL)
+    commands = []
+    for block, span in re.findall(r"((?:^ {4}.*\n)+)|`([^`]+)`", text, flags=re.MULTILINE):
+        lines = block.replace("\\\n", " ").splitlines() if block else [" ".join(span.split())]
+        for line in lines:
+            for command in line.split("&&"):
+                words = shlex.split(command, comments=True)
+                if words and (block or re.match(r"([A-Z_]+=\S+ )?(\S*python3?|torchrun|bash|\S*pip) ", line)):
+                    commands.append(words)
+    return commands, blocks
+
+
+COMMANDS, BLOCKS = code_of((ROOT / "README.md").read_text())
+KNOWN = {tuple(shlex.split(command)) for command in NOT_RUN}
+
+
+def is_ours(words):
+    is_python = len(words) > 1 and words[0] in ("python", ".venv/bin/python")
+    return is_python and words[1] in PROGRAMS and tuple(words) not in KNOWN
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A fresh copy of the repository, with made-up data where the README puts IAM-OnDB."""
+    folder = tmp_path_factory.mktemp("copy")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("this is no clone, and nothing tells which files belong to the project")
+    for name in filter(None, files.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    write_corpus(folder / "data", ["Some text", "text Some"])
+    return folder
+
+
+def run(folder, *words):
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def test_the_commands_are_found():
+    commands, blocks = code_of(
+        "See `a.py` or `python a.py\n--x`:\n\n    python b.py 'c d'  # e\n    python f.py \\\n"
+        "        g && python h.py\n"
+        "\n```python\nimport i\n```\n\n```bash\npython j.py\n```\n\n    python k.py\n"
+    )
+    assert [" ".join(words) for words in commands] == [
+        "python a.py --x", "python b.py c d", "python f.py g", "python h.py", "python j.py", "python k.py"
+    ]  # fmt: skip
+    assert blocks == ["import i\n"]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)
+def test_each_command_is_run_or_known(words):
+    assert is_ours(words) or tuple(words) in KNOWN, "say in this file how it is run, or why not"
+
+
+def test_no_reason_is_left_over():
+    assert {tuple(words) for words in COMMANDS} >= KNOWN
+
+
+def test_the_commands_run_as_they_stand_there(copy):
+    for words in filter(is_ours, COMMANDS):
+        program = words[1]
+        result = run(copy, sys.executable, *words[1:], *FOR_SECONDS.get(program, []))
+        trained_here = program == "generate.py" and "--checkpoint" in words  # for seconds: its lines cannot be read
+        assert result.returncode in ((0, 3) if trained_here else (0,)), (words, result.stdout, result.stderr)
+        written = re.findall(r"^wrote (\S+)", result.stdout, flags=re.MULTILINE)
+        assert written or program == "train.py", (words, result.stdout)
+        assert all((copy / path).stat().st_size for path in written), words
+
+
+def test_each_program_explains_itself(copy):
+    for program in PROGRAMS:
+        result = run(copy, sys.executable, program, "--help")
+        assert result.returncode == 0 and result.stdout.startswith(f"usage: {program}")
+
+
+@pytest.mark.parametrize("code", BLOCKS)
+def test_the_python_runs_as_it_stands_there(code, copy):
+    result = run(copy, sys.executable, "-c", code)
+    assert result.returncode == 0, result.stderr

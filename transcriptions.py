@@ -1,0 +1,97 @@
+"""The texts of IAM-OnDB: reading a form's transcription, and giving its lines the blanks that the pen wrote."""
+
+import re
+
+MAX_LINE_CHARACTERS = 1000  # the longest line of IAM-OnDB has 64
+
+
+def read_transcription(data: bytes) -> list[str]:
+    """Lines of text under the heading `CSR:` of a transcription file, blank ones left out.
+
+    Raises ValueError if the file cannot be used.
+    """
+    _, _, corrected = data.decode("latin-1").partition("CSR:")
+    lines = [line for line in corrected.replace("\r", "\n").split("\n") if line.strip()]
+    if any(len(line) > MAX_LINE_CHARACTERS for line in lines):
+        raise ValueError(f"a line of more than {MAX_LINE_CHARACTERS} characters")
+    if not all(character.isprintable() or character.isspace() for line in lines for character in line):
+        raise ValueError("control characters in its text")
+    return lines
+
+
+# What follows an apostrophe: Lark's, don't, they'll.
+ENDINGS = r"(?:s|t|d|m|ll|re|ve)\b(?!')"
+MARK = rf"(?:(?<!\w)(?:\"|'(?!{ENDINGS}))|[\"'](?!\w))"  # not within a word
+# Neighbouring marks and the blanks around them, between the character before and the one after (or two points).
+MARKS = re.compile(rf"(?<=([^ ]))( ?)({MARK}(?: ?{MARK})*)( ?)(?=(\.\.|[^ ]))")
+
+CLOSER = re.compile(r"([^ ]) ?'(?!\w)")  # a mark that can close a quotation, and the character before
+
+
+def tidy_texts(lines: list[str]) -> list[str]:
+    """Give a form's lines the blanks that the pen wrote: some transcriptions set every mark apart (`Mr . Lark ' s`)."""
+    text = "\n".join(" ".join(line.split()) for line in lines)
+    text = re.sub(r" \.(?: \.)+", lambda dots: dots[0].replace(" ", ""), text)  # we waited . . . then left
+    text = re.sub(r"(?<=\d) (,(?= ?\d{3}\b)|\.(?= ?\d{2,3}\b)) ?", r"\1", text)  # 2 , 415 , 000
+    text = re.sub(rf"(?:(?<=\w) ?|^)' ?(?={ENDINGS})", "'", text, flags=re.MULTILINE)  # Lark ' s, they 'll
+    text = re.sub(r" +(?=[,;:!?)\]])", "", text)
+    text = re.sub(r"(?<=[(\[]) +", "", text)
+    text = re.sub(r"(?<=\w) \.(?=[A-Za-z])", ". ", text)  # Mr .Lark
+    text = re.sub(r"(?<!\.) \.(?![.\d])", ".", text)  # but ` ...` keeps its blank
+    return tidy_quotations(text).split("\n")
+
+
+def tidy_quotations(text: str) -> str:
+    """Move each quotation mark that is set apart to the word before it if it closes, to the word after if it opens.
+
+    `text` is a form's lines, since a quotation goes on from line to line.
+    """
+    opened = set()  # kinds of marks, " and ', whose quotation is open
+    text = f"\n{text}\n"
+
+    def place(run: re.Match) -> str:
+        before, left, marks, right, after = run.groups()
+        marks = marks.replace(" ", "")
+        if marks == "'" and "'" not in opened and is_plural(run):
+            return marks + right
+        closing = count_closing(before, left, marks, right, after, opened)
+        closers, openers = marks[:closing], marks[closing:]
+        if after == "\n" and (before.isalnum() or before == ":"):  # the quotation may begin on the next line
+            opened.symmetric_difference_update(closers)
+        else:
+            opened.difference_update(closers)
+        opened.update(openers)
+        between = " " if closers and openers else ""
+        return ("" if closers else left) + closers + between + openers + ("" if openers else right)
+
+    return MARKS.sub(place, text)[1:-1]
+
+
+def is_plural(run: re.Match) -> bool:
+    """Whether a mark after an s, with no quotation open, is an apostrophe (`workers ' meeting`).
+
+    It opens a quotation if the next mark can close one, as in `he plays ' golf '`.
+    """
+    before, _, _, right, after = run.groups()
+    if before != "s" or ((after.isalnum() or after == "_") and not right):  # what \w matches, as in CLOSER
+        return False
+    closer = CLOSER.search(run.string, run.end())
+    return closer is None or closer[1] == "s"
+
+
+def count_closing(before: str, left: str, marks: str, right: str, after: str, opened: set[str]) -> int:
+    """How many of some neighbouring marks close a quotation; the others open one. The first five: groups of `MARKS`.
+
+    A mark that touches what is on one side only stays there: writers copied the print with its mistakes.
+    """
+    if twins := re.search(r"(.)\1", marks):  # `Why ? " " Look !`
+        return twins.start() + 1
+    if before in "([\n":
+        return 0
+    if after == "\n" or (after in ",.;:!?)]" and not right):
+        return len(marks)
+    if bool(left) != bool(right):
+        return len(marks) if right else 0
+    closing = next((number for number, mark in enumerate(marks) if mark not in opened), len(marks))
+    ends_speech = before in ",.!?" and after.islower()  # `Will you ? " she asked`, though the form lacks its beginning
+    return max(closing, int(ends_speech))
