@@ -24,7 +24,7 @@ from data_preprocessing import Dataset, drop_rests, load_dataset, save_dataset
 from generate import load_writer
 from model import Window, window_weights
 from reader import align, edit_distance, load_reader
-from tasks import collate, make_batches
+from training.tasks import collate, make_batches
 from utils import InputError, run_cli, to_strokes
 
 FLAT_LETTERS = set("acemnorsuvwxz")  # they reach from the baseline to the x-height

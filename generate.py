@@ -8,91 +8,49 @@ From Python: `generate_conditionally` and `generate_unconditionally`.
 """
 
 import argparse
+import json
+import sys
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from checks import check_lines
-from model import POINTS_PER_CHARACTER, Mixture, Model, mixture
-from sampling import Line, Sampler
+from ink.formats import ENDINGS, Ink, Page, check_ending, save
+from ink.gcode import PENS, Plotter
+from ink.pictures import Drawing
+from ink.read_ink import read_ink
+from layout import PageFormat, lay_out, parse_margins, parse_page, stack_lines
+from model import Mixture, Model, mixture
+from sampling import Line
 from utils import (
-    Alphabet,
     InputError,
     ResultError,
+    check_writable,
     draw_attention,
     draw_density,
-    lines_figure,
-    load_checkpoint,
-    note,
     run_cli,
     save_figure,
 )
+from writer import (
+    RETRIES,
+    Network,
+    Writer,
+    check_numbers,
+    default_steps,
+    derived_seed,
+    list_styles,
+    load_writer,
+    write_checked,
+)
 
-FORMATS = (".png", ".svg", ".pdf")
-SHIPPED = Path(__file__).parent / "save"
-RETRIES = 3  # how often a line that is wrong is written again
+__all__ = ["Writer", "generate_conditionally", "generate_unconditionally"]
 
-
-class Network(NamedTuple):
-    """A trained network, ready to write."""
-
-    model: Model
-    sampler: Sampler
-    alphabet: Alphabet
-
-
-@lru_cache(maxsize=4)
-def _load(path: Path, modified: int) -> Network:
-    model, content = load_checkpoint(path)
-    return Network(model, Sampler(model), Alphabet(content["charset"], content["char_counts"]))
-
-
-def load_writer(checkpoint: Path | str | None, task: str) -> Network:
-    """The network in `checkpoint`, by default the one that this project ships, kept in memory between calls.
-
-    Raises InputError if it cannot be read or was not trained for `task`.
-    """
-    path = SHIPPED / f"{task}.pt" if checkpoint is None else Path(checkpoint)
-    network = _load(path, path.stat().st_mtime_ns if path.is_file() else 0)
-    if bool(network.model.config.num_chars) != (task == "synthesis"):
-        raise InputError(f"{path}: a network of the other task; {task} is what was asked for")
-    return network
-
-
-def derived_seed(seed: int, attempt: int) -> int:
-    """The seed of a line's try number `attempt`, from 0: at first its own, then one that no other line is likely to."""
-    words = np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)
-    return int(words[0] >> 1) if attempt else seed
-
-
-def write_checked(
-    network: Network, texts: list[str] | None, seeds: list[int], bias: float, steps: list[int], retries: int,
-    with_outputs: bool,
-) -> list[Line]:  # fmt: skip
-    """`Sampler.write`, and those lines again that are wrong, up to `retries` times; of a line's tries the best is kept.
-
-    Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
-    """
-    best = {}  # of each line: (its verdict, the line)
-    wrong = list(range(len(seeds)))
-    for attempt in range(retries + 1):
-        codes = None if texts is None else [network.alphabet.encode(texts[i]) for i in wrong]
-        attempt_seeds = [derived_seed(seeds[i], attempt) for i in wrong]
-        lines = network.sampler.write(codes, attempt_seeds, bias, [steps[i] for i in wrong], with_outputs)
-        if texts is not None:
-            lines = [replace(line, text=texts[i]) for i, line in zip(wrong, lines, strict=True)]
-        for i, verdict, line in zip(wrong, check_lines(lines, with_reader=retries > 0), lines, strict=True):
-            if i not in best or verdict.badness < best[i][0].badness:
-                best[i] = verdict, line
-        wrong = [i for i in wrong if best[i][0].fault]
-        if not wrong:
-            break
-    return [replace(line, fault=verdict.fault) for _, (verdict, line) in sorted(best.items())]
+FORMATS = (".png", ".svg", ".pdf")  # of the pictures of window and densities
+PAGE_FORMAT = PageFormat()
+RANDOM_STEPS = 700  # of a line without a text
 
 
 def generate_unconditionally(
@@ -106,7 +64,7 @@ def generate_unconditionally(
     what is still wrong then is in `Line.fault`. `with_outputs` keeps what the network said at each point, some 120
     numbers. Raises InputError (a ValueError) for a checkpoint that cannot be used and for numbers out of range.
     """
-    _check_numbers(samples, steps, bias, seed, retries)
+    check_numbers(samples=samples, steps=steps, bias=bias, seed=seed, retries=retries)
     network = load_writer(checkpoint, "rand_write")
     seeds = [seed + i for i in range(samples)]
     return write_checked(network, None, seeds, bias, [steps] * samples, retries, with_outputs)
@@ -126,25 +84,10 @@ def generate_conditionally(
     network = load_writer(checkpoint, "synthesis")
     prepared = [network.alphabet.prepare(t)[0] for t in ([text] if isinstance(text, str) else text)]
     longest = max(map(default_steps, prepared), default=1)
-    _check_numbers(samples, longest if steps is None else steps, bias, seed, retries)
+    check_numbers(samples=samples, steps=longest if steps is None else steps, bias=bias, seed=seed, retries=retries)
     texts = [t for t in prepared for _ in range(samples)]
     caps = [default_steps(t) if steps is None else steps for t in texts]
     return write_checked(network, texts, [seed + i for i in range(len(texts))], bias, caps, retries, with_outputs)
-
-
-def default_steps(text: str) -> int:
-    """The cap on the steps of a text: twice what its characters take on average, and some for a slow start."""
-    return 2 * POINTS_PER_CHARACTER * len(text) + 100
-
-
-def _check_numbers(samples: int, steps: int, bias: float, seed: int, retries: int) -> None:
-    ranges = {
-        "samples": (samples, 1, 10_000), "steps": (steps, 1, 100_000), "bias": (bias, 0, 100),
-        "seed": (seed, 0, 2**62), "retries": (retries, 0, 100),
-    }  # fmt: skip
-    for name, (value, least, most) in ranges.items():
-        if not least <= value <= most:
-            raise InputError(f"{name} must be from {least} to {most}, not {value}")
 
 
 def cell_masses(
@@ -193,80 +136,268 @@ def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tup
     return total / cell**2, (low[0], low[0] + counts[0] * cell, low[1] + counts[1] * cell, low[1])
 
 
-def write_pictures(options: argparse.Namespace, lines: list[Line], model: Model) -> None:
-    """Write the lines' picture, and beside it those of the window and of the densities, of the first line."""
-    figures = {"": lines_figure([line.points for line in lines])}
-    text = lines[0].text
+def write_figures(options: argparse.Namespace, line: Line, model: Model) -> None:
+    """Write pictures of a line's window and densities, if they are wanted, beside the output."""
+    figures = {}
     if options.attention:
-        figures["_attention"] = Figure(figsize=(10, max(2.5, 0.16 * len(text))), layout="constrained")
-        draw_attention(figures["_attention"].subplots(), lines[0].phi[:, :-1], text)
+        figures["attention"] = Figure(figsize=(10, max(2.5, 0.16 * len(line.text))), layout="constrained")
+        draw_attention(figures["attention"].subplots(), line.phi[:, :-1], line.text)
     if options.density:
-        density, extent = density_map(model, lines[0], options.bias)
-        figures["_density"] = Figure(figsize=(12, 12 * density.shape[0] / density.shape[1]))
-        draw_density(figures["_density"].add_axes((0, 0, 1, 1)), density, extent)
-    for suffix, figure in figures.items():
-        path = options.output.with_stem(options.output.stem + suffix)
+        density, extent = density_map(model, line, options.bias)
+        figures["density"] = Figure(figsize=(12, 12 * density.shape[0] / density.shape[1]))
+        draw_density(figures["density"].add_axes((0, 0, 1, 1)), density, extent)
+    ending = options.output.suffix if options.output.suffix in FORMATS else ".png"
+    for name, figure in figures.items():
+        path = options.output.with_name(f"{options.output.stem}_{name}{ending}")
         save_figure(figure, path)
         print(f"wrote {path}")
 
 
-def report_faults(options: argparse.Namespace, lines: list[Line]) -> None:
-    """Tell which lines are wrong and why: as a note if they were to come as they are, else raise ResultError."""
-    faults = [f"line {i} (seed {options.seed + i - 1}): {line.fault}" for i, line in enumerate(lines, 1) if line.fault]
-    message = f"{'; '.join(faults)}; try another --seed, --bias or --steps"
-    if faults and options.retries:
-        raise ResultError(f"still wrong after {options.retries + 1} tries: {message}, or more --retries")
-    if faults:
-        note(f"{message}, or --retries")
+def report_faults(faults: dict[str, str], retries: int) -> None:
+    """Tell which lines are wrong and why, by name: as a note if they were to come as they are, else by ResultError."""
+    message = "; ".join(f"{name}: {fault}" for name, fault in faults.items() if fault)
+    if message and retries:
+        raise ResultError(
+            f"still wrong after {retries + 1} tries: {message}; try another --seed, --bias or --steps, or more --retries"
+        )
+    if message:
+        print(f"note: {message}; try another --seed, --bias or --steps, or --retries", file=sys.stderr)
+
+
+def print_notes(network: Network, texts: list[str]) -> None:
+    """Tell what is written in place of what, once each."""
+    notes = [note for text in texts if text.strip() for note in network.alphabet.prepare(text)[1]]
+    for note in dict.fromkeys(notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def write_files(options: argparse.Namespace, pages: list[Page]) -> None:
+    """Write pages as the ending of the output says."""
+    drawing = Drawing(
+        pen_width=options.pen_width, colour=options.colour, paper=None if options.transparent else "white",
+        dpi=options.dpi, speed=options.speed,
+    )  # fmt: skip
+    plotter = Plotter(
+        pen=options.pen, up=options.pen_up, down=options.pen_down, feed=options.feed, origin=options.origin
+    )
+    for path in save(pages, options.output, drawing, plotter):
+        print(f"wrote {path}")
+
+
+def make_writer(options: argparse.Namespace) -> Writer:
+    """The writer that the flags describe."""
+    style: str | Ink | None = options.style
+    if style == "random":
+        style = list_styles()[derived_seed(options.seed) % len(list_styles())] if list_styles() else None
+    if options.prime:
+        style = read_ink(options.prime)
+        if options.prime_text is not None:
+            style = replace(style, text=options.prime_text, characters=None)
+    return Writer(options.checkpoint, style, options.bias, options.seed, options.retries)
+
+
+def write_lines(options: argparse.Namespace) -> None:
+    """Write each text as a line, or lines at random, below each other."""
+    if options.task == "rand_write":
+        given = {name: getattr(options, name) for name in ("samples", "bias", "seed", "checkpoint", "retries")}
+        lines = generate_unconditionally(steps=options.steps or RANDOM_STEPS, with_outputs=options.density, **given)
+        network = load_writer(options.checkpoint, options.task)
+        seeds = range(options.seed, options.seed + len(lines))
+        inks = [Ink(line.points, seed=seed, bias=options.bias) for line, seed in zip(lines, seeds, strict=True)]
+    else:
+        writer = make_writer(options)
+        network, texts = writer.network, [text for text in options.text for _ in range(options.samples)]
+        check_numbers(samples=options.samples, steps=options.steps or 1)
+        print_notes(network, options.text)
+        seeds = range(options.seed, options.seed + len(texts))
+        lines = writer.write_raw(texts, seeds, options.steps, options.density)
+        inks = [writer.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
+    if not all(len(line.points) > 1 for line in lines):
+        raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
+    write_files(options, [stack_lines(inks)])
+    write_figures(options, lines[0], network.model)
+    faults = {f"line {n} (seed {seed})": line.fault for n, (seed, line) in enumerate(zip(seeds, lines, strict=True), 1)}
+    report_faults(faults, options.retries)
+
+
+def write_pages(options: argparse.Namespace) -> None:
+    """Write a text of any length on pages."""
+    page_format = make_page_format(options)
+    text = read_text(options)
+    writer = make_writer(options)
+    print_notes(writer.network, text.splitlines())
+    is_told = options.progress and sys.stderr.isatty()
+    with tqdm(unit=" lines", disable=not options.progress) as bar:
+
+        def report(ink: Ink) -> None:
+            bar.update()
+            if is_told:
+                bar.write(ink.text)
+
+        written = writer.write_text(text, page_format, options.redo, report)
+    for word in written.broken:
+        print(f"note: broke {word!r} with a hyphen: it is wider than a line", file=sys.stderr)
+    write_files(options, lay_out(written, page_format, options.seed, options.smooth))
+    inks = [ink for ink in written.inks if ink is not None]
+    report_faults({f"line {n} {ink.text!r}": ink.fault for n, ink in enumerate(inks, 1)}, options.retries)
+
+
+def write_styles(options: argparse.Namespace) -> None:
+    """Draw a sheet of the hands that there are: each writes its name."""
+    names = list_styles()
+    if not names:
+        raise InputError("there are no styles beside the networks in save/")
+    inks = []
+    for name in names:
+        writer = Writer(options.checkpoint, name, options.bias, options.seed, options.retries)
+        inks.append(writer.write(f"{name}: the quick brown fox jumps over 12 dogs"))
+    write_files(options, [stack_lines(inks)])
+
+
+def write_batch(options: argparse.Namespace) -> None:
+    """Write each line of a text file into a file of its own, with a manifest; what is written already is skipped."""
+    texts = read_text(options).splitlines()
+    folder = options.output or Path("examples") / "batch"
+    check_ending(folder / f"line.{options.format}")
+    faults = {}
+    with tqdm(total=len(texts), unit=" lines", disable=None) as bar:
+        for number, row in write_many(texts, folder, options):
+            bar.update()
+            if row.get("fault"):
+                faults[f"line {number}"] = row["fault"]
+    print(f"wrote {folder / MANIFEST} and {len(texts) - len(faults)} lines without a fault")
+    report_faults(faults, options.retries or 1)
+
+
+def read_text(options: argparse.Namespace) -> str:
+    """The text to write: of the arguments, each a paragraph, of a file, or of standard input. Raises InputError."""
+    if options.text and options.text != ["-"]:
+        return "\n".join(options.text)
+    if options.file:
+        name, read = str(options.file), options.file.read_bytes
+    else:
+        name, read = "standard input", sys.stdin.buffer.read
+    try:
+        text = read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: not a text in UTF-8; save it as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{name}: there is no text in it")
+    return text
+
+
+def make_page_format(options: argparse.Namespace) -> PageFormat:
+    """The page that the flags describe."""
+    width, height = parse_page(options.page or "A4", options.landscape)
+    return PageFormat(
+        width, height, parse_margins(options.margins), options.x_height, options.line_spacing, options.align,
+        options.ruled, options.plot_rules, options.jitter,
+    )  # fmt: skip
+
+
+def parse_redo(text: str) -> dict[int, int]:
+    """`7` or `7,9:2` -> for lines 7 and 9 the number of the other try, 1 by default."""
+    redo = {}
+    for part in text.split(","):
+        line, _, attempt = part.partition(":")
+        redo[int(line)] = int(attempt or 1)
+    return redo
+
+
+parse_redo.__name__ = "line numbers such as 7 or 7,9:2"
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description="Write with a trained network: a text that you give, or at random.")
-    add = parser.add_argument
-    add("text", nargs="*", help="what to write, each text as a line; not with --task rand_write")
+    add = parser.add_argument_group("what").add_argument
+    add("text", nargs="*", help="what to write, each text as a line or, on a page, as a paragraph; -: standard input")
+    add("--file", type=Path, help="a text to write on pages, in UTF-8")
+    add("--batch", type=Path, metavar="FILE", help="write each line of this text into a file of its own in --output")
     add("--task", choices=("synthesis", "rand_write"), default="synthesis", help="default: %(default)s")
-    add("--checkpoint", type=Path, help="the network, as train.py saves it (default: save/TASK.pt beside this script)")
-    help_bias = "0: as varied as people write, 1 and more: even and legible (default: 0.5 for a text, 0 at random)"
+    add("--samples", type=int, default=1, help="lines of each text, each with the next seed (default: %(default)s)")
+    add = parser.add_argument_group("hand").add_argument
+    add("--style", help="a hand by its name, random, or a file of ink with its text; see --list_styles")
+    add("--list_styles", action="store_true", help="draw a sheet of the hands that there are")
+    add("--prime", type=Path, metavar="FILE", help="write in the hand of this ink: .xml, .svg, .inkml, .npz or .json")
+    add("--prime_text", help="what that ink says, where the file does not tell")
+    help_bias = "0: as varied as people write, 1 and more: even and legible (default: 0.5 a line, 0.75 a page, 0 random)"
     add("--bias", type=float, help=help_bias)
     add("--seed", type=int, default=0, help="same seed, same ink (default: %(default)s)")
-    add("--samples", type=int, default=1, help="lines of each text, each with the next seed (default: %(default)s)")
+    add = parser.add_argument_group("page").add_argument
+    add("--page", help="write on pages: A4, A5, letter, or WIDTHxHEIGHT in mm (--file and -: A4)")
+    add("--landscape", action="store_true", help="the page lies on its side")
+    add("--margins", default="20", help="mm: all, or top and bottom,sides, or top,right,bottom,left (default: 20)")
+    add("--x_height", type=float, default=PAGE_FORMAT.x_height, help="mm, of small letters (default: %(default)s)")
+    add("--line_spacing", type=float, help="mm from line to line (default: 3.6 times the x-height)")
+    add("--align", choices=("left", "center", "right"), default="left", help="default: %(default)s")
+    add("--ruled", action="store_true", help="faint lines on the paper")
+    add("--plot_rules", action="store_true", help="a plotter draws them, too")
+    add("--jitter", type=float, default=0.0, help="mm that lines are off their places by, more or less (default: 0)")
+    add("--smooth", action="store_true", help="draw strokes as smooth curves through their points")
+    add("--redo", type=parse_redo, metavar="LINES", help="write these lines anew, as 7, or 7,9:2 for another try at 9")
+    add = parser.add_argument_group("output").add_argument
+    add("--output", type=Path, help=f"file to write: .{', .'.join(ENDINGS)} (default: examples/TASK.png)")
+    add("--pen_width", type=float, default=Drawing.pen_width, help="mm (default: %(default)s)")
+    add("--colour", default=Drawing.colour, help="of the ink: a name or #rrggbb (default: %(default)s)")
+    add("--transparent", action="store_true", help="no paper in a picture")
+    add("--dpi", type=int, help="pixels to the inch of a picture (default: 200, or 80 for films)")
+    add("--speed", type=float, default=Drawing.speed, help="of .gif and .webp: times as fast as people write")
+    add("--pen", choices=tuple(PENS), default=Plotter.pen, help="of .gcode: what lifts the pen (default: %(default)s)")
+    add("--pen_up", type=float, help="of .gcode: where the pen is up (default: 60, or 5 mm for z)")
+    add("--pen_down", type=float, help="of .gcode: where it is down (default: 30, or 0 mm for z)")
+    add("--feed", type=float, default=Plotter.feed, help="of .gcode: mm a minute (default: %(default)s)")
+    add("--origin", default=Plotter.origin, help="of .gcode: 'bottom left' or 'top left' (default: %(default)s)")
+    add("--attention", action="store_true", help="write a picture of the window over the text too (paper, figure 13)")
+    add("--density", action="store_true", help="write a picture of the predicted densities too (paper, figure 10)")
+    add("--progress", action="store_true", help="tell each line when it is written")
+    add = parser.add_argument_group("network").add_argument
+    add("--checkpoint", type=Path, help="as train.py saves it (default: save/TASK.pt beside this script)")
     add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
     help_retries = "how often to write a line that is cut off, rests or cannot be read again (default: %(default)s)"
     add("--retries", type=int, default=RETRIES, help=help_retries + "; 0: lines as they come")
-    add("--output", type=Path, help="picture to write, .png, .svg or .pdf (default: examples/TASK.png)")
-    add("--attention", action="store_true", help="write a picture of the window over the text too (paper, figure 13)")
-    add("--density", action="store_true", help="write a picture of the predicted densities too (paper, figure 10)")
     return parser
+
+
+def choose_mode(options: argparse.Namespace) -> str:
+    """What the flags ask for: pages, lines, or the sheet of styles. Raises InputError for flags that do not fit."""
+    on_pages = bool(options.page or options.file or options.text == ["-"])
+    if options.list_styles:
+        return "styles"
+    if options.task == "rand_write":
+        for name in ("text", "file", "page", "style", "prime", "redo", "batch"):
+            if getattr(options, name):
+                raise InputError(f"--task rand_write writes at random and takes no {name}; leave one of them out")
+        if options.attention:
+            raise InputError("--attention: a network that writes at random has no window over a text")
+    elif options.batch:
+        return "batch"
+    elif not options.text and not options.file:
+        raise InputError('there is no text; give one: python generate.py "Some text"')
+    if options.text and options.file:
+        raise InputError("--file and a text: give one of them")
+    if options.style and options.prime:
+        raise InputError("--style and --prime: give one of them")
+    if options.prime_text is not None and not options.prime:
+        raise InputError("--prime_text is what the ink of --prime says; give that, too")
+    if on_pages and (options.attention or options.density or options.samples != 1 or options.steps):
+        raise InputError("--attention, --density, --samples and --steps are for lines, not for pages")
+    if options.redo and not on_pages:
+        raise InputError("--redo is for pages; give --page")
+    return "pages" if on_pages else "lines"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = make_parser().parse_args(arguments)
-    with_text = options.task == "synthesis"
-    if with_text and not options.text:
-        raise InputError('there is no text; give one: python generate.py "Some text"')
-    if not with_text and options.text:
-        raise InputError("--task rand_write writes at random and takes no text; leave one of them out")
-    if not with_text and options.attention:
-        raise InputError("--attention: a network that writes at random has no window over a text")
-    options.output = options.output or Path("examples") / f"{options.task}.png"
-    if options.output.suffix.lower() not in FORMATS:
-        raise InputError(f"{options.output}: not a picture that can be written; name a .png, .svg or .pdf file")
-    options.bias = (0.5 if with_text else 0.0) if options.bias is None else options.bias
-    given = {name: getattr(options, name) for name in ("samples", "steps", "bias", "seed", "checkpoint", "retries")}
-    given = {name: value for name, value in given.items() if value is not None}
-    given["with_outputs"] = options.density
-    network = load_writer(options.checkpoint, options.task)
-    if with_text:
-        replaced = [message for text in options.text for message in network.alphabet.prepare(text)[1]]
-        for message in dict.fromkeys(replaced):
-            note(message)
-    lines = generate_conditionally(options.text, **given) if with_text else generate_unconditionally(**given)
-    if not all(len(line.points) > 1 for line in lines):
-        raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
-    write_pictures(options, lines, network.model)
-    report_faults(options, lines)
+    mode = choose_mode(options)
+    usual = {"pages": 0.75, "styles": 0.75, "batch": 0.75}.get(mode, 0.5 if options.task == "synthesis" else 0.0)
+    options.bias = usual if options.bias is None else options.bias
+    if mode == "batch":
+        return write_batch(options)
+    options.output = options.output or Path("examples") / f"{'styles' if mode == 'styles' else options.task}.png"
+    check_ending(options.output)
+    {"pages": write_pages, "lines": write_lines, "styles": write_styles}[mode](options)
 
 
 if __name__ == "__main__":

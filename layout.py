@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from formats import Ink, Page, Placed
-from geometry import Level, find_level, smooth
+from ink.formats import MARGIN, MM_PER_UNIT, Ink, Page, Placed
+from ink.geometry import Level, find_level, smooth
 from utils import InputError
 
 SIZES = {"a4": (210.0, 297.0), "a5": (148.0, 210.0), "letter": (215.9, 279.4)}  # mm
 SIZE = re.compile(r"(\d+(?:\.\d+)?)[xX×](\d+(?:\.\d+)?)")
 ALIGN = ("left", "center", "right")
+MIN_LINE, LINE_GAP = 4.0, 2.4  # mm, of lines that are not laid out: the least height of one, and what is between two
 BASELINE = 0.7  # where the baseline is in the height of a line: tall letters need more room than descenders
 
 # A character's usual advance, as a share of the mean one: from the recorded lines by least squares, to one digit.
@@ -331,6 +332,18 @@ def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smooth
             pages[-1].lines.append(Placed(ink, strokes))
         row += 1
     return pages
+
+
+def stack_lines(inks: Sequence[Ink]) -> Page:
+    """Lines below each other, left-aligned and as they were written, on a page that just holds them."""
+    strokes, top, right = [], MARGIN, 0.0
+    for ink in inks:
+        line = [stroke * MM_PER_UNIT for stroke in ink.strokes]
+        low, high = (f(np.concatenate(line), axis=0) for f in (np.min, np.max))
+        strokes.append([stroke - low + [MARGIN, top] for stroke in line])
+        right, top = max(right, high[0] - low[0]), top + max(high[1] - low[1], MIN_LINE) + LINE_GAP
+    placed = [Placed(ink, line) for ink, line in zip(inks, strokes, strict=True)]
+    return Page(float(right) + 2 * MARGIN, float(top) - LINE_GAP + MARGIN, placed)
 
 
 def empty_page(page_format: PageFormat) -> Page:

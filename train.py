@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_preprocessing import Dataset, load_dataset
-from flags import (
+from training.flags import (
     FIXED,
     PRECISIONS,
     SETTINGS,
@@ -41,12 +41,12 @@ from flags import (
     make_parser,
     parse_flags,
 )
-from optimisation import WeightAverage, learning_rate, make_optimizer
-from processes import Group, noted_signals, run_lock, start_group, torchrun_group, tune_malloc
-from progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
-from tasks import SIZES, Reading, Writing, draw_lines, line_weights, load_network, make_batches, make_task
+from training.optimisation import WeightAverage, learning_rate, make_optimizer
+from training.processes import Group, noted_signals, run_lock, start_group, torchrun_group, tune_malloc
+from training.progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
+from training.tasks import SIZES, Reading, Writing, draw_lines, line_weights, load_network, make_batches, make_task
 from utils import InputError, run_cli, save_checkpoint
-from weight_noise import WeightNoise
+from training.weight_noise import WeightNoise
 
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up

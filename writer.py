@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from formats import Ink, Page
+from ink.formats import Ink, Page
 from layout import PageFormat, TextLine, WrittenText, lay_out, write_text
-from read_ink import read_ink
+from ink.read_ink import read_ink
 
 from checks import check_lines
 from model import POINTS_PER_CHARACTER, Model

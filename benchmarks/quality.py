@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_preprocessing import Dataset, load_dataset
-from flags import at_least
+from training.flags import at_least
 from generate import FORMATS, generate_conditionally, load_writer
 from reader import Reader, align, load_reader
 from utils import SHORTEST_STEP, InputError, atomic_write, lines_figure, run_cli, save_figure

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_preprocessing import Dataset, load_dataset
-from flags import choose_precision, choose_processes, make_parser
+from training.flags import choose_precision, choose_processes, make_parser
 from model import Config, Model
-from processes import Group, start_group, tune_malloc
+from training.processes import Group, start_group, tune_malloc
 from sampling import Sampler
-from tasks import collate, encode_texts, make_batches
+from training.tasks import collate, encode_texts, make_batches
 from train import Run
 from utils import run_cli
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from formats import Ink
-from geometry import to_points
+from ink.formats import Ink
+from ink.geometry import to_points
 
 TALL, LONG = "bdfhklt", "gjpqy"
 

@@ -13,11 +13,11 @@ from made_up_ink import write_line
 from PIL import Image
 
 from data_preprocessing import build_dataset, read_strokes
-from formats import DOT, ENDINGS, Ink, Page, Placed, save, save_corpus
-from gcode import Plotter
-from pictures import Drawing
-from read_ink import read_ink, read_lines, read_trace
-from svg import read_svg
+from ink.formats import DOT, ENDINGS, Ink, Page, Placed, save, save_corpus
+from ink.gcode import Plotter
+from ink.pictures import Drawing
+from ink.read_ink import read_ink, read_lines, read_trace
+from ink.svg import read_svg
 from utils import InputError
 
 

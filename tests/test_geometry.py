@@ -5,7 +5,7 @@ import pytest
 from made_up_ink import write_line
 
 from data_preprocessing import USUAL_STEP
-from geometry import (
+from ink.geometry import (
     USUAL_X_HEIGHT,
     find_level,
     find_slant,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from made_up_ink import write_line
 
-from formats import Ink, Page
-from geometry import find_level
+from ink.formats import Ink, Page
+from ink.geometry import find_level
 from layout import (
     PageFormat,
     TextLine,

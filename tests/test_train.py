@@ -16,17 +16,17 @@ import pytest
 import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 
-import optimisation
-import tasks
+from training import optimisation
+from training import tasks
 import train
 from data_preprocessing import load_dataset, save_dataset
-from flags import choose_precision, choose_processes
+from training.flags import choose_precision, choose_processes
 from model import Config, Model
-from processes import Group, start_group
+from training.processes import Group, start_group
 from reader import align, load_reader
-from tasks import load_network
+from training.tasks import load_network
 from utils import InputError, load_checkpoint, save_checkpoint
-from weight_noise import WeightNoise
+from training.weight_noise import WeightNoise
 
 TINY = ["--cell_size", "8", "--batch_size", "6", "--precision", "fp32", "--warmup", "0", "--anneal", "none"]
 TINY_MIXTURE = ["--num_clusters", "2", "--K", "2"]
@@ -348,7 +348,7 @@ def test_best_reader_is_the_one_that_reads_best(dataset, tmp_path, capsys, monke
     texts[dataset.lines("validation", True)[0]] = "ab" * 100
     save_dataset(replace(dataset, texts=texts), tmp_path / "long.npz")
     labels, rates, original = [], [0.9, 0.5, 0.5, 0.7], tasks.Reading.evaluate
-    monkeypatch.setattr("progress.save_figure", lambda figure, _: labels.append(figure.axes[0].get_ylabel()))
+    monkeypatch.setattr("training.progress.save_figure", lambda figure, _: labels.append(figure.axes[0].get_ylabel()))
 
     def evaluate(*arguments):
         return original(*arguments) | {"error_rate": rates[len(read_rows())]}
@@ -474,7 +474,7 @@ def test_runs_do_without_locks_where_there_are_none(data_file, tmp_path, monkeyp
         raise OSError(95, "not supported")
 
     monkeypatch.setattr(
-        "processes.fcntl", None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
+        "training.processes.fcntl", None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
     )
     run_in_process(data_file, tmp_path, "--max_steps", 1, "--sample_every", 0)
     assert (tmp_path / "rand_write_interrupted.pt").exists()
@@ -727,7 +727,7 @@ def test_number_of_processes(data_file, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     for batch_size, device, expected in ((50, "cpu", 4), (24, "cpu", 3), (6, "cpu", 1), (50, "meta", 1)):
         options = argparse.Namespace(processes="auto", batch_size=batch_size, device="cpu")
-        monkeypatch.setattr("flags.choose_device", lambda name, device=device: torch.device(device))
+        monkeypatch.setattr("training.flags.choose_device", lambda name, device=device: torch.device(device))
         assert choose_processes(options) == expected
     with pytest.raises(InputError, match="--processes 7"):
         run_in_process(data_file, tmp_path, "--processes", 7)

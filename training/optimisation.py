@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from weight_noise import RATE, WeightNoise
+from training.weight_noise import RATE, WeightNoise
 
 
 class GravesRMSprop(torch.optim.Optimizer):

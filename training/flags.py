@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tasks import SIZES
+from training.tasks import SIZES
 from utils import TASKS
 from utils import InputError
 

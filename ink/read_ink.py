@@ -22,9 +22,9 @@ from data_preprocessing import (
     refuse_doctype,
     tidy_texts,
 )
-from formats import DETAILS, VERSION, Ink
-from geometry import to_points
-from svg import local_name, read_svg
+from ink.formats import DETAILS, VERSION, Ink
+from ink.geometry import to_points
+from ink.svg import local_name, read_svg
 from utils import InputError
 
 MAX_FILE_BYTES = 32 << 20

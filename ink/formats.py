@@ -23,9 +23,9 @@ import numpy as np
 from lxml import etree
 
 from data_preprocessing import PERIOD
-from gcode import Plotter, gcode_bytes
-from pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
-from svg import svg_bytes
+from ink.gcode import Plotter, gcode_bytes
+from ink.pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
+from ink.svg import svg_bytes
 from utils import InputError, atomic_write, to_strokes
 
 DOT = 0.3  # mm: what is smaller is drawn as a stroke of this length, for pens that need to move
@@ -48,6 +48,7 @@ class Ink:
     bias: float | None = None
     style: str = ""
     checkpoint: str = ""  # a hash of the network that wrote it
+    fault: str = ""  # what the checks found wrong with it, "" if nothing
 
     def __post_init__(self) -> None:
         points = np.asarray(self.points, dtype=np.float32)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data_preprocessing import Dataset
 from generate import default_steps
 from model import Config, Model
-from processes import Group
+from training.processes import Group
 from reader import Reader, ReaderConfig, build_reader, collate_features, edit_distance, features
 from sampling import sample
 from utils import Alphabet, lines_figure, load_checkpoint, save_figure
