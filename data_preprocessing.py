@@ -401,6 +401,9 @@ def read_lines(source: Path, keep_rests: bool) -> tuple[list[PreparedLine], dict
                     lines.append((name, *content))
                 progress.update()
 
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it, before `start_worker` runs in them
+        pool.submit(int)  # starts them
+        signal.signal(signal.SIGINT, handler)
         for _, files in groupby(read_files(source, "lineStrokes", ".xml"), key=lambda file: file[0].rpartition("-")[0]):
             waiting.append(pool.submit(prepare_lines, list(files), keep_rests))
             if len(waiting) > 8 * workers:  # so that the archive is never in memory as a whole
