@@ -8,7 +8,6 @@ From Python: `generate_conditionally` and `generate_unconditionally`.
 """
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from batch import MANIFEST, write_many
 from ink.formats import ENDINGS, Ink, Page, check_ending, save
 from ink.gcode import PENS, Plotter
 from ink.pictures import Drawing
@@ -25,15 +25,7 @@ from ink.read_ink import read_ink
 from layout import PageFormat, lay_out, parse_margins, parse_page, stack_lines
 from model import Mixture, Model, mixture
 from sampling import Line
-from utils import (
-    InputError,
-    ResultError,
-    check_writable,
-    draw_attention,
-    draw_density,
-    run_cli,
-    save_figure,
-)
+from utils import InputError, ResultError, check_writable, draw_attention, draw_density, note, run_cli, save_figure
 from writer import (
     RETRIES,
     Network,
@@ -51,6 +43,7 @@ __all__ = ["Writer", "generate_conditionally", "generate_unconditionally"]
 FORMATS = (".png", ".svg", ".pdf")  # of the pictures of window and densities
 PAGE_FORMAT = PageFormat()
 RANDOM_STEPS = 700  # of a line without a text
+LINE_BIAS, PAGE_BIAS = 0.5, 0.75
 
 
 def generate_unconditionally(
@@ -158,17 +151,17 @@ def report_faults(faults: dict[str, str], retries: int) -> None:
     message = "; ".join(f"{name}: {fault}" for name, fault in faults.items() if fault)
     if message and retries:
         raise ResultError(
-            f"still wrong after {retries + 1} tries: {message}; try another --seed, --bias or --steps, or more --retries"
+            f"still wrong after {retries + 1} tries: {message}; try another --seed or --bias, or more --retries"
         )
     if message:
-        print(f"note: {message}; try another --seed, --bias or --steps, or --retries", file=sys.stderr)
+        note(f"{message}; try another --seed, --bias or --steps, or --retries")
 
 
 def print_notes(network: Network, texts: list[str]) -> None:
     """Tell what is written in place of what, once each."""
-    notes = [note for text in texts if text.strip() for note in network.alphabet.prepare(text)[1]]
-    for note in dict.fromkeys(notes):
-        print(f"note: {note}", file=sys.stderr)
+    messages = [message for text in texts if text.strip() for message in network.alphabet.prepare(text)[1]]
+    for message in dict.fromkeys(messages):
+        note(message)
 
 
 def write_files(options: argparse.Namespace, pages: list[Page]) -> None:
@@ -236,7 +229,7 @@ def write_pages(options: argparse.Namespace) -> None:
 
         written = writer.write_text(text, page_format, options.redo, report)
     for word in written.broken:
-        print(f"note: broke {word!r} with a hyphen: it is wider than a line", file=sys.stderr)
+        note(f"broke {word!r} with a hyphen: it is wider than a line")
     write_files(options, lay_out(written, page_format, options.seed, options.smooth))
     inks = [ink for ink in written.inks if ink is not None]
     report_faults({f"line {n} {ink.text!r}": ink.fault for n, ink in enumerate(inks, 1)}, options.retries)
@@ -261,20 +254,23 @@ def write_batch(options: argparse.Namespace) -> None:
     check_ending(folder / f"line.{options.format}")
     faults = {}
     with tqdm(total=len(texts), unit=" lines", disable=None) as bar:
-        for number, row in write_many(texts, folder, options):
+        given = (options.seed, options.style, options.bias, options.checkpoint, options.retries)
+        for row in write_many(texts, folder, options.format, *given):
             bar.update()
-            if row.get("fault"):
-                faults[f"line {number}"] = row["fault"]
-    print(f"wrote {folder / MANIFEST} and {len(texts) - len(faults)} lines without a fault")
-    report_faults(faults, options.retries or 1)
+            if row["fault"]:
+                faults[f"line {row['number']}"] = row["fault"]
+    print(f"wrote {folder / MANIFEST}: {len(texts) - len(faults)} of {len(texts)} lines without a fault")
+    report_faults(faults, options.retries)
 
 
 def read_text(options: argparse.Namespace) -> str:
     """The text to write: of the arguments, each a paragraph, of a file, or of standard input. Raises InputError."""
     if options.text and options.text != ["-"]:
         return "\n".join(options.text)
-    if options.file:
-        name, read = str(options.file), options.file.read_bytes
+    if path := options.file or options.batch:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; name a text in UTF-8")
+        name, read = str(path), path.read_bytes
     else:
         name, read = "standard input", sys.stdin.buffer.read
     try:
@@ -313,7 +309,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("what").add_argument
     add("text", nargs="*", help="what to write, each text as a line or, on a page, as a paragraph; -: standard input")
     add("--file", type=Path, help="a text to write on pages, in UTF-8")
-    add("--batch", type=Path, metavar="FILE", help="write each line of this text into a file of its own in --output")
+    add("--batch", type=Path, metavar="FILE", help="write each line of this text into a file of its own, in --output")
     add("--task", choices=("synthesis", "rand_write"), default="synthesis", help="default: %(default)s")
     add("--samples", type=int, default=1, help="lines of each text, each with the next seed (default: %(default)s)")
     add = parser.add_argument_group("hand").add_argument
@@ -321,7 +317,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--list_styles", action="store_true", help="draw a sheet of the hands that there are")
     add("--prime", type=Path, metavar="FILE", help="write in the hand of this ink: .xml, .svg, .inkml, .npz or .json")
     add("--prime_text", help="what that ink says, where the file does not tell")
-    help_bias = "0: as varied as people write, 1 and more: even and legible (default: 0.5 a line, 0.75 a page, 0 random)"
+    help_bias = (
+        "0: as varied as people write, 1: even and legible (default: 0.5 for lines, 0.75 for pages, 0 at random)"
+    )
     add("--bias", type=float, help=help_bias)
     add("--seed", type=int, default=0, help="same seed, same ink (default: %(default)s)")
     add = parser.add_argument_group("page").add_argument
@@ -338,6 +336,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--redo", type=parse_redo, metavar="LINES", help="write these lines anew, as 7, or 7,9:2 for another try at 9")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, help=f"file to write: .{', .'.join(ENDINGS)} (default: examples/TASK.png)")
+    add("--format", default="png", help="ending of the files of --batch (default: %(default)s)")
     add("--pen_width", type=float, default=Drawing.pen_width, help="mm (default: %(default)s)")
     add("--colour", default=Drawing.colour, help="of the ink: a name or #rrggbb (default: %(default)s)")
     add("--transparent", action="store_true", help="no paper in a picture")
@@ -391,12 +390,13 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = make_parser().parse_args(arguments)
     mode = choose_mode(options)
-    usual = {"pages": 0.75, "styles": 0.75, "batch": 0.75}.get(mode, 0.5 if options.task == "synthesis" else 0.0)
-    options.bias = usual if options.bias is None else options.bias
     if mode == "batch":
-        return write_batch(options)
+        return write_batch(options)  # in which each line has a bias of its own
+    usual = PAGE_BIAS if mode in ("pages", "styles") else LINE_BIAS if options.task == "synthesis" else 0.0
+    options.bias = usual if options.bias is None else options.bias
     options.output = options.output or Path("examples") / f"{'styles' if mode == 'styles' else options.task}.png"
     check_ending(options.output)
+    check_writable(options.output)
     {"pages": write_pages, "lines": write_lines, "styles": write_styles}[mode](options)
 
 

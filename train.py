@@ -45,8 +45,8 @@ from training.optimisation import WeightAverage, learning_rate, make_optimizer
 from training.processes import Group, noted_signals, run_lock, start_group, torchrun_group, tune_malloc
 from training.progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
 from training.tasks import SIZES, Reading, Writing, draw_lines, line_weights, load_network, make_batches, make_task
-from utils import InputError, run_cli, save_checkpoint
 from training.weight_noise import WeightNoise
+from utils import InputError, run_cli, save_checkpoint
 
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up

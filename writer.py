@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ink.formats import Ink, Page
-from layout import PageFormat, TextLine, WrittenText, lay_out, write_text
-from ink.read_ink import read_ink
 
 from checks import check_lines
+from ink.formats import Ink, Page
+from ink.read_ink import read_ink
+from layout import PageFormat, TextLine, WrittenText, lay_out, write_text
 from model import POINTS_PER_CHARACTER, Model
 from sampling import Line, Primed, Sampler
 from utils import Alphabet, InputError, load_checkpoint
@@ -162,26 +162,32 @@ class Writer:
 
     def write_raw(
         self, texts: Sequence[str], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
-        primed: Primed | None = None,
+        primed: Primed | None = None, biases: Sequence[float] | None = None,
     ) -> list[Line]:  # fmt: skip
-        """Write texts, a line each, with a seed each; `steps` caps their steps, by default at plenty."""
+        """Write texts, a line each, with a seed each; `steps` caps their steps, by default at plenty.
+
+        `primed` and `biases` may be others than the writer's.
+        """
+        biases = biases or [self.bias] * len(texts)
         prepared = [self.network.alphabet.prepare(text)[0] for text in texts]
         caps = [default_steps(text) if steps is None else steps for text in prepared]
         lines = []
         for start in range(0, len(texts), WRITE_BATCH):
             chunk = slice(start, start + WRITE_BATCH)
             lines += write_checked(
-                self.network, prepared[chunk], seeds[chunk], self.bias, caps[chunk], self.retries, with_outputs,
+                self.network, prepared[chunk], seeds[chunk], biases[chunk], caps[chunk], self.retries, with_outputs,
                 primed or self.primed,
             )  # fmt: skip
         return lines
 
     def write_lines(
-        self, texts: Sequence[str], seeds: Sequence[int], primed: Primed | None = None
-    ) -> list[Ink]:
+        self, texts: Sequence[str], seeds: Sequence[int], primed: Primed | None = None,
+        biases: Sequence[float] | None = None,
+    ) -> list[Ink]:  # fmt: skip
         """Write texts, a line each, with a seed each. What is wrong with a line is in its `Ink.fault`."""
-        lines = self.write_raw(texts, seeds, primed=primed)
-        return [self.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
+        lines = self.write_raw(texts, seeds, primed=primed, biases=biases)
+        inks = [self.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
+        return [replace(ink, bias=bias) for ink, bias in zip(inks, biases, strict=True)] if biases else inks
 
     def write(self, text: str, seed: int | None = None) -> Ink:
         """Write a text as one line, with the writer's seed or another one."""

@@ -27,9 +27,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_preprocessing import Dataset, load_dataset
-from training.flags import at_least
 from generate import FORMATS, generate_conditionally, load_writer
 from reader import Reader, align, load_reader
+from training.flags import at_least
 from utils import SHORTEST_STEP, InputError, atomic_write, lines_figure, run_cli, save_figure
 
 HERE = Path(__file__).parent

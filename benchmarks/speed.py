@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_preprocessing import Dataset, load_dataset
-from training.flags import choose_precision, choose_processes, make_parser
 from model import Config, Model
-from training.processes import Group, start_group, tune_malloc
 from sampling import Sampler
-from training.tasks import collate, encode_texts, make_batches
 from train import Run
+from training.flags import choose_precision, choose_processes, make_parser
+from training.processes import Group, start_group, tune_malloc
+from training.tasks import collate, encode_texts, make_batches
 from utils import run_cli
 
 CHARS = 79

@@ -16,17 +16,16 @@ import pytest
 import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 
-from training import optimisation
-from training import tasks
 import train
 from data_preprocessing import load_dataset, save_dataset
-from training.flags import choose_precision, choose_processes
 from model import Config, Model
-from training.processes import Group, start_group
 from reader import align, load_reader
+from training import optimisation, tasks
+from training.flags import choose_precision, choose_processes
+from training.processes import Group, start_group
 from training.tasks import load_network
-from utils import InputError, load_checkpoint, save_checkpoint
 from training.weight_noise import WeightNoise
+from utils import InputError, load_checkpoint, save_checkpoint
 
 TINY = ["--cell_size", "8", "--batch_size", "6", "--precision", "fp32", "--warmup", "0", "--anneal", "none"]
 TINY_MIXTURE = ["--num_clusters", "2", "--K", "2"]

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from training.tasks import SIZES
-from utils import TASKS
-from utils import InputError
+from utils import TASKS, InputError
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
 FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from data_preprocessing import Dataset
 from generate import default_steps
 from model import Config, Model
-from training.processes import Group
 from reader import Reader, ReaderConfig, build_reader, collate_features, edit_distance, features
 from sampling import sample
+from training.processes import Group
 from utils import Alphabet, lines_figure, load_checkpoint, save_figure
 
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a reader has the first two
