@@ -388,15 +388,23 @@ def newest_checkpoints(folder: Path, task: str) -> list[Path]:
     return epoch_checkpoints(folder, task)[-1:] + list(folder.glob(f"{task}_interrupted.pt"))
 
 
+def holds_run(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint's content has the parts of a run of this version; `Run.restore` finds out if they fit."""
+    parts = {"settings": dict, "progress": dict, "log": list, "step_log": list, "optimizer": dict, "fingerprint": str}
+    has_parts = all(isinstance(content.get(name), kind) for name, kind in parts.items())
+    return (
+        has_parts and content["settings"].keys() >= set(SETTINGS) and isinstance(content["progress"].get("step"), int)
+    )
+
+
 def newest_checkpoint(folder: Path, task: str) -> Checkpoint:
     """The checkpoint of the run in `folder` that has come furthest. Raises InputError if there is none."""
     paths = newest_checkpoints(folder, task)
     if not paths:
         raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
     found = [Checkpoint(path, *load_network(path)) for path in paths]
-    needed = {"task", "settings", "log", "step_log", "progress", "optimizer", "fingerprint"}
     for path, _, content in found:
-        if not needed <= content.keys() or not set(SETTINGS) <= set(content["settings"]):
+        if not holds_run(content):
             raise InputError(f"{path}: holds no run of this version; weights alone can be the --init of a new one")
     return max(found, key=lambda checkpoint: checkpoint.content["progress"]["step"])
 

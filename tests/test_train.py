@@ -809,6 +809,22 @@ def test_resuming_with_other_texts_is_refused(data_file, tmp_path, dataset):
         run_in_process(tmp_path / "other.npz", tmp_path, "--task", "synthesis", "--resume", "--num_epochs", 2)
 
 
+def test_run_whose_parts_do_not_fit_together_is_refused(data_file, tmp_path):
+    run_in_process(data_file, tmp_path, "--num_epochs", 1, "--ema", 0.9, "--weight_noise", 0.1, "--sample_every", 0)
+    path = tmp_path / "rand_write_epoch_1.pt"
+    content = torch.load(path, weights_only=True)
+    for changed in (
+        {"settings": 3}, {"settings": {}}, {"progress": 3}, {"progress": {"step": 6}}, {"log": {}}, {"optimizer": {}},
+        {"progress": content["progress"] | {"step": "6"}}, {"progress": content["progress"] | {"epoch_sums": {"a": 1}}},
+        {"fingerprint": None}, {"raw_weights": {}}, {"raw_weights": None}, {"weight_noise": {"a": torch.ones(1)}},
+    ):  # fmt: skip
+        torch.save(content | changed, path)
+        with pytest.raises(InputError, match=r"rand_write_epoch_1\.pt"):
+            run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2, "--ema", 0.9, "--weight_noise", 0.1)
+    torch.save(content, path)
+    run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2, "--sample_every", 0)
+
+
 def test_bad_input_is_named(data_file, tmp_path, capsys):
     assert_refused(run_script("train.py", "--data", tmp_path / "none.npz"), "none.npz", "data_preprocessing.py")
     for flags, word in [
