@@ -256,6 +256,8 @@ def test_the_project_works_without_the_file(data_file, tmp_path):
     """Train, evaluate and write in a copy from which kernels.py is deleted."""
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
+    for folder in ("ink", "training"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "kernels.py").unlink()
     checkpoint = tmp_path / "save" / "synthesis_best.pt"
     flags = ["--task", "synthesis", "--num_epochs", "1", "--cell_size", "8", "--processes", "1"]
