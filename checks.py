@@ -73,7 +73,9 @@ def check_lines(lines: list, with_reader: bool) -> list[Verdict]:
     Raises InputError for a reader that cannot be used.
     """
     reader = find_reader() if with_reader and any(line.text for line in lines) else None
-    read = reader.read([line.points for line in lines]) if reader else [None] * len(lines)
+    read: list[str | None] = [None] * len(lines)
+    if reader:
+        read = list(reader.read([line.points for line in lines]))
     known = set(reader.config.charset) if reader else set()
     read = [said if set(line.text) <= known else None for line, said in zip(lines, read, strict=True)]
     return [

@@ -18,7 +18,6 @@ lead to the cell. `gate_weights` brings PyTorch's order (input, forget, candidat
 """
 
 import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -28,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from utils import note
 
 # exp(-60) is nothing beside the other Gaussians. Smaller numbers are stored denormalised from exp(-88) on, and a
 # processor is ten times as slow on those.
@@ -91,7 +92,7 @@ def works(pack: Callable, dtype: torch.dtype, *arguments: int) -> bool:
     except Exception:  # operations that have gone or changed fail in any way
         is_right = False
     if not is_right:
-        print(f"note: {pack.__name__} does not work with PyTorch {torch.__version__}; going on slower", file=sys.stderr)
+        note(f"{pack.__name__} does not work with PyTorch {torch.__version__}; going on slower")
     return is_right
 
 

@@ -314,3 +314,11 @@ def test_decoder_works_without_the_switch_for_overriding(monkeypatch):
     weight = torch.randn(5, 4)
     x = torch.randn(1, 4)
     torch.testing.assert_close(kernels.pack_linear_fp16(weight)(x), x @ weight.half().float().t())
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"), [({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)]
+)
+def test_bfloat16_is_wanted_where_the_processor_multiplies_it(capabilities, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert kernels.multiplies_bfloat16() is expected

@@ -21,7 +21,7 @@ from data_preprocessing import load_dataset, save_dataset
 from model import Config, Model
 from reader import align, load_reader
 from training import optimisation, tasks
-from training.flags import choose_precision, choose_processes
+from training.flags import PRECISIONS, choose_precision, choose_processes
 from training.processes import Group, start_group
 from training.tasks import load_network
 from training.weight_noise import WeightNoise
@@ -265,10 +265,11 @@ def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
 def test_precision(monkeypatch):
     cpu = torch.device("cpu")
     assert choose_precision("fp32", cpu) == torch.float32 and choose_precision("bf16", cpu) == torch.bfloat16
-    for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-            monkeypatch.setattr(torch.cpu, name, lambda supported=supported: supported, raising=False)
-        assert choose_precision("auto", cpu) == expected
+    kernels = pytest.importorskip("kernels")
+    for supported, switch, expected in ((True, "1", "bf16"), (False, "1", "fp32"), (True, "0", "fp32")):
+        monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda supported=supported: supported)
+        monkeypatch.setenv("HANDWRITING_KERNELS", switch)
+        assert choose_precision("auto", cpu) == PRECISIONS[expected]
 
 
 def test_step_sizes():

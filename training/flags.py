@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from model import has_kernels, kernels
 from training.tasks import SIZES
 from utils import TASKS, InputError
 
@@ -152,13 +153,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type of the large products; `auto` is bfloat16 where the hardware multiplies it."""
+    """The type of the large products; `auto` is bfloat16 where hardware and kernels multiply it."""
     if name == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-            fast = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+            fast = has_kernels(device) and kernels.multiplies_bfloat16()
         name = "bf16" if fast else "fp32"
     return PRECISIONS[name]
 
