@@ -408,9 +408,9 @@ def check_fit(content: dict[str, Any], model: Any) -> None:
     if len(content["charset"]) != model.config.num_chars:
         raise ValueError("its character set does not fit its weights")
     if "optimizer" in content:
-        shapes = [parameter.shape for parameter in model.parameters()]
-        (group,) = content["optimizer"]["param_groups"]
-        if group["params"] != [*range(len(shapes))]:
+        groups = content["optimizer"]["param_groups"]  # of the weights and, with weight noise, of their deviations
+        shapes = [parameter.shape for parameter in model.parameters()] * len(groups)
+        if [number for group in groups for number in group["params"]] != [*range(len(shapes))]:
             raise ValueError("its optimizer is not that of its weights")
         for number, values in content["optimizer"]["state"].items():
             if any(value.shape not in (shapes[number], ()) for value in values.values()):
