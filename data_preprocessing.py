@@ -38,7 +38,9 @@ from utils import (
     MAX_MEAN,
     MAX_STD,
     MIN_STD,
+    PERIOD,
     SHORTEST_STEP,
+    USUAL_STEP,
     InputError,
     atomic_write,
     check_writable,
@@ -46,14 +48,11 @@ from utils import (
     run_cli,
 )
 
-# The pen is read about 75 times a second, with time stamps rounded to 10 ms: 99 % of the steps within a stroke take
-# 30 ms or less. One that takes more than 45 ms has lost two readings or more.
-PERIOD = 0.0133  # s
+# A step within a stroke that takes more than this has lost two readings or more, which are `PERIOD` apart. They are
+# filled in `USUAL_STEP` apart, so that a resting pen gets none.
 GAP = 0.045  # s
 # Of 1.5 million steps, ten took longer than half a second or went back in time: the clock, or a pen at rest.
 GREATEST_GAP = 0.5  # s
-# Missing readings are filled in at the median length of a step, so that a resting pen gets none.
-USUAL_STEP = 18.0  # whiteboard units
 # 99.98 % of the steps within a stroke are shorter than this, eleven times the median. The longer ones point in all
 # directions alike and few come back: the pen was lifted, or lost, without a record of it. They are no ink, so the
 # stroke is cut in two there. What follows keeps its place. Jumps between strokes are longer by nature (median 175, up

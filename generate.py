@@ -2,39 +2,44 @@
 
     python generate.py "Some text"
     python generate.py "A line." "Another line."
+    python generate.py --file letter.txt --page A4 --output letter.pdf
+    python generate.py --batch texts.txt --output folder
     python generate.py --task rand_write
 
-From Python: `generate_conditionally` and `generate_unconditionally`.
+From Python: `Writer`, `generate_conditionally` and `generate_unconditionally`.
 """
 
 import argparse
 import sys
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from batch import MANIFEST, write_many
 from ink.formats import ENDINGS, Ink, Page, check_ending, save
 from ink.gcode import PENS, Plotter
 from ink.pictures import Drawing
-from ink.read_ink import read_ink
 from layout import PageFormat, lay_out, parse_margins, parse_page, stack_lines
 from model import Mixture, Model, mixture
 from sampling import Line
 from utils import InputError, ResultError, check_writable, draw_attention, draw_density, note, run_cli, save_figure
 from writer import (
+    MOST_ATTEMPTS,
     RETRIES,
+    STYLES,
+    USUAL_BIAS,
     Network,
     Writer,
     check_numbers,
     default_steps,
     derived_seed,
     list_styles,
+    load_hand,
     load_writer,
+    no_styles,
     write_checked,
 )
 
@@ -43,7 +48,8 @@ __all__ = ["Writer", "generate_conditionally", "generate_unconditionally"]
 FORMATS = (".png", ".svg", ".pdf")  # of the pictures of window and densities
 PAGE_FORMAT = PageFormat()
 RANDOM_STEPS = 700  # of a line without a text
-LINE_BIAS, PAGE_BIAS = 0.5, 0.75
+LINE_BIAS = 0.5  # of lines that are not laid out
+MOST_TOLD = 10  # lines that a message names
 
 
 def generate_unconditionally(
@@ -104,7 +110,9 @@ def cell_masses(
     return (torch.special.ndtr(shifted).diff(dim=-1).mean(1) * share[:, None]).T.numpy()
 
 
-def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tuple[np.ndarray, tuple[float, ...]]:
+def density_map(
+    model: Model, line: Line, bias: float, cell: float = 4.0
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
     """The densities of the next pen position, added up over the line, in cells of `cell` whiteboard units.
 
     As in the paper's figure 10, for a line with its outputs. Each cell has the mass that falls into it, see
@@ -116,7 +124,7 @@ def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tup
     counts = np.ceil((high - low) / cell).astype(int)  # columns, rows
     total = np.zeros(counts[::-1])
     mix = Mixture(*(p.double() for p in mixture(torch.from_numpy(line.outputs), bias)))
-    std, mean = model.std.double().cpu().numpy(), model.mean.double().cpu().numpy()
+    std, mean = (statistic.double().cpu().numpy() for statistic in (model.std, model.mean))
     mu, sigma = mix.mu.numpy() * std + mean, mix.log_sigma.exp().numpy() * std  # (T, M, 2), whiteboard units
     weight, rho = mix.log_pi.exp().numpy(), mix.atanh_rho.clamp(-6, 6).tanh().numpy()  # (T, M)
     for t, m in np.argwhere(weight > 1e-4):  # one with next to no weight is nothing anywhere
@@ -131,10 +139,12 @@ def density_map(model: Model, line: Line, bias: float, cell: float = 4.0) -> tup
 
 def write_figures(options: argparse.Namespace, line: Line, model: Model) -> None:
     """Write pictures of a line's window and densities, if they are wanted, beside the output."""
+    from matplotlib.figure import Figure  # takes a second, and not all formats need it
+
     figures = {}
     if options.attention:
         figures["attention"] = Figure(figsize=(10, max(2.5, 0.16 * len(line.text))), layout="constrained")
-        draw_attention(figures["attention"].subplots(), line.phi[:, :-1], line.text)
+        draw_attention(figures["attention"].subplots(), np.asarray(line.phi)[:, :-1], line.text)
     if options.density:
         density, extent = density_map(model, line, options.bias)
         figures["density"] = Figure(figsize=(12, 12 * density.shape[0] / density.shape[1]))
@@ -146,19 +156,29 @@ def write_figures(options: argparse.Namespace, line: Line, model: Model) -> None
         print(f"wrote {path}")
 
 
-def report_faults(faults: dict[str, str], retries: int) -> None:
+def report_faults(faults: dict[str, str], retries: int, advice: str = "try another --seed or --bias") -> None:
     """Tell which lines are wrong and why, by name: as a note if they were to come as they are, else by ResultError."""
-    message = "; ".join(f"{name}: {fault}" for name, fault in faults.items() if fault)
+    message = list_faults(faults)
     if message and retries:
-        raise ResultError(
-            f"still wrong after {retries + 1} tries: {message}; try another --seed or --bias, or more --retries"
-        )
+        raise ResultError(f"{still_wrong(message, retries)}; {advice}, or more --retries")
     if message:
-        note(f"{message}; try another --seed, --bias or --steps, or --retries")
+        note(f"{message}; {advice}, or --retries")
+
+
+def still_wrong(message: str, retries: int) -> str:
+    """What to say of lines that were written again in vain."""
+    return f"still wrong after {retries + 1} tries: {message}"
+
+
+def list_faults(faults: dict[str, str]) -> str:
+    """Faults by the names of what has them, the first few of many."""
+    told = [f"{name}: {fault}" for name, fault in faults.items() if fault]
+    more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+    return "; ".join(told[:MOST_TOLD] + more)
 
 
 def print_notes(network: Network, texts: list[str]) -> None:
-    """Tell what is written in place of what, once each."""
+    """Tell what is written in place of what, once each. Raises InputError for what cannot be written."""
     messages = [message for text in texts if text.strip() for message in network.alphabet.prepare(text)[1]]
     for message in dict.fromkeys(messages):
         note(message)
@@ -166,50 +186,66 @@ def print_notes(network: Network, texts: list[str]) -> None:
 
 def write_files(options: argparse.Namespace, pages: list[Page]) -> None:
     """Write pages as the ending of the output says."""
-    drawing = Drawing(
-        pen_width=options.pen_width, colour=options.colour, paper=None if options.transparent else "white",
-        dpi=options.dpi, speed=options.speed,
-    )  # fmt: skip
-    plotter = Plotter(
-        pen=options.pen, up=options.pen_up, down=options.pen_down, feed=options.feed, origin=options.origin
-    )
-    for path in save(pages, options.output, drawing, plotter):
+    for path in save(pages, options.output, options.drawing, options.plotter):
         print(f"wrote {path}")
+
+
+def make_drawing(options: argparse.Namespace) -> Drawing:
+    """How the flags want pictures to be."""
+    paper = None if options.transparent else "white"
+    return Drawing(options.pen_width, options.colour, paper, options.dpi, options.speed)
+
+
+def make_plotter(options: argparse.Namespace) -> Plotter:
+    """What the flags say of a plotter."""
+    return Plotter(pen=options.pen, up=options.pen_up, down=options.pen_down, feed=options.feed, origin=options.origin)
+
+
+def choose_style(options: argparse.Namespace) -> str | None:
+    """The hand that `--style` asks for. Raises InputError for a random one where there are none."""
+    if options.style != "random":
+        return options.style
+    names = list_styles()
+    if not names:
+        raise InputError(no_styles("--style random"))
+    return names[derived_seed(options.seed) % len(names)]
 
 
 def make_writer(options: argparse.Namespace) -> Writer:
     """The writer that the flags describe."""
-    style: str | Ink | None = options.style
-    if style == "random":
-        style = list_styles()[derived_seed(options.seed) % len(list_styles())] if list_styles() else None
-    if options.prime:
-        style = read_ink(options.prime)
-        if options.prime_text is not None:
-            style = replace(style, text=options.prime_text, characters=None)
+    style = load_hand(options.prime, options.prime_text) if options.prime else choose_style(options)
     return Writer(options.checkpoint, style, options.bias, options.seed, options.retries)
 
 
-def write_lines(options: argparse.Namespace) -> None:
-    """Write each text as a line, or lines at random, below each other."""
-    if options.task == "rand_write":
-        given = {name: getattr(options, name) for name in ("samples", "bias", "seed", "checkpoint", "retries")}
-        lines = generate_unconditionally(steps=options.steps or RANDOM_STEPS, with_outputs=options.density, **given)
-        network = load_writer(options.checkpoint, options.task)
-        seeds = range(options.seed, options.seed + len(lines))
-        inks = [Ink(line.points, seed=seed, bias=options.bias) for line, seed in zip(lines, seeds, strict=True)]
-    else:
-        writer = make_writer(options)
-        network, texts = writer.network, [text for text in options.text for _ in range(options.samples)]
-        check_numbers(samples=options.samples, steps=options.steps or 1)
-        print_notes(network, options.text)
-        seeds = range(options.seed, options.seed + len(texts))
-        lines = writer.write_raw(texts, seeds, options.steps, options.density)
-        inks = [writer.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
-    if not all(len(line.points) > 1 for line in lines):
-        raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
+def write_random(options: argparse.Namespace) -> None:
+    """Write lines at random, below each other."""
+    given = {name: getattr(options, name) for name in ("samples", "bias", "seed", "checkpoint", "retries")}
+    steps = RANDOM_STEPS if options.steps is None else options.steps
+    lines = generate_unconditionally(steps=steps, with_outputs=options.density, **given)
+    seeds = range(options.seed, options.seed + len(lines))
+    inks = [Ink(line.points, seed=seed, bias=options.bias) for line, seed in zip(lines, seeds, strict=True)]
+    write_lines(options, inks, lines, load_writer(options.checkpoint, "rand_write"))
+
+
+def write_texts(options: argparse.Namespace) -> None:
+    """Write each text as a line, below each other."""
+    check_numbers(samples=options.samples, steps=1 if options.steps is None else options.steps)
+    writer = make_writer(options)
+    print_notes(writer.network, options.text)
+    texts = [text for text in options.text for _ in range(options.samples)]
+    seeds = range(options.seed, options.seed + len(texts))
+    lines = writer.write_raw(texts, seeds, options.steps, options.density)
+    inks = [writer.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
+    write_lines(options, inks, lines, writer.network)
+
+
+def write_lines(options: argparse.Namespace, inks: list[Ink], lines: list[Line], network: Network) -> None:
+    """Write lines below each other, with the pictures of the first, and tell what is wrong with them."""
     write_files(options, [stack_lines(inks)])
     write_figures(options, lines[0], network.model)
-    faults = {f"line {n} (seed {seed})": line.fault for n, (seed, line) in enumerate(zip(seeds, lines, strict=True), 1)}
+    faults = {
+        f"line {n} (seed {ink.seed})": line.fault for n, (ink, line) in enumerate(zip(inks, lines, strict=True), 1)
+    }
     report_faults(faults, options.retries)
 
 
@@ -219,62 +255,81 @@ def write_pages(options: argparse.Namespace) -> None:
     text = read_text(options)
     writer = make_writer(options)
     print_notes(writer.network, text.splitlines())
-    is_told = options.progress and sys.stderr.isatty()
     with tqdm(unit=" lines", disable=not options.progress) as bar:
 
         def report(ink: Ink) -> None:
             bar.update()
-            if is_told:
-                bar.write(ink.text)
+            if options.progress:
+                bar.write(ink.text, file=sys.stderr)
 
         written = writer.write_text(text, page_format, options.redo, report)
     for word in written.broken:
         note(f"broke {word!r} with a hyphen: it is wider than a line")
     write_files(options, lay_out(written, page_format, options.seed, options.smooth))
     inks = [ink for ink in written.inks if ink is not None]
-    report_faults({f"line {n} {ink.text!r}": ink.fault for n, ink in enumerate(inks, 1)}, options.retries)
+    wrong = [str(n) for n, ink in enumerate(inks, 1) if ink.fault]
+    faults = {f"line {n} {ink.text!r}": ink.fault for n, ink in enumerate(inks, 1)}
+    report_faults(faults, options.retries, f"try --redo {','.join(wrong[:MOST_TOLD])}, another --seed or --bias")
 
 
 def write_styles(options: argparse.Namespace) -> None:
     """Draw a sheet of the hands that there are: each writes its name."""
     names = list_styles()
     if not names:
-        raise InputError("there are no styles beside the networks in save/")
+        raise InputError(f"there are no styles in {STYLES}")
     inks = []
     for name in names:
         writer = Writer(options.checkpoint, name, options.bias, options.seed, options.retries)
         inks.append(writer.write(f"{name}: the quick brown fox jumps over 12 dogs"))
     write_files(options, [stack_lines(inks)])
+    report_faults({name: ink.fault for name, ink in zip(names, inks, strict=True)}, options.retries)
 
 
 def write_batch(options: argparse.Namespace) -> None:
     """Write each line of a text file into a file of its own, with a manifest; what is written already is skipped."""
     texts = read_text(options).splitlines()
-    folder = options.output or Path("examples") / "batch"
-    check_ending(folder / f"line.{options.format}")
-    faults = {}
-    with tqdm(total=len(texts), unit=" lines", disable=None) as bar:
-        given = (options.seed, options.style, options.bias, options.checkpoint, options.retries)
-        for row in write_many(texts, folder, options.format, *given):
+    alphabet = load_writer(options.checkpoint, "synthesis").alphabet
+    choose_style(options)  # that there are any, if a random one is wanted: each line draws its own
+    style = None if options.style == "random" else options.style
+    rows = write_many(
+        texts, options.output, options.format, options.seed, style, options.bias, options.checkpoint, options.retries,
+        options.drawing, options.plotter,
+    )  # fmt: skip
+    notes, missing, faults = {}, {}, {}
+    with tqdm(total=sum(bool(text.strip()) for text in texts), unit=" lines", disable=None) as bar:
+        for row in rows:
             bar.update()
-            if row["fault"]:
-                faults[f"line {row['number']}"] = row["fault"]
-    print(f"wrote {folder / MANIFEST}: {len(texts) - len(faults)} of {len(texts)} lines without a fault")
-    report_faults(faults, options.retries)
+            (faults if row["file"] else missing)[f"line {row['number']}"] = row["fault"]
+            notes |= dict.fromkeys(alphabet.prepare(row["text"])[1] if row["file"] else [])
+    for message in notes:
+        note(message)
+    print(f"wrote {options.output / MANIFEST}: {len(faults)} lines, and {len(missing)} could not be written")
+    report_batch(missing, faults, options)
+
+
+def report_batch(missing: dict[str, str], faults: dict[str, str], options: argparse.Namespace) -> None:
+    """Tell which lines of a batch could not be written, by ResultError, and which are wrong; see `report_faults`."""
+    if not missing:
+        return report_faults(faults, options.retries)
+    problems = [f"not written: {list_faults(missing)}"]
+    if message := list_faults(faults):
+        problems.append(still_wrong(message, options.retries) if options.retries else message)
+    raise ResultError(f"{'; '.join(problems)}; {options.output / MANIFEST} has all of them")
 
 
 def read_text(options: argparse.Namespace) -> str:
     """The text to write: of the arguments, each a paragraph, of a file, or of standard input. Raises InputError."""
-    if options.text and options.text != ["-"]:
+    path = options.file or options.batch
+    if not path and options.text != ["-"]:
         return "\n".join(options.text)
-    if path := options.file or options.batch:
-        if not path.is_file():
+    if path and str(path) != "-":
+        if not path.exists() or path.is_dir():
             raise InputError(f"{path}: no such file; name a text in UTF-8")
-        name, read = str(path), path.read_bytes
+        name, data = str(path), path.read_bytes()
     else:
-        name, read = "standard input", sys.stdin.buffer.read
+        name, data = "standard input", sys.stdin.buffer.read() if sys.stdin else b""
     try:
-        text = read().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{name}: not a text in UTF-8; save it as UTF-8") from None
     if not text.strip():
@@ -297,6 +352,8 @@ def parse_redo(text: str) -> dict[int, int]:
     for part in text.split(","):
         line, _, attempt = part.partition(":")
         redo[int(line)] = int(attempt or 1)
+        if not 0 <= redo[int(line)] < MOST_ATTEMPTS:
+            raise ValueError("the number of a try is too large")
     return redo
 
 
@@ -358,46 +415,95 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+# What is written, with the words that tell it; the flags that not all of these take; and those that only some files do.
+MODES = {
+    "texts": "a line takes", "pages": "a page takes", "random": "--task rand_write takes", "batch": "--batch takes",
+    "styles": "--list_styles takes",
+}  # fmt: skip
+FLAG_MODES = {
+    "text": "texts pages", "samples": "texts random", "steps": "texts random", "density": "texts random",
+    "attention": "texts", "style": "texts pages batch", "prime": "texts pages", "prime_text": "texts pages",
+    "batch": "batch", "format": "batch", "task": "random",
+    **dict.fromkeys(
+        ("file", "page", "landscape", "margins", "x_height", "line_spacing", "align", "ruled", "plot_rules", "jitter",
+         "smooth", "redo", "progress"), "pages",
+    ),
+}  # fmt: skip
+FLAG_ENDINGS = {
+    "dpi": "png gif webp", "speed": "gif webp", "transparent": "png pdf svg",
+    **dict.fromkeys(("pen_width", "colour"), "svg pdf png gif webp"),
+    **dict.fromkeys(("pen", "pen_up", "pen_down", "feed", "origin"), "gcode"),
+    **dict.fromkeys(("smooth", "ruled"), "svg pdf png gif webp gcode"), "plot_rules": "svg gcode",
+}  # fmt: skip
+
+
 def choose_mode(options: argparse.Namespace) -> str:
-    """What the flags ask for: pages, lines, or the sheet of styles. Raises InputError for flags that do not fit."""
-    on_pages = bool(options.page or options.file or options.text == ["-"])
+    """What the flags ask for, one of `MODES`. Raises InputError for flags that do not fit it."""
     if options.list_styles:
-        return "styles"
-    if options.task == "rand_write":
-        for name in ("text", "file", "page", "style", "prime", "redo", "batch"):
-            if getattr(options, name):
-                raise InputError(f"--task rand_write writes at random and takes no {name}; leave one of them out")
-        if options.attention:
-            raise InputError("--attention: a network that writes at random has no window over a text")
+        mode = "styles"
+    elif options.task == "rand_write":
+        mode = "random"
     elif options.batch:
-        return "batch"
-    elif not options.text and not options.file:
+        mode = "batch"
+    else:
+        mode = "pages" if options.page or options.file or options.text == ["-"] else "texts"
+    for name in given_flags(options, FLAG_MODES):
+        if mode not in FLAG_MODES[name].split():
+            hint = "; --page writes on pages" if mode == "texts" else ""
+            raise InputError(f"{MODES[mode]} no {flag(name)}; leave one of them out{hint}")
+    if mode in ("pages", "texts") and not options.text and not options.file:
         raise InputError('there is no text; give one: python generate.py "Some text"')
-    if options.text and options.file:
-        raise InputError("--file and a text: give one of them")
-    if options.style and options.prime:
-        raise InputError("--style and --prime: give one of them")
+    for one, other in (("text", "file"), ("style", "prime")):
+        if len(given_flags(options, (one, other))) > 1:
+            raise InputError(f"{flag(one)} and {flag(other)}: give one of them")
     if options.prime_text is not None and not options.prime:
         raise InputError("--prime_text is what the ink of --prime says; give that, too")
-    if on_pages and (options.attention or options.density or options.samples != 1 or options.steps):
-        raise InputError("--attention, --density, --samples and --steps are for lines, not for pages")
-    if options.redo and not on_pages:
-        raise InputError("--redo is for pages; give --page")
-    return "pages" if on_pages else "lines"
+    return mode
+
+
+def given_flags(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those of some flags that are not as they are by default."""
+    parser = make_parser()
+    return [name for name in names if getattr(options, name) not in (parser.get_default(name), [])]
+
+
+def flag(name: str) -> str:
+    """A flag as it is given on the command line."""
+    return name if name == "text" else f"--{name}"
+
+
+def check_output(options: argparse.Namespace, mode: str) -> None:
+    """Raise InputError for an output that cannot be written, and for flags that it has no use for."""
+    if mode == "batch":
+        kind = options.format
+        if kind not in ENDINGS:
+            raise InputError(f"--format {kind}: cannot be written; give {', '.join(ENDINGS)}")
+        if options.output.exists() and not options.output.is_dir():
+            raise InputError(f"{options.output}: is no folder; name one for the files of --batch")
+        check_writable(options.output / MANIFEST)
+    else:
+        kind = check_ending(options.output)
+        check_writable(options.output)
+    for name in given_flags(options, FLAG_ENDINGS):
+        if kind not in FLAG_ENDINGS[name].split():
+            endings = ", .".join(FLAG_ENDINGS[name].split())
+            raise InputError(f"--{name} is for .{endings}, not for .{kind}; leave it out")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = make_parser().parse_args(arguments)
     mode = choose_mode(options)
-    if mode == "batch":
-        return write_batch(options)  # in which each line has a bias of its own
-    usual = PAGE_BIAS if mode in ("pages", "styles") else LINE_BIAS if options.task == "synthesis" else 0.0
-    options.bias = usual if options.bias is None else options.bias
-    options.output = options.output or Path("examples") / f"{'styles' if mode == 'styles' else options.task}.png"
-    check_ending(options.output)
-    check_writable(options.output)
-    {"pages": write_pages, "lines": write_lines, "styles": write_styles}[mode](options)
+    write, output, bias = {
+        "texts": (write_texts, "synthesis.png", LINE_BIAS), "random": (write_random, "rand_write.png", 0.0),
+        "pages": (write_pages, "synthesis.png", USUAL_BIAS), "styles": (write_styles, "styles.png", USUAL_BIAS),
+        "batch": (write_batch, "batch", None),  # each line has a bias of its own
+    }[mode]  # fmt: skip
+    options.output = options.output or Path("examples") / output
+    options.bias = bias if options.bias is None else options.bias
+    check_output(options, mode)
+    options.drawing, options.plotter = make_drawing(options), make_plotter(options)
+    write(options)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def parse_margins(text: str) -> tuple[float, float, float, float]:
         numbers = []
     if len(numbers) not in (1, 2, 4):
         raise InputError(f"margins {text!r} are none; give one, two or four numbers in mm, such as 20 or 25,20,25,30")
-    return tuple((numbers * 4)[:4])
+    top, right, bottom, left = (numbers * 4)[:4]
+    return top, right, bottom, left
 
 
 # Breaking a text into lines
@@ -257,7 +258,7 @@ def write_text(
     while True:
         lines, broken = break_text(text, estimate.measure, page_format.text_width, widths)
         missing = [line for line in lines if line.text and line not in inks]
-        if not missing:
+        if not missing and scale:
             return WrittenText(lines, [inks.get(line) for line in lines], scale, broken)
         chosen = missing if inks else first_lines(missing, PROBE)
         new = dict(zip(chosen, write(chosen), strict=True))

@@ -86,9 +86,10 @@ class WindowLSTM(nn.Module):
         self.window = nn.Linear(H, 3 * K)  # (eq. 48)
         open_forget_gates(self.cell.bias_ih)
         with torch.no_grad():
-            self.window.bias.copy_(
-                torch.tensor([1 / K, 1.0, 1 / POINTS_PER_CHARACTER]).log().repeat_interleave(K)
-            )  # alphas that add up to 1, windows about one character wide, the pace of writing
+            # Alphas that add up to 1, windows about one character wide, the pace of writing. On the processor: of a
+            # tensor without memory (meta) a logarithm imports PyTorch's compiler, which takes a second.
+            pace = torch.tensor([1 / K, 1.0, 1 / POINTS_PER_CHARACTER], device="cpu")
+            self.window.bias.copy_(pace.log().repeat_interleave(K))
 
     def step(
         self, x: Tensor, characters: Tensor, hidden: Tensor, cell: Tensor, w: Tensor, kappa: Tensor
@@ -203,6 +204,9 @@ class Model(nn.Module):
     Prediction (eq. 1-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). Set `matmul_dtype` to
     torch.bfloat16 for faster products: the parameters, the window's position, the mixture and the loss stay float32.
     """
+
+    mean: Tensor  # (2,), of the offsets in the training lines, in whiteboard units
+    std: Tensor  # (2,)
 
     def __init__(self, config: Config):
         super().__init__()

@@ -11,8 +11,9 @@ import numpy as np
 
 from checks import check_lines
 from ink.formats import Ink, Page
+from ink.geometry import hand_measures, to_writing_scale
 from ink.read_ink import read_ink
-from layout import PageFormat, TextLine, WrittenText, lay_out, write_text
+from layout import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
 from model import POINTS_PER_CHARACTER, Model
 from sampling import Line, Primed, Sampler
 from utils import Alphabet, InputError, load_checkpoint
@@ -20,9 +21,13 @@ from utils import Alphabet, InputError, load_checkpoint
 SHIPPED = Path(__file__).parent / "save"
 STYLES = SHIPPED / "styles"
 RETRIES = 3  # how often a line that is wrong is written again
+USUAL_BIAS = 0.75  # of pages and of `Writer`
 HAND_TEXT = "We saw her again in a warm room."  # what a seed's own hand is made of: no stroke of it is drawn late
 HANDS = 8  # lines of which one becomes the hand of a seed
 WRITE_BATCH = 64  # lines written side by side
+ASPECTS = (0.2, 3.0)  # the x-height by the mean advance of a character: in recorded lines some 0.7
+REDO_TRIES = 5  # at a line that is written anew and turns out too wide
+MOST_ATTEMPTS = 1000  # that a user can ask for
 
 
 class Network(NamedTuple):
@@ -107,11 +112,40 @@ def list_styles() -> list[str]:
 
 def load_style(style: str | Path) -> Ink:
     """A shipped hand by its name, or the ink in a file. Raises InputError if there is no such hand or ink."""
-    if str(style) in list_styles():
+    names = list_styles()
+    if str(style) in names:
         return read_ink(STYLES / f"{style}.json")
     if Path(style).suffix:
-        return read_ink(style)
-    raise InputError(f"no style {str(style)!r}; there are {', '.join(list_styles()) or 'none'}, or name a file of ink")
+        return load_hand(style)
+    given = f"no style {str(style)!r}"
+    raise InputError(f"{given}; there are {', '.join(names)}, or name a file of ink" if names else no_styles(given))
+
+
+def no_styles(given: str) -> str:
+    """What to say where there are no hands, though `given` asks for one."""
+    return f"{given}: there are no styles in {STYLES}; name a file of ink, or write without a style"
+
+
+def load_hand(path: Path | str, text: str | None = None) -> Ink:
+    """The ink in a file and what it says: `text`, or by default what the file tells.
+
+    Ink in .json and .npz is as a network wrote it, in whiteboard units; any other is brought to what recorded lines are
+    like. Raises InputError for ink that cannot be read, or that cannot say the text.
+    """
+    ink = read_ink(path)
+    text = " ".join((ink.text if text is None else text).split())
+    if not text:
+        raise InputError(f"{path}: the ink of a hand needs its text; give it with --prime_text")
+    try:
+        is_raw = Path(path).suffix.lower() in (".json", ".npz")
+        ink = Ink(ink.points if is_raw else to_writing_scale(ink.strokes), text, style=Path(path).stem)
+        aspect = hand_measures(ink.strokes, text).aspect
+    except ValueError as error:
+        raise InputError(f"{path}: no ink to take a hand from: {error}") from None
+    if not ASPECTS[0] <= aspect <= ASPECTS[1]:  # True for NaN
+        found = "too long" if aspect > ASPECTS[1] else "too short"
+        raise InputError(f"{path}: the text {text[:60]!r} is {found} for its ink; give what the ink says")
+    return ink
 
 
 class Writer:
@@ -122,8 +156,8 @@ class Writer:
     """
 
     def __init__(
-        self, checkpoint: Path | str | None = None, style: str | Path | Ink | None = None, bias: float = 0.75,
-        seed: int = 0, retries: int = RETRIES,
+        self, checkpoint: Path | str | None = None, style: str | Path | Ink | None = None,
+        bias: float = USUAL_BIAS, seed: int = 0, retries: int = RETRIES,
     ):  # fmt: skip
         """`style` is a name in `list_styles`, a file of ink with its text, or ink; without one each line is in a hand
         that the network makes up, and each page too. `bias` and `retries` are as for `generate_conditionally`.
@@ -133,24 +167,35 @@ class Writer:
         self.network = load_writer(checkpoint, "synthesis")
         check_numbers(bias=bias, seed=seed, retries=retries)
         self.bias, self.seed, self.retries = bias, seed, retries
-        self.style = "" if style is None or isinstance(style, Ink) else Path(style).stem
-        self.primed = None
-        if style is not None:
-            self.primed = self.read_hand(style if isinstance(style, Ink) else load_style(style))
+        hand = load_style(style) if isinstance(style, str | Path) else style
+        self.style = Path(style).stem if isinstance(style, str | Path) else hand.style if hand else ""
+        self.primed = self.read_hand(hand) if hand else None
+        self._own_hands: dict[str, Primed] = {}  # by what they say
 
     def read_hand(self, hand: Ink) -> Primed:
         """Have the network read ink and its text, which the text to write then follows (section 5.5)."""
         if not hand.text.strip():
             raise InputError("the ink of a hand needs its text; give it with --prime_text")
-        text, _ = self.network.alphabet.prepare(hand.text)
-        return self.network.sampler.prime(hand.points, self.network.alphabet.encode(f"{text} "))
+        alphabet = self.network.alphabet
+        text, _ = alphabet.prepare(hand.text)
+        return self.network.sampler.prime(hand.points, alphabet.encode(text + " " * (" " in alphabet.characters)))
 
-    def own_hand(self) -> Primed:
-        """The hand of the seed: the first of some lines that the network makes up that is read without a mistake.
+    def own_hand(self, text: str) -> Primed:
+        """The hand of the seed, worked out once, for writing a prepared text.
+
+        It is ink that says `HAND_TEXT`, or the beginning of the text if the network did not learn all of that.
+        """
+        knows_all = set(HAND_TEXT) <= set(self.network.alphabet.learned)
+        text = HAND_TEXT if knows_all else " ".join(text.split())[: len(HAND_TEXT)].strip()
+        if text not in self._own_hands:
+            self._own_hands[text] = self.make_up_hand(text)
+        return self._own_hands[text]
+
+    def make_up_hand(self, text: str) -> Primed:
+        """The first of some lines that the network makes up that is read without a mistake.
 
         If there is none, it is the best of them. What follows is no better than the line that it goes on from.
         """
-        text = self.network.alphabet.prepare(HAND_TEXT)[0]
         seeds = [derived_seed(self.seed, number) for number in range(HANDS)]
         codes = [self.network.alphabet.encode(text)] * HANDS
         lines = self.network.sampler.write(codes, seeds, self.bias, default_steps(text))
@@ -159,13 +204,17 @@ class Writer:
         best = min(range(HANDS), key=lambda n: (verdicts[n].badness[:3], n))  # the first of equals
         return self.read_hand(self.to_ink(lines[best], seeds[best]))
 
-    def to_ink(self, line: Line, seed: int) -> Ink:
-        """A line of the sampler with what it was written by."""
-        places = line.phi.argmax(1)  # (T,), of the character that each step is for
+    def to_ink(self, line: Line, seed: int, bias: float | None = None) -> Ink:
+        """A line of the sampler with what it was written by. Raises InputError for one without ink."""
+        if len(line.points) < 2:
+            raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
+        if not np.isfinite(line.points).all():
+            raise InputError("the network wrote what are no numbers; give another --seed, or train it longer")
+        places = np.asarray(line.phi).argmax(1)  # (T,), of the character that each step is for
         places = np.where(places < len(line.text), places, -1)
-        characters = np.append(places[:1], places) if len(places) else np.full(len(line.points), -1)
+        characters = np.append(places[:1], places)  # the first point is where the first step begins
         return Ink(
-            line.points, line.text, characters, seed=seed, bias=self.bias, style=self.style,
+            line.points, line.text, characters, seed=seed, bias=self.bias if bias is None else bias, style=self.style,
             checkpoint=self.network.hash, fault=line.fault,
         )  # fmt: skip
 
@@ -189,14 +238,10 @@ class Writer:
             )  # fmt: skip
         return lines
 
-    def write_lines(
-        self, texts: Sequence[str], seeds: Sequence[int], primed: Primed | None = None,
-        biases: Sequence[float] | None = None,
-    ) -> list[Ink]:  # fmt: skip
+    def write_lines(self, texts: Sequence[str], seeds: Sequence[int], primed: Primed | None = None) -> list[Ink]:
         """Write texts, a line each, with a seed each. What is wrong with a line is in its `Ink.fault`."""
-        lines = self.write_raw(texts, seeds, primed=primed, biases=biases)
-        inks = [self.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
-        return [replace(ink, bias=bias) for ink, bias in zip(inks, biases, strict=True)] if biases else inks
+        lines = self.write_raw(texts, seeds, primed=primed)
+        return [self.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
 
     def write(self, text: str, seed: int | None = None) -> Ink:
         """Write a text as one line, with the writer's seed or another one."""
@@ -212,7 +257,8 @@ class Writer:
         A line's seed follows from the writer's and from where the line is in the text. `redo` has for some lines, by
         number from 1 (blank ones do not count), which other try at them is wanted. `report` is told of each line.
         """
-        hand = self.primed or self.own_hand()
+        text = self.prepare_text(text)
+        hand = self.primed or self.own_hand(text)
 
         def write(lines: Sequence[TextLine], attempt: int = 0) -> list[Ink]:
             seeds = [derived_seed(self.seed, line.paragraph, line.start, attempt) for line in lines]
@@ -222,13 +268,18 @@ class Writer:
                     report(ink)
             return inks
 
-        written = write_text(self.prepare_text(text), write, page_format)
+        written = write_text(text, write, page_format)
         places = [place for place, ink in enumerate(written.inks) if ink is not None]
         inks = list(written.inks)
         for number, attempt in (redo or {}).items():
             if not 1 <= number <= len(places):
                 raise InputError(f"there is no line {number} to write anew; the text has {len(places)} lines")
-            (inks[places[number - 1]],) = write([written.lines[places[number - 1]]], attempt)
+            place = places[number - 1]
+            tries = (write([written.lines[place]], attempt + MOST_ATTEMPTS * n)[0] for n in range(REDO_TRIES))
+            inks[place] = next((ink for ink in tries if fits(ink, written, place, page_format)), None)
+            if inks[place] is None:
+                again = f"try --redo {number}:{attempt + 1}"
+                raise InputError(f"line {number} is too wide for the page each time that it is written anew; {again}")
         return replace(written, inks=inks)
 
     def prepare_text(self, text: str) -> str:
@@ -241,3 +292,9 @@ class Writer:
         """A text on as many pages as it needs, see `write_text`."""
         page_format = page_format or PageFormat()
         return lay_out(self.write_text(text, page_format), page_format, self.seed, smoothed)
+
+
+def fits(ink: Ink, written: WrittenText, place: int, page_format: PageFormat) -> bool:
+    """Whether ink can be line number `place` of a written text."""
+    width = written.scale * ink_width(ink, page_format.x_height / written.scale)
+    return width <= page_format.text_width - written.lines[place].indent

@@ -18,15 +18,13 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from lxml import etree
 
-from data_preprocessing import PERIOD
 from ink.gcode import Plotter, gcode_bytes
 from ink.pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
-from ink.svg import svg_bytes
-from utils import InputError, atomic_write, to_strokes
+from utils import PERIOD, InputError, atomic_write, to_strokes
 
 DOT = 0.3  # mm: what is smaller is drawn as a stroke of this length, for pens that need to move
 MM_PER_UNIT = 0.02  # of a line that is drawn without a page: letters are some 2.5 mm high
@@ -35,6 +33,9 @@ FARTHEST = 15000  # whiteboard units that IAM-OnDB's files can span
 VERSION = 1  # of .json and .npz
 NOT_TEXT = ("Cc", "Cs", "Cn")  # Unicode's categories of control characters, halves of characters, and none at all
 INKML = "http://www.w3.org/2003/InkML"
+
+
+# lxml and matplotlib are imported where they are used: they take time, and most formats need only one of them, or none.
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +120,12 @@ class Page:
         """The page as an SVG file."""
         from matplotlib.colors import to_hex
 
+        from ink.svg import svg_bytes
+
         return svg_bytes(self.groups(), self.width, self.height, drawing.pen_width, to_hex(drawing.colour))
 
     def _repr_svg_(self) -> str:
-        return self.svg(Drawing()).decode()
+        return self.svg(Drawing()).decode().partition("?>")[2].strip()  # it becomes a part of the notebook's page
 
 
 def pen_strokes(strokes: list[np.ndarray]) -> list[np.ndarray]:
@@ -208,18 +211,18 @@ def json_bytes(inks: list[Ink]) -> bytes:
         strokes = [np.round(stroke.astype(float), 3).tolist() for stroke in ink.strokes]
         ends = np.cumsum([len(stroke) for stroke in strokes])[:-1]
         line = {name: getattr(ink, name) for name in DETAILS}
-        characters = [part.tolist() for part in np.split(ink.characters, ends)]
+        characters = [part.tolist() for part in np.split(np.asarray(ink.characters), ends)]
         lines.append(line | {"strokes": strokes, "characters": characters})
     return json.dumps({"version": VERSION, "lines": lines}, ensure_ascii=False, default=np.generic.item).encode()
 
 
-DETAILS = ("text", "seed", "bias", "style", "checkpoint")  # of a line, in .json and .npz
+DETAILS = ("text", "seed", "bias", "style", "checkpoint", "fault")  # of a line, in .json and .npz
 NPZ_NONE = {"seed": -1, "bias": np.nan}  # what stands for None in .npz
 
 
 def npz_bytes(inks: list[Ink]) -> bytes:
     """Lines as an .npz of N points in L lines: points (N, 3), characters (N,), starts (L + 1,), and details (L,)."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.array([NPZ_NONE[name] if getattr(ink, name) is None else getattr(ink, name) for ink in inks])
         for name in DETAILS
     }
@@ -232,6 +235,8 @@ def npz_bytes(inks: list[Ink]) -> bytes:
 
 def inkml_bytes(inks: list[Ink]) -> bytes:
     """Lines as InkML: a traceGroup each, annotated with its text; X and Y in whiteboard units, y downwards."""
+    from lxml import etree
+
     root = etree.Element(f"{{{INKML}}}ink", nsmap={None: INKML})
     channels = etree.SubElement(etree.SubElement(root, "definitions"), "traceFormat")
     for name in "XY":
@@ -295,6 +300,8 @@ def iam_bytes(ink: Ink) -> bytes:
 
     The points of a stroke are `PERIOD` apart, as a whiteboard reads them, and two strokes 0.2 s.
     """
+    from lxml import etree
+
     low = np.concatenate(ink.strokes).min(0)
     strokes = [np.rint(stroke - low).astype(int) for stroke in ink.strokes]
     width, height = np.concatenate(strokes).max(0).tolist()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_preprocessing import USUAL_STEP
+from utils import USUAL_STEP
 
 USUAL_X_HEIGHT = 130.0  # whiteboard units: the median of recorded lines, as `find_level` measures it
 DOWNSTROKE = np.radians(50)  # from the vertical, once the slant is out: what is flatter is no downstroke

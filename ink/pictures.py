@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_preprocessing import PERIOD
-from utils import InputError
+from utils import PERIOD, InputError
 
 if TYPE_CHECKING:  # they take a second, and not all formats need them
     from matplotlib.collections import LineCollection
@@ -41,13 +40,13 @@ class Drawing:
         for name, value in (("colour", self.colour), ("paper", self.paper)):
             if value is not None and not is_color_like(value):
                 raise InputError(f"{name} {value!r} is none; give a name such as navy, or #rrggbb")
-        for name, value, least, most in (
+        for name, number, least, most in (
             ("pen width", self.pen_width, 0.01, 20),
             ("dpi", 200 if self.dpi is None else self.dpi, 10, 2400),
             ("speed", self.speed, 0.01, 1000),
         ):
-            if not least <= value <= most:
-                raise InputError(f"{name} must be from {least} to {most}, not {value}")
+            if not least <= number <= most:
+                raise InputError(f"{name} must be from {least} to {most}, not {number}")
 
 
 @dataclass(frozen=True)
@@ -61,34 +60,37 @@ class Sheet:
 
 
 def page_figure(sheet: Sheet, drawing: Drawing, with_ink: bool = True) -> Figure:
-    """A figure of the size of a sheet, its axes in mm with y downwards."""
-    from matplotlib.collections import LineCollection
+    """A figure of the size of a sheet. It has no axes, which take longer to make than all strokes to draw."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(sheet.width / MM_PER_INCH, sheet.height / MM_PER_INCH))
     figure.patch.set_visible(drawing.paper is not None)
     figure.set_facecolor(drawing.paper or "none")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, sheet.width), ylim=(sheet.height, 0))
-    axes.axis("off")
     if sheet.rules:
-        axes.add_collection(LineCollection(sheet.rules, colors="#b8c4d6", linewidths=0.1 * points_per_mm()))
+        add_lines(figure, sheet.rules, "#b8c4d6", 0.1, "butt")
     if with_ink and sheet.strokes:
-        axes.add_collection(pen_lines(sheet.strokes, drawing))
+        add_ink(figure, sheet.strokes, drawing)
     return figure
 
 
-def points_per_mm() -> float:
-    """Typographic points, in which matplotlib measures the width of lines."""
-    return POINTS_PER_INCH / MM_PER_INCH
+def add_ink(figure: Figure, strokes: list[np.ndarray], drawing: Drawing) -> LineCollection:
+    """`add_lines` with the pen of a drawing, which is round."""
+    return add_lines(figure, strokes, drawing.colour, drawing.pen_width, "round")
 
 
-def pen_lines(strokes: list[np.ndarray], drawing: Drawing) -> LineCollection:
-    """Strokes (n, 2) in mm as one matplotlib collection, with round caps and joins."""
+def add_lines(
+    figure: Figure, strokes: list[np.ndarray], colour: str, width: float, cap: Literal["butt", "round"]
+) -> LineCollection:
+    """Add strokes (n, 2), in mm from the top left corner, to a figure, drawn with a pen `width` mm wide."""
     from matplotlib.collections import LineCollection
+    from matplotlib.transforms import Affine2D
 
-    width = drawing.pen_width * points_per_mm()
-    return LineCollection(strokes, colors=drawing.colour, linewidths=width, capstyle="round", joinstyle="round")
+    to_inches = Affine2D().scale(1 / MM_PER_INCH, -1 / MM_PER_INCH).translate(0, figure.get_figheight())
+    points = width * POINTS_PER_INCH / MM_PER_INCH  # typographic ones, in which matplotlib has the width of lines
+    lines = LineCollection(strokes, colors=colour, linewidths=points, capstyle=cap, joinstyle="round")
+    lines.set_transform(to_inches + figure.dpi_scale_trans)
+    figure.add_artist(lines)
+    return lines
 
 
 def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
@@ -131,6 +133,8 @@ def film_bytes(sheet: Sheet, points: list[int], drawing: Drawing, kind: str) -> 
     points[k] is how many points stroke k was written with: a pen's position is read some 75 times a second. It takes
     as long to go from one stroke to the next as ten points. The film has white paper where there is none.
     """
+    from PIL.Image import Dither
+
     length = sum(n + 10 for n in points) * PERIOD / drawing.speed
     count = int(np.clip(np.ceil(length / FRAME), 1, MAX_FRAMES))
     shown = max(length / count, FRAME)
@@ -138,7 +142,7 @@ def film_bytes(sheet: Sheet, points: list[int], drawing: Drawing, kind: str) -> 
     frames = film_frames(sheet, points, count, drawing)
     if kind == "gif":
         palette = shades(drawing)
-        frames = (frame.quantize(palette=palette, dither=0) for frame in frames)
+        frames = (frame.quantize(palette=palette, dither=Dither.NONE) for frame in frames)
     first, file = next(frames), io.BytesIO()
     first.save(
         file, format=kind, save_all=True, append_images=frames, duration=durations, loop=0, disposal=1, lossless=True
@@ -156,7 +160,6 @@ def film_frames(sheet: Sheet, points: list[int], count: int, drawing: Drawing) -
     figure.set_dpi(resolution(sheet, drawing, 80))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    (axes,) = figure.axes
     begins = np.cumsum([0] + [n + 10 for n in points])  # of each stroke, in points
     for number in range(1, count + 1):
         since, now = (begins[-1] * k / count for k in (number - 1, number))
@@ -168,9 +171,8 @@ def film_frames(sheet: Sheet, points: list[int], count: int, drawing: Drawing) -
             and len(part := part_of(stroke, (since - begin) / n, (now - begin) / n))
         ]
         if parts:
-            lines = pen_lines(parts, drawing)
-            axes.add_collection(lines)
-            axes.draw_artist(lines)
+            lines = add_ink(figure, parts, drawing)
+            figure.draw_artist(lines)
             lines.remove()
         yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 

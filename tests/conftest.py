@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data_preprocessing import Dataset, save_dataset
+from model import Config, Model
+from utils import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 CHARSET = " 7Qabc"
@@ -58,6 +61,22 @@ def data_file(tmp_path_factory, dataset) -> Path:
     path = tmp_path_factory.mktemp("data") / "made-up.npz"
     save_dataset(dataset, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> Path:
+    """A folder of small untrained networks: of both tasks, and `blanks.pt`, which was shown blanks and hyphens too."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, chars, seen in (
+        ("synthesis", CHARSET, [0, 5, 5, 5, 5, 5]), ("blanks", f"{CHARSET}-", [5] * 7), ("rand_write", "", [])
+    ):  # fmt: skip
+        torch.manual_seed(0)
+        model = Model(Config(cell_size=8, num_clusters=3, K=2, num_chars=len(chars)))
+        model.mean.copy_(torch.tensor([8.0, 0.0]))
+        model.std.copy_(torch.tensor([40.0, 35.0]))
+        task = "synthesis" if chars else "rand_write"
+        save_checkpoint(folder / f"{name}.pt", model, chars, seen, half=True, task=task)
+    return folder
 
 
 def environment() -> dict[str, str]:

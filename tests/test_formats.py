@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from data_preprocessing import build_dataset, read_strokes
 from ink.formats import DOT, ENDINGS, Ink, Page, Placed, save, save_corpus
 from ink.gcode import Plotter
 from ink.pictures import Drawing
-from ink.read_ink import read_ink, read_lines, read_trace
+from ink.read_ink import read_ink, read_lines
+from ink.read_xml import read_trace
 from ink.svg import read_svg
 from utils import InputError
 
@@ -60,7 +62,7 @@ def test_ink_refuses_wrong_shapes():
 
 def test_a_notebook_shows_ink():
     for shown in (write_line("ab"), make_page()):
-        assert etree.fromstring(shown._repr_svg_().encode()).tag.endswith("svg")
+        assert etree.fromstring(shown._repr_svg_()).tag.endswith("svg")  # no file, so no declaration of an encoding
 
 
 # Drawings
@@ -231,14 +233,14 @@ def read_back(ink: Ink, path: Path) -> Ink:
 
 @pytest.mark.parametrize(("ending", "tolerance"), [("json", 0.01), ("npz", 0), ("inkml", 0.01), ("xml", 1.0)])
 def test_a_line_comes_back(tmp_path, ending, tolerance):
-    ink = write_line("a line that comes back", slant=12)
+    ink = replace(write_line("a line that comes back", slant=12), fault="it reads 'a lime'")
     back = read_back(ink, tmp_path / f"line.{ending}")
     assert back.text == ink.text
     origin = ink.strokes[0][0]
     assert_same_strokes([s - back.strokes[0][0] for s in back.strokes], [s - origin for s in ink.strokes], tolerance)
     if ending in ("json", "npz"):
         assert back.characters.tolist() == ink.characters.tolist()
-        for name in ("seed", "bias", "style", "checkpoint"):
+        for name in ("seed", "bias", "style", "checkpoint", "fault"):
             assert getattr(back, name) == getattr(ink, name)
 
 

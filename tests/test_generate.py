@@ -10,24 +10,8 @@ import generate
 from checks import Verdict, longest_rest
 from model import Config, Model
 from reader import ReaderConfig, load_reader
-from sampling import Line
+from sampling import Line, Sampler
 from utils import Alphabet, InputError, ResultError, save_checkpoint, to_strokes
-
-COUNTS = [0, 5, 5, 5, 5, 5]  # of CHARSET; the blank was never learned
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    """Small untrained networks of both tasks, as files."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    for task, chars, counts in (("synthesis", CHARSET, COUNTS), ("rand_write", "", [])):
-        torch.manual_seed(0)
-        model = Model(Config(cell_size=8, num_clusters=3, K=2, num_chars=len(chars)))
-        model.mean.copy_(torch.tensor([8.0, 0.0]))
-        model.std.copy_(torch.tensor([40.0, 35.0]))
-        save_checkpoint(folder / f"{task}.pt", model, chars, counts, half=True, task=task)
-    return folder
-
 
 # ------------------------------------------------------------------------------------------------------------ sampling
 
@@ -317,8 +301,8 @@ def test_a_right_line_is_better_than_a_wrong_one_that_reads_better(checkpoints):
 
 def test_the_reader_is_loaded_after_the_ink_and_only_if_it_is_asked(checkpoints, put_reader, monkeypatch):
     order = []
-    written = generate.Sampler.write
-    monkeypatch.setattr(generate.Sampler, "write", lambda *given: order.append("ink") or written(*given))
+    written = Sampler.write
+    monkeypatch.setattr(Sampler, "write", lambda *given: order.append("ink") or written(*given))
     put_reader(lambda: order.append("reader") or StubReader(lambda points: "ab"))
     given = {"checkpoint": checkpoints / "synthesis.pt", "steps": 20}
     (line,) = generate.generate_conditionally("ab", retries=0, **given)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from made_up_ink import write_line
 
-from data_preprocessing import USUAL_STEP
 from ink.geometry import (
     USUAL_X_HEIGHT,
     find_level,
@@ -17,7 +16,7 @@ from ink.geometry import (
     to_writing_scale,
     turning_points,
 )
-from utils import to_strokes
+from utils import USUAL_STEP, to_strokes
 
 TEXT = "the quick dog jumps high up again"
 
