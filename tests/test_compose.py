@@ -9,9 +9,9 @@ from test_model import make_model
 import compose
 from compose import Piece, add_lines, choose_glyph, compose_line, cut_line, cut_words, join, to_offsets
 from data_preprocessing import load_dataset, save_dataset
-from generate import Network
 from sampling import Sampler
 from utils import Alphabet, to_strokes
+from writer import Network
 
 TEXT = "man 57 one, wave"
 SLOPE, X_HEIGHT, SLANT = 0.05, 100.0, 0.3
@@ -132,7 +132,7 @@ def test_alignment_follows_the_window():
     with torch.no_grad():
         model.layers[0].window.weight.zero_()
         model.layers[0].window.bias.copy_(torch.tensor([0.0, 0.0, np.log(1 / 6)]).repeat_interleave(4))
-    network = Network(model, Sampler(model), Alphabet("".join(dataset.charset)))
+    network = Network(model, Sampler(model), Alphabet("".join(dataset.charset)), "")
     lines = dataset.lines("train", True)[:5]
     aligned = compose.align_characters(network, dataset, lines)
     for line in lines:
