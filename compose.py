@@ -77,7 +77,8 @@ def align_characters(network, dataset: Dataset, lines: np.ndarray) -> dict[int, 
     found, model = {}, network.model
     lengths = np.diff(dataset.starts)[lines]
     for batch in tqdm(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="aligning", disable=None):
-        points, _, text = collate(dataset, lines[batch], network.alphabet.characters)
+        codes = [torch.from_numpy(network.alphabet.encode(str(text))) for text in dataset.texts[lines[batch]]]
+        points, _, text = collate([dataset.points(line) for line in lines[batch]], codes)
         _, _, windows = model(model.normalise(points[:-1]), model.one_hot(text))
         for b, line in enumerate(lines[batch]):
             window = Window(*(parameter[: lengths[batch[b]] - 1, b] for parameter in windows))
