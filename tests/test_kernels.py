@@ -19,6 +19,12 @@ from sampling import PlainDecoder, has_written_text
 kernels = pytest.importorskip("kernels")
 
 
+@pytest.fixture(autouse=True)
+def switched_on(monkeypatch):
+    """The kernels are what these tests are of, however the others run."""
+    monkeypatch.setenv("HANDWRITING_KERNELS", "1")
+
+
 def make_decoder(model, text, batch_size):
     return kernels.Decoder(model, kernels.PackedWeights(model), text, batch_size)
 
