@@ -76,10 +76,13 @@ def pack_linear_fp16(weight: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware."""
+    """Whether the processor multiplies bfloat16 in hardware, and oneDNN is not told to use an older instruction set."""
+    is_capped = not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)()
+    if is_capped:
+        return False
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 
 
