@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ink import geometry
 from utils import load_checkpoint, to_strokes
 
 SHIPPED_READER = Path(__file__).parent / "save" / "reader.pt"
@@ -60,9 +61,8 @@ def straighten(strokes: list[np.ndarray]) -> list[np.ndarray]:
 
 def resample(stroke: np.ndarray, spacing: float) -> np.ndarray:
     """Points (n, 2) -> points (m, 2) at equal distances of about `spacing` along the same path, with both ends."""
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(stroke, axis=0).T))])  # (n,)
-    places = np.linspace(0, along[-1], max(round(along[-1] / spacing), 1) + 1)
-    return np.column_stack([np.interp(places, along, axis) for axis in stroke.T])
+    points = geometry.resample(stroke, spacing)
+    return points if len(points) > 1 else np.repeat(points, 2, axis=0)  # a dot has two ends, too
 
 
 def distort(strokes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
