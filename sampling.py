@@ -11,7 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model import MAX_LOG_SIGMA, MU, PI, RHO, SIGMA, Model, State, Window, has_kernels, kernels, window_weights
+from model import (
+    MAX_LOG_SIGMA,
+    MU,
+    PI,
+    POINTS_PER_CHARACTER,
+    RHO,
+    SIGMA,
+    Model,
+    State,
+    Window,
+    has_kernels,
+    kernels,
+    window_weights,
+)
 
 CHUNK = 256  # points for which random numbers are drawn and results kept in one piece
 
@@ -30,6 +43,11 @@ class Line:
     finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
     text: str = ""  # what was written
     fault: str = ""  # what `checks.Verdict` finds wrong with it, "" if nothing
+
+
+def default_steps(text: str) -> int:
+    """The cap on the steps of a text: twice what its characters take on average, and some for a slow start."""
+    return 2 * POINTS_PER_CHARACTER * len(text) + 100
 
 
 def draw_noise(generators: list[torch.Generator], points: int, clusters: int, biases: np.ndarray) -> np.ndarray:
@@ -77,7 +95,7 @@ class PlainDecoder:
     def __init__(self, model: Model, text: Tensor | None, batch_size: int):
         """`text` (B, U), codes with -1 for padding, for a network with a window."""
         self.model, self.state = model, model.initial_state(batch_size)
-        self.characters = self.last = None
+        self.characters = None
         if text is not None:
             self.characters = model.one_hot(text.to(model.mean.device))  # (B, U, C)
             # Columns of phi (B, U + 1): from one beyond a line's text on it is always that one.

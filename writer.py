@@ -14,8 +14,8 @@ from ink.formats import Ink, Page
 from ink.geometry import hand_measures, to_writing_scale
 from ink.read_ink import read_ink
 from layout import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
-from model import POINTS_PER_CHARACTER, Model
-from sampling import Line, Primed, Sampler
+from model import Model
+from sampling import Line, Primed, Sampler, default_steps
 from utils import Alphabet, InputError, load_checkpoint
 
 SHIPPED = Path(__file__).parent / "save"
@@ -56,11 +56,6 @@ def load_writer(checkpoint: Path | str | None, task: str) -> Network:
     if bool(network.model.config.num_chars) != (task == "synthesis"):
         raise InputError(f"{path}: a network of the other task; {task} is what was asked for")
     return network
-
-
-def default_steps(text: str) -> int:
-    """The cap on the steps of a text: twice what its characters take on average, and some for a slow start."""
-    return 2 * POINTS_PER_CHARACTER * len(text) + 100
 
 
 def check_numbers(**given: float) -> None:

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_preprocessing import Dataset
-from generate import default_steps
 from model import Config, Model
 from reader import Reader, ReaderConfig, build_reader, collate_features, edit_distance, features
-from sampling import sample
+from sampling import default_steps, sample
 from training.processes import Group
 from utils import Alphabet, lines_figure, load_checkpoint, save_figure
 
