@@ -17,7 +17,7 @@ MOST_WRONG = 0.25
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of a line. `finished` is as in `generate.Line`; `read` is None if nobody has read it."""
+    """What is known of a line. `finished` is as in `sampling.Line`; `read` is None if nobody has read it."""
 
     finished: bool | None
     resting: int  # the longest run of steps shorter than `SHORTEST_STEP`
@@ -68,7 +68,7 @@ def find_reader() -> Reader | None:
 
 
 def check_lines(lines: list, with_reader: bool) -> list[Verdict]:
-    """A verdict on each of the lines (`generate.Line`). `with_reader`: those with a text that it knows are read, too.
+    """A verdict on each of the lines (`sampling.Line`). `with_reader`: those with a text that it knows are read, too.
 
     Raises InputError for a reader that cannot be used.
     """

@@ -21,11 +21,11 @@ import torch
 from tqdm import tqdm
 
 from data_preprocessing import Dataset, drop_rests, load_dataset, save_dataset
-from generate import load_writer
 from model import Window, window_weights
 from reader import align, edit_distance, load_reader
 from training.tasks import collate, make_batches
 from utils import InputError, run_cli, to_strokes
+from writer import load_writer
 
 FLAT_LETTERS = set("acemnorsuvwxz")  # they reach from the baseline to the x-height
 TOKEN_CHARACTERS = set(string.digits + string.ascii_uppercase + ":/.,-+()")  # what new words are made of
@@ -72,7 +72,7 @@ class CutLine:
 def align_characters(network, dataset: Dataset, lines: np.ndarray) -> dict[int, np.ndarray]:
     """For each line, by its number, the place in its text of the character that each point belongs to, (T,).
 
-    That is the one on which the window of a network (`generate.Network`) is strongest before the point.
+    That is the one on which the window of a network (`writer.Network`) is strongest before the point.
     """
     found, model = {}, network.model
     lengths = np.diff(dataset.starts)[lines]
@@ -118,8 +118,9 @@ def measure_slant(strokes: list[np.ndarray]) -> float:
 
 def places_read_right(text: str, read: str) -> set[int]:
     """The places in `text` of the characters that are read as what they are."""
-    places = np.cumsum([bool(a) for a, _ in align(text, read)]) - 1
-    return {int(place) for place, (a, b) in zip(places, align(text, read), strict=True) if a == b}
+    pairs = align(text, read)
+    places = np.cumsum([bool(a) for a, _ in pairs]) - 1
+    return {int(place) for place, (a, b) in zip(places, pairs, strict=True) if a == b}
 
 
 def cut_line(points: np.ndarray, characters: np.ndarray, text: str, right: set[int]) -> CutLine | None:

@@ -12,6 +12,7 @@ From Python: `Writer`, `generate_conditionally` and `generate_unconditionally`.
 import argparse
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from ink.gcode import PENS, Plotter
 from ink.pictures import Drawing
 from layout import PageFormat, lay_out, parse_margins, parse_page, stack_lines
 from model import Mixture, Model, mixture
-from sampling import Line
+from sampling import Line, default_steps
 from utils import InputError, ResultError, check_writable, draw_attention, draw_density, note, run_cli, save_figure
 from writer import (
     MOST_ATTEMPTS,
@@ -34,7 +35,6 @@ from writer import (
     Network,
     Writer,
     check_numbers,
-    default_steps,
     derived_seed,
     list_styles,
     load_hand,
@@ -53,7 +53,7 @@ MOST_TOLD = 10  # lines that a message names
 
 
 def generate_unconditionally(
-    samples: int = 1, steps: int = 700, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None,
+    samples: int = 1, steps: int = RANDOM_STEPS, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None,
     retries: int = RETRIES, with_outputs: bool = False,
 ) -> list[Line]:  # fmt: skip
     """Write at random (section 4): `samples` lines of `steps` steps each, the shipped network's by default.
@@ -70,7 +70,7 @@ def generate_unconditionally(
 
 
 def generate_conditionally(
-    text: str | list[str], samples: int = 1, steps: int | None = None, bias: float = 0.5, seed: int = 0,
+    text: str | list[str], samples: int = 1, steps: int | None = None, bias: float = LINE_BIAS, seed: int = 0,
     checkpoint: Path | str | None = None, retries: int = RETRIES, with_outputs: bool = False,
 ) -> list[Line]:  # fmt: skip
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
@@ -360,6 +360,7 @@ def parse_redo(text: str) -> dict[int, int]:
 parse_redo.__name__ = "line numbers such as 7 or 7,9:2"
 
 
+@cache  # the flags' defaults are asked for several times
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description="Write with a trained network: a text that you give, or at random.")
