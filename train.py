@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_preprocessing import Dataset, load_dataset
+from model import Model
 from training.flags import (
     FIXED,
     PRECISIONS,
@@ -44,7 +45,7 @@ from training.flags import (
 from training.optimisation import WeightAverage, learning_rate, make_optimizer
 from training.processes import Group, noted_signals, run_lock, start_group, torchrun_group, tune_malloc
 from training.progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
-from training.tasks import SIZES, Reading, Writing, draw_lines, line_weights, load_network, make_batches, make_task
+from training.tasks import SIZES, Reading, Writing, deepen, draw_lines, line_weights, load_network, make_batches, make_task
 from training.weight_noise import WeightNoise
 from utils import InputError, run_cli, save_checkpoint
 
@@ -111,6 +112,9 @@ class Run:
             raise InputError(f"--init {path}: is not a network for the task {options.task}")
         if content["charset"] != self.task.charset:
             raise InputError(f"--init {path}: its character set is not that of {options.data}")
+        is_deeper = "num_layers" in options.given and options.num_layers > network.config.num_layers
+        if is_deeper and isinstance(network, Model):
+            network = deepen(network, options.num_layers)
         for name in SIZES:
             size = getattr(network.config, name, getattr(options, name))
             if name in options.given and size != getattr(options, name):

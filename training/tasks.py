@@ -4,6 +4,7 @@ A run (train.py) is the same for all tasks. `Writing` serves `rand_write` and `s
 """
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections import Counter
@@ -366,3 +367,14 @@ def build_network(content: dict[str, Any]) -> nn.Module:
 def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
     """`load_checkpoint` for a network of any task."""
     return load_checkpoint(path, device, build_network)
+
+
+def deepen(network: Model, num_layers: int) -> Model:
+    """A network of more layers that computes the same: the output has no weight yet for what the new layers say."""
+    deeper = Model(dataclasses.replace(network.config, num_layers=num_layers))
+    nn.init.zeros_(deeper.head.weight)
+    weights = deeper.state_dict()
+    for name, values in network.state_dict().items():
+        weights[name][tuple(map(slice, values.shape))] = values  # those of the first layers come first
+    deeper.load_state_dict(weights)
+    return deeper
