@@ -45,7 +45,17 @@ from training.flags import (
 from training.optimisation import WeightAverage, learning_rate, make_optimizer
 from training.processes import Group, noted_signals, run_lock, start_group, torchrun_group, tune_malloc
 from training.progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
-from training.tasks import SIZES, Reading, Writing, deepen, draw_lines, line_weights, load_network, make_batches, make_task
+from training.tasks import (
+    SIZES,
+    Reading,
+    Writing,
+    deepen,
+    draw_lines,
+    line_weights,
+    load_network,
+    make_batches,
+    make_task,
+)
 from training.weight_noise import WeightNoise
 from utils import InputError, run_cli, save_checkpoint
 

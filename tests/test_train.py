@@ -299,6 +299,23 @@ def test_weights_of_any_task_are_exported_and_fit_that_task_only(data_file, tmp_
         run_in_process(data_file, tmp_path / "tuned", "--task", "synthesis", "--init", small, "--resume")
 
 
+def test_deeper_network_begins_where_that_of_init_ended_and_all_of_it_learns(data_file, dataset, tmp_path):
+    run_in_process(data_file, tmp_path / "two", "--task", "synthesis", "--num_epochs", 1)
+    best = tmp_path / "two" / "synthesis_best.pt"
+    network = load_network(best)[0]
+    deeper = tasks.deepen(network, 4)
+    assert len(deeper.layers) == 4
+    task = tasks.make_task("synthesis", dataset)
+    assert task.evaluate(deeper) == pytest.approx(task.evaluate(network), rel=1e-5)
+    flags = ["--task", "synthesis", "--init", best, "--num_layers", 4, "--max_steps", 3]
+    run_in_process(data_file, tmp_path / "four", *flags)
+    trained = weights_of(tmp_path / "four" / "synthesis_interrupted.pt")
+    learned = [name for name in trained if not torch.equal(trained[name], deeper.state_dict()[name])]
+    assert {"layers.0.cell.weight_hh", "layers.3.weight_hh_l0", "head.weight"} <= set(learned)
+    with pytest.raises(InputError, match=r"--num_layers.* 2"):
+        run_in_process(data_file, tmp_path / "one", "--task", "synthesis", "--init", best, "--num_layers", 1)
+
+
 def test_sizes_come_from_the_network_of_init(data_file, tmp_path):
     run_in_process(data_file, tmp_path / "first", "--num_epochs", 1)
     init = ["--init", tmp_path / "first" / "rand_write_best.pt", "--max_steps", 1]

@@ -72,7 +72,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--cell_size", type=whole, default=400, help="cells of a layer")
     add("--num_clusters", type=whole, default=20, help="Gaussians of the mixture for the next point")
     add("--K", type=whole, default=10, help="Gaussians of the window over the text")
-    add("--init", type=Path, metavar="CHECKPOINT", help="begin with its weights, sizes and statistics: fine-tuning")
+    add(
+        "--init",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin with its weights, sizes and statistics: fine-tuning; --num_layers may add layers to it",
+    )
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=whole, default=50, help="lines of a step")
     add("--timesteps", type=whole, default=800, help="predictions of a line at most: longer lines are cut for training")
