@@ -1,19 +1,22 @@
 """Choose hands for save/styles/ among lines that the network makes up, and measure the hands that are there.
 
-    python benchmarks/styles.py --make 12     # writes save/styles/hand-01.json and so on, some five minutes
+    python benchmarks/styles.py --make 12     # writes save/styles/hand-01.json and so on, some ten minutes
     python benchmarks/styles.py               # the table of the hands that are there
 
-A hand is a line of the network's own, read without a mistake. Of many, those are chosen that are furthest apart in
-slant, x-height to width, letter spacing, speed and joins (`ink.geometry.hand_measures`), and of those only the ones
-that the network writes well in: at most `MAX_RATE` of the characters of `SENTENCES` sentences are read wrong.
-The table tells that rate, and whether lines primed by a hand are nearer to it than to the others.
+A hand is a line of the network's own, read without a mistake, as it is or sheared and stretched. What the network
+writes after it is measured: slant, x-height to width, letter spacing, speed and joins (`ink.geometry.hand_measures`).
+Those hands are chosen whose lines are furthest apart, and of them only hands that the network writes well in: at most
+`MAX_RATE` of the characters of `SENTENCES` sentences are read wrong. The table tells that rate, and whether the lines
+written in a hand are, on the mean, nearer to it than to the other hands.
 """
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from checks import check_lines, find_reader
@@ -25,9 +28,11 @@ from writer import STYLES, Writer, derived_seed, list_styles, load_style
 
 HERE = Path(__file__).parent
 TEXTS = ("We saw her again in a warm room.", "I am never sure when summer comes.", "A new sun rose over our river.")
-CANDIDATES = 360  # lines that are written to choose from
-BIASES = (0.4, 0.6, 0.8, 1.0)
-SENTENCES = 40
+CANDIDATES = 300  # lines that are written to choose from
+BIASES = (0.15, 0.3, 0.5)
+FORMS = ((0.0, 1.0), (0.4, 1.0), (-0.4, 1.0), (0.0, 1.3), (0.0, 0.8))  # shear to the right, and width
+TRIED = 150  # hands of which it is measured what the network writes in them
+SENTENCES, FEW = 40, 8  # that a hand is tried with, and at first
 MAX_RATE = 0.03
 MAX_RESTING = 3  # steps in a row: as in recorded lines
 BIAS = 0.75  # that the hands are tried at
@@ -54,16 +59,23 @@ def write_candidates(seed: int) -> list[Ink]:
     return [ink for ink in inks if np.isfinite(measures(ink)).all()]
 
 
-def read_sentences() -> list[str]:
-    """Every fifth sentence of the quality benchmark."""
+def reshaped(ink: Ink, shear: float, width: float) -> Ink:
+    """Ink with x + `shear` to the right for each unit upwards, and made wider by the factor `width`."""
+    matrix = np.array([[width, 0], [-shear, 1]])  # of (x, y) as a row, y downwards
+    points = np.column_stack([ink.points[:, :2] @ matrix, ink.points[:, 2]]).astype(np.float32)
+    return replace(ink, points=points)
+
+
+def read_sentences(count: int) -> list[str]:
+    """Sentences of the quality benchmark, evenly spread."""
     texts = (HERE / "sentences.txt").read_text(encoding="utf-8").splitlines()
-    return texts[:: len(texts) // SENTENCES][:SENTENCES]
+    return texts[:: len(texts) // count][:count]
 
 
-def try_hand(hand: Ink | str, seed: int) -> tuple[float, np.ndarray]:
-    """Write the sentences in a hand. Returns the share of characters read wrong and the lines' measures (n, 5)."""
+def try_hand(hand: Ink | str, seed: int, count: int) -> tuple[float, np.ndarray]:
+    """Write sentences in a hand. Returns the share of characters read wrong and the lines' measures (n, 5)."""
     writer = Writer(style=hand, bias=BIAS, seed=seed, retries=0)
-    texts = read_sentences()
+    texts = read_sentences(count)
     inks = writer.write_lines(texts, [derived_seed(seed, n) for n in range(len(texts))])
     reader = find_reader()
     if reader is None:
@@ -74,39 +86,50 @@ def try_hand(hand: Ink | str, seed: int) -> tuple[float, np.ndarray]:
     return errors / sum(len(ink.text) for ink in inks), found[np.isfinite(found).all(1)]
 
 
+def nearest_hands(hands: np.ndarray, means: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """Which of n hands, by its own measures (n, 5), is nearest to the mean of the lines written in each, (n, 5).
+
+    Differences are divided by `within` (5,), how much lines of one hand differ. Returns indices (n,).
+    """
+    return np.linalg.norm((hands[None] - means[:, None]) / within, axis=2).argmin(1)
+
+
 def choose_hands(inks: list[Ink], count: int, seed: int) -> list[Ink]:
-    """Hands that are far apart and well written: each the furthest from those before it (Gonzalez 1985)."""
-    found = np.array([measures(ink) for ink in inks])
-    scaled = (found - np.median(found, 0)) / (np.percentile(found, 90, 0) - np.percentile(found, 10, 0))
-    scaled = scaled.clip(-1.5, 1.5)  # one odd measure is not five
-    distance = np.full(len(inks), np.inf)
-    distance[:] = np.hypot(*scaled.T[:2]) + 100  # the first is the one with the most slant and width
-    chosen: list[Ink] = []
-    while len(chosen) < count and np.isfinite(distance).any() and distance.max() > 0:
+    """Hands whose lines are far apart and well written: each the furthest from those before it (Gonzalez 1985)."""
+    hands = [reshaped(ink, *FORMS[n % len(FORMS)]) for n, ink in enumerate(inks)][:TRIED]
+    tried = [try_hand(hand, seed, FEW) for hand in tqdm(hands)]
+    kept = [n for n, (rate, found) in enumerate(tried) if rate <= 2 * MAX_RATE and len(found) > FEW // 2]
+    means, within = (np.array([tried[n][1].mean(0) for n in kept]), np.mean([tried[n][1].std(0) for n in kept], axis=0))
+    own = np.array([measures(hands[n]) for n in kept])
+    distance = np.linalg.norm((means - np.median(means, 0)) / within, axis=1)  # the first is the oddest
+    chosen: list[int] = []
+    while len(chosen) < count and distance.max(initial=-1) > 0:
         place = int(distance.argmax())
-        rate, _ = try_hand(inks[place], seed)
-        print(f"candidate {place}: {rate:.1%} of characters wrong", flush=True)
+        group = [*chosen, place]
+        are_nearest = (nearest_hands(own[group], means[group], within) == np.arange(len(group))).all()
+        rate = try_hand(hands[kept[place]], seed, SENTENCES)[0] if are_nearest else 1.0
         if rate <= MAX_RATE:
-            chosen.append(inks[place])
-            distance = np.minimum(distance, np.linalg.norm(scaled - scaled[place], axis=1))
+            print(f"hand {len(chosen) + 1}: {distance[place]:.1f} from the others, {rate:.1%} wrong", flush=True)
+            chosen.append(place)
+            apart = np.linalg.norm((means - means[place]) / within, axis=1)
+            distance = np.where(distance < 0, -1, apart) if len(chosen) == 1 else np.minimum(distance, apart)
         distance[place] = -1
-    return chosen
+    return [hands[kept[place]] for place in chosen]
 
 
 def print_table(names: list[str], seed: int) -> None:
     """The measures and the rate of each hand, and of how many its lines' mean is nearest to its own."""
     hands = np.array([measures(load_style(name)) for name in names])
-    tried = [try_hand(name, seed) for name in names]
+    tried = [try_hand(name, seed, SENTENCES) for name in names]
     means = np.array([found.mean(0) for _, found in tried])
     within = np.mean([found.std(0) for _, found in tried], axis=0)  # how much lines of one hand differ
     print("| style | slant, degrees | x-height / width | spacing | speed | strokes a letter | wrong | nearest |")
     print("|---|---|---|---|---|---|---|---|")
-    own = 0
+    nearest, own = nearest_hands(hands, means, within), 0
     for n, name in enumerate(names):
-        nearest = int(np.linalg.norm((hands - means[n]) / within, axis=1).argmin())
-        own += nearest == n
-        values = " | ".join(f"{value:.2f}" for value in hands[n])
-        print(f"| {name} | {values} | {tried[n][0]:.1%} | {names[nearest]} |")
+        own += nearest[n] == n
+        values = " | ".join(f"{hand:.2f} {mean:.2f}" for hand, mean in zip(hands[n], means[n], strict=True))
+        print(f"| {name} | {values} | {tried[n][0]:.1%} | {names[nearest[n]]} |")
     print(f"{own} of {len(names)} hands are the nearest to what is written in them")
 
 
