@@ -208,10 +208,10 @@ class Run:
         """Train until the last epoch, a limit, or a signal to any process."""
         options, progress, group = self.options, self.progress, self.group
         tune_malloc()
-        if group.rank == 0:
-            self.write_logs()  # a run that was killed may have written a checkpoint and not its row
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
         with noted_signals(group) as signals, self.progress_bar() as bar:
+            if group.rank == 0:
+                self.write_logs()  # a run that was killed may have written a checkpoint and not its row
             while progress.epoch < options.num_epochs:
                 bar.set_description(f"epoch {progress.epoch + 1}")
                 for batch in self.epoch_batches()[progress.batch :]:

@@ -712,6 +712,8 @@ def test_ctrl_c_is_for_the_program_and_not_for_its_workers():
 
 @needs_children
 def test_a_killed_worker_is_one_line():
-    program = start_reading("os.kill(workers[0], signal.SIGKILL)")
+    killed = "os.kill(workers[0], signal.SIGKILL)"
+    noticed = "while Path(f'/proc/{workers[0]}').exists(): time.sleep(0.01)"  # until the program has seen its end
+    program = start_reading(f"{killed}\n    {noticed}")
     output, told = program.communicate(timeout=60)
     assert_refused(subprocess.CompletedProcess("", program.returncode, output, told), "has been killed")
