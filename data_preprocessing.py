@@ -5,7 +5,6 @@
 What the file holds is written at `Dataset`. Coordinates are in whiteboard units, y grows downwards.
 """
 
-import argparse
 import codecs
 import gzip
 import hashlib
@@ -42,6 +41,7 @@ from utils import (
     SHORTEST_STEP,
     USUAL_STEP,
     InputError,
+    Parser,
     atomic_write,
     check_writable,
     printable,
@@ -518,7 +518,7 @@ def describe(dataset: Dataset) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Turn IAM-OnDB into one .npz file of pen offsets.")
+    parser = Parser(description="Turn IAM-OnDB into one .npz file of pen offsets.")
     parser.add_argument(
         "--source", type=Path, default=Path("data"), metavar="DIR",
         help="folder with lineStrokes-all.tar.gz and ascii-all.tar.gz, or with both unpacked, and if at hand the four "

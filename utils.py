@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickletools
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -43,6 +44,14 @@ class InputError(ValueError):
 
 class ResultError(Exception):
     """All is written, but not all of it is right. The message says what is wrong and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of a program. One that is wrong is an InputError, so that `run_cli` tells it in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError in place of printing all flags."""
+        raise InputError(f"{message}; --help tells the flags")
 
 
 _held_notes: list[str] | None = None  # of a program that `run_cli` runs

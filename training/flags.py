@@ -9,7 +9,7 @@ import torch
 
 from model import has_kernels, kernels
 from training.tasks import SIZES
-from utils import TASKS, InputError
+from utils import TASKS, InputError, Parser
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
 FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
@@ -51,7 +51,7 @@ def number_or_auto(text: str) -> int | str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a network of Graves (2013) on prepared data, or evaluate one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
