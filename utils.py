@@ -125,6 +125,10 @@ def output_file(path: Path) -> Path:
             raise InputError(f"{path}: is a folder; name a file")
         if target.exists() and not target.is_file():
             raise InputError(f"{path}: is no regular file but a device or the like, which is never replaced")
+        folder = next(parent for parent in target.parents if parent.exists())
+        for name in target.relative_to(folder).parts:  # of files and folders that will be made: can they be named so?
+            with suppress(FileNotFoundError):
+                (folder / name).lstat()
     except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; name another file") from None
     return target

@@ -275,6 +275,9 @@ def test_names_may_be_as_long_as_the_file_system_takes(tmp_path):
     for use in (written, check_writable):
         with pytest.raises(InputError, match="name"):
             use(tmp_path / ("n" * (longest + 1)))
+        with pytest.raises(InputError, match="name"):
+            use(tmp_path / "new" / ("n" * (longest + 1)))
+    assert not (tmp_path / "new").exists()
 
 
 def test_two_programs_that_write_one_file_do_not_disturb_each_other(tmp_path):
