@@ -389,7 +389,9 @@ def check_content(content: dict[str, Any]) -> None:
     task = content.get("task", TASKS[bool(charset)])
     if task not in TASKS or (task == "rand_write") != (charset == ""):
         raise ValueError("its task is unknown, or does not fit its character set")
-    check_weights(content["weights"])
+    for name in ("weights", "raw_weights", "weight_noise"):
+        if name == "weights" or name in content:
+            check_weights(content[name])
     for name, kind in TRAINING.items():
         if name in content and not isinstance(content[name], kind):
             raise ValueError(f"its {name} is of the wrong type")
@@ -430,8 +432,10 @@ def check_fit(content: dict[str, Any], model: Any) -> None:
         if [number for group in groups for number in group["params"]] != [*range(len(shapes))]:
             raise ValueError("its optimizer is not that of its weights")
         for number, values in content["optimizer"]["state"].items():
-            if any(value.shape not in (shapes[number], ()) for value in values.values()):
-                raise ValueError("the state of its optimizer does not fit its weights")
+            for name, value in values.items():
+                shape = {"step": ()}.get(name, shapes[number])
+                if value.shape != shape or value.isnan().any() or (name == "step" and value < 0):
+                    raise ValueError("the state of its optimizer does not fit its weights")
 
 
 def to_strokes(points: np.ndarray) -> list[np.ndarray]:
