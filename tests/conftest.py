@@ -17,12 +17,12 @@ from utils import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 CHARSET = " 7Qabc"
-USUAL_CASES = 300
+USUAL_CASES = 200
 
 
 def pytest_addoption(parser) -> None:
     parser.addoption(
-        "--cases", type=int, help="how many cases tests/fuzz tries, new ones each time (default: 300, always the same)"
+        "--cases", type=int, help="how many cases tests/fuzz tries, new ones each time (default: 200, always the same)"
     )
 
 

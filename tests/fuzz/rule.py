@@ -94,6 +94,8 @@ def run(main: Callable[[list[str]], None], arguments: list[str], folder: Path) -
             utils.run_cli(lambda: main(arguments))
     except SystemExit as end:
         status: object = end.code
+        if status == 130:  # Ctrl-C is for the whole campaign
+            raise KeyboardInterrupt from None
     except BaseException as error:
         status = "".join(traceback.format_exception(error)[-6:])
     finally:

@@ -69,7 +69,7 @@ def interrupted_run(data_file: Path, task: str) -> bytes:
     return (data_file.parent / f"{task}_interrupted.pt").read_bytes()
 
 
-@cases(0.04)
+@cases(0.02)
 @given(TASKS, st.data())
 def test_runs_that_are_resumed(data_file, task, more):
     whole = interrupted_run(data_file, task)
