@@ -53,9 +53,13 @@ def read_manifest(folder: Path) -> list[Row]:
         return []
     try:
         *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or was cut off when a run was stopped
-        rows = [json.loads(line) for line in lines]
-        return [{name: row[name] for name in COLUMNS} for row in rows]
-    except (ValueError, KeyError, TypeError):
+        rows = [{name: row[name] for name in COLUMNS} for row in map(json.loads, lines)]
+        for row in rows:
+            row_line(row).encode()  # half a character cannot be written again
+            if type(row["number"]) is not int or not isinstance(row["fault"], str):
+                raise ValueError("a row without its number or its fault")
+        return rows
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: not the manifest of a batch; name another folder, or remove it") from None
 
 

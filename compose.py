@@ -9,7 +9,6 @@ size, on the baseline and with the slant of these. The output is the data set wi
 lines; nothing else changes. Lengths are in x-heights of a line, measured from its baseline, unless said otherwise.
 """
 
-import argparse
 import string
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from data_preprocessing import Dataset, drop_rests, load_dataset, save_dataset
 from model import Window, window_weights
 from reader import align, edit_distance, load_reader
 from training.tasks import collate, make_batches
-from utils import InputError, run_cli, to_strokes
+from utils import InputError, Parser, run_cli, to_strokes
 from writer import load_writer
 
 FLAT_LETTERS = set("acemnorsuvwxz")  # they reach from the baseline to the x-height
@@ -348,7 +347,7 @@ def add_lines(dataset: Dataset, offsets: list[np.ndarray], ends: list[np.ndarray
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Add training lines with numbers, put together from recorded ones.")
+    parser = Parser(description="Add training lines with numbers, put together from recorded ones.")
     add = parser.add_argument
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data (default: %(default)s)")
     add("--output", type=Path, default=Path("data/composed.npz"), help="where to write (default: %(default)s)")

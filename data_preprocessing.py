@@ -5,7 +5,6 @@
 What the file holds is written at `Dataset`. Coordinates are in whiteboard units, y grows downwards.
 """
 
-import argparse
 import codecs
 import gzip
 import hashlib
@@ -42,6 +41,7 @@ from utils import (
     SHORTEST_STEP,
     USUAL_STEP,
     InputError,
+    Parser,
     atomic_write,
     check_writable,
     printable,
@@ -144,7 +144,7 @@ def load_dataset(path: Path) -> Dataset:
 
 def check_dataset(data: Dataset) -> None:
     """Raise ValueError that says what is wrong with a data set, if anything is."""
-    lines, points, chars = len(data.names), len(data.offsets), len(data.charset)
+    lines, points, chars = data.names.size, data.ends.size, data.charset.size  # whatever their shapes
     expected = {
         "offsets": ("i", (points, 2)), "ends": ("b", (points,)), "starts": ("i", (lines + 1,)),
         "texts": ("U", (lines,)), "names": ("U", (lines,)), "splits": ("U", (lines,)), "charset": ("U", (chars,)),
@@ -518,7 +518,7 @@ def describe(dataset: Dataset) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Turn IAM-OnDB into one .npz file of pen offsets.")
+    parser = Parser(description="Turn IAM-OnDB into one .npz file of pen offsets.")
     parser.add_argument(
         "--source", type=Path, default=Path("data"), metavar="DIR",
         help="folder with lineStrokes-all.tar.gz and ascii-all.tar.gz, or with both unpacked, and if at hand the four "

@@ -26,7 +26,17 @@ from ink.pictures import Drawing
 from layout import PageFormat, lay_out, parse_margins, parse_page, stack_lines
 from model import Mixture, Model, mixture
 from sampling import Line, default_steps
-from utils import InputError, ResultError, check_writable, draw_attention, draw_density, note, run_cli, save_figure
+from utils import (
+    InputError,
+    Parser,
+    ResultError,
+    check_writable,
+    draw_attention,
+    draw_density,
+    note,
+    run_cli,
+    save_figure,
+)
 from writer import (
     MOST_ATTEMPTS,
     RETRIES,
@@ -363,7 +373,7 @@ parse_redo.__name__ = "line numbers such as 7 or 7,9:2"
 @cache  # the flags' defaults are asked for several times
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
-    parser = argparse.ArgumentParser(description="Write with a trained network: a text that you give, or at random.")
+    parser = Parser(description="Write with a trained network: a text that you give, or at random.")
     add = parser.add_argument_group("what").add_argument
     add("text", nargs="*", help="what to write, each text as a line or, on a page, as a paragraph; -: standard input")
     add("--file", type=Path, help="a text to write on pages, in UTF-8")

@@ -19,7 +19,6 @@ import contextlib
 import math
 import os
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -42,7 +41,7 @@ from training.flags import (
     make_parser,
     parse_flags,
 )
-from training.optimisation import WeightAverage, learning_rate, make_optimizer
+from training.optimisation import WeightAverage, learning_rate, make_optimizer, restore_optimizer
 from training.processes import Group, noted_signals, run_lock, start_group, torchrun_group, tune_malloc
 from training.progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
 from training.tasks import (
@@ -57,7 +56,7 @@ from training.tasks import (
     make_task,
 )
 from training.weight_noise import WeightNoise
-from utils import InputError, run_cli, save_checkpoint
+from utils import InputError, check_writable, run_cli, save_checkpoint
 
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
@@ -178,9 +177,11 @@ class Run:
                 self.model.load_state_dict(content["raw_weights"])
             if self.noise:
                 self.noise.load_state_dict(content["weight_noise"])
-            self.optimizer.load_state_dict(content["optimizer"])
+            restore_optimizer(self.optimizer, content["optimizer"])
             self.progress = Progress.from_state(content["progress"])
-            self.logs = Logs(content["log"], content["step_log"])
+            if self.progress.step != self.progress.epoch * self.steps_per_epoch + self.progress.batch:
+                raise ValueError("its steps are not those of its epochs")
+            self.logs = Logs.from_rows(content["log"], content["step_log"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"{checkpoint.path}: its contents do not fit together ({error})") from None
         self.progress.best = self.best_on_disk()
@@ -451,7 +452,10 @@ def settle(arguments: list[str], group: Group | None) -> tuple[argparse.Namespac
     if options.resume:
         resumed = newest_checkpoint(options.model_dir, options.task)
         saved, step = resumed.content["settings"], resumed.content["progress"]["step"]
-        options = parse_flags(arguments, saved)
+        try:
+            options = parse_flags(arguments, saved)
+        except InputError as error:  # the arguments have been parsed before
+            raise InputError(f"{resumed.path}: its settings cannot be used ({error})") from None
         for name in FIXED:
             if getattr(options, name) != saved[name]:
                 raise InputError(f"--{name}: cannot change within a run; that in {options.model_dir} has {saved[name]}")
@@ -480,9 +484,8 @@ def make_run(arguments: list[str], group: Group | None) -> Run:
         run = Run(options, dataset, resumed)
     except RuntimeError as error:
         raise InputError(f"a network of these sizes cannot be made here ({str(error).splitlines()[0]})") from None
+    check_writable(run.path("log", ".csv"))  # now, not after an epoch
     options.model_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=options.model_dir):  # find out now, not after an epoch, whether it can be written
-        pass
     tell_start(run, dataset, resumed)
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickletools
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -43,6 +44,14 @@ class InputError(ValueError):
 
 class ResultError(Exception):
     """All is written, but not all of it is right. The message says what is wrong and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of a program. One that is wrong is an InputError, so that `run_cli` tells it in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError in place of printing all flags."""
+        raise InputError(f"{message}; --help tells the flags")
 
 
 _held_notes: list[str] | None = None  # of a program that `run_cli` runs
@@ -116,6 +125,10 @@ def output_file(path: Path) -> Path:
             raise InputError(f"{path}: is a folder; name a file")
         if target.exists() and not target.is_file():
             raise InputError(f"{path}: is no regular file but a device or the like, which is never replaced")
+        folder = next(parent for parent in target.parents if parent.exists())
+        for name in target.relative_to(folder).parts:  # of files and folders that will be made: can they be named so?
+            with suppress(FileNotFoundError):
+                (folder / name).lstat()
     except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; name another file") from None
     return target
@@ -376,7 +389,9 @@ def check_content(content: dict[str, Any]) -> None:
     task = content.get("task", TASKS[bool(charset)])
     if task not in TASKS or (task == "rand_write") != (charset == ""):
         raise ValueError("its task is unknown, or does not fit its character set")
-    check_weights(content["weights"])
+    for name in ("weights", "raw_weights", "weight_noise"):
+        if name == "weights" or name in content:
+            check_weights(content[name])
     for name, kind in TRAINING.items():
         if name in content and not isinstance(content[name], kind):
             raise ValueError(f"its {name} is of the wrong type")
@@ -417,8 +432,10 @@ def check_fit(content: dict[str, Any], model: Any) -> None:
         if [number for group in groups for number in group["params"]] != [*range(len(shapes))]:
             raise ValueError("its optimizer is not that of its weights")
         for number, values in content["optimizer"]["state"].items():
-            if any(value.shape not in (shapes[number], ()) for value in values.values()):
-                raise ValueError("the state of its optimizer does not fit its weights")
+            for name, value in values.items():
+                shape = {"step": ()}.get(name, shapes[number])
+                if value.shape != shape or value.isnan().any() or (name == "step" and value < 0):
+                    raise ValueError("the state of its optimizer does not fit its weights")
 
 
 def to_strokes(points: np.ndarray) -> list[np.ndarray]:

@@ -30,7 +30,7 @@ from data_preprocessing import Dataset, load_dataset
 from generate import FORMATS, generate_conditionally, load_writer
 from reader import Reader, align, load_reader
 from training.flags import at_least
-from utils import SHORTEST_STEP, InputError, atomic_write, lines_figure, run_cli, save_figure
+from utils import SHORTEST_STEP, InputError, Parser, atomic_write, lines_figure, run_cli, save_figure
 
 HERE = Path(__file__).parent
 TEXTS = [HERE / "sentences.txt", HERE / "numbers.txt"]
@@ -248,7 +248,7 @@ def save_worst(measured: list[tuple[dict[str, Any], list[Ink]]], path: Path) -> 
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
-    parser = argparse.ArgumentParser(description="Measure how legible the network's ink is.")
+    parser = Parser(description="Measure how legible the network's ink is.")
     add = parser.add_argument
     add("--checkpoint", type=Path, help="the network that writes (default: save/synthesis.pt)")
     add("--reader", type=Path, help="the network that reads (default: save/reader.pt)")

@@ -34,7 +34,7 @@ from train import Run
 from training.flags import choose_precision, choose_processes, make_parser
 from training.processes import Group, start_group, tune_malloc
 from training.tasks import collate, encode_texts, make_batches
-from utils import run_cli
+from utils import Parser, run_cli
 
 CHARS = 79
 BATCH, TIMESTEPS = 50, 800
@@ -300,7 +300,7 @@ def two_full_steps() -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Measure training and writing against the textbook version.")
+    parser = Parser(description="Measure training and writing against the textbook version.")
     parser.add_argument("--quick", action="store_true", help="fewer repeats: under three minutes on two cores")
     parser.add_argument("--data", type=Path, default=Path("data/iam-ondb.npz"), help="lines to train on, if there")
     parser.add_argument("--json", type=Path, help="write the figures to this file")

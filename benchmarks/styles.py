@@ -10,7 +10,6 @@ Those hands are chosen whose lines are furthest apart, and of them only hands th
 written in a hand are, on the mean, nearer to it than to the other hands.
 """
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from checks import check_lines, find_reader
 from ink.formats import Ink
 from ink.geometry import hand_measures
 from reader import edit_distance
-from utils import InputError, run_cli
+from utils import InputError, Parser, run_cli
 from writer import STYLES, Writer, derived_seed, list_styles, load_style
 
 HERE = Path(__file__).parent
@@ -135,7 +134,7 @@ def print_table(names: list[str], seed: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Choose hands, or measure those that there are.")
+    parser = Parser(description="Choose hands, or measure those that there are.")
     parser.add_argument("--make", type=int, metavar="COUNT", help="choose so many, in place of those that there are")
     parser.add_argument("--seed", type=int, default=0, help="of the lines to choose from (default: %(default)s)")
     options = parser.parse_args(arguments)

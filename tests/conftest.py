@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,24 @@ from utils import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 CHARSET = " 7Qabc"
+USUAL_CASES = 200
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--cases", type=int, help="how many cases tests/fuzz tries, new ones each time (default: 200, always the same)"
+    )
+
+
+def pytest_configure(config) -> None:
+    """How the cases of tests/fuzz are drawn, see there."""
+    cases = config.getoption("--cases")
+    hypothesis.settings.register_profile(
+        "fuzz", max_examples=cases or USUAL_CASES, derandomize=cases is None, database=None, deadline=None,
+        phases=set(hypothesis.Phase) - {hypothesis.Phase.explain}, print_blob=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    hypothesis.settings.load_profile("fuzz")
 
 
 def make_dataset(num_lines: int = 40, seed: int = 0) -> Dataset:

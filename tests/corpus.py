@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 
-def write_corpus(folder: Path, texts: list[str]) -> None:
-    """24 forms of waves, each with a line for each text, in the layout of IAM-OnDB, unpacked and without form lists."""
+def write_corpus(folder: Path, texts: list[str], forms: int = 24) -> None:
+    """Forms of waves, each with a line for each text, in the layout of IAM-OnDB, unpacked and without form lists."""
     rng = np.random.default_rng(0)
-    for form in (f"a01-{number:03}" for number in range(24)):
+    for form in (f"a01-{number:03}" for number in range(forms)):
         strokes, ascii_folder = folder / "lineStrokes" / "a01" / form, folder / "ascii" / "a01" / form
         strokes.mkdir(parents=True)
         ascii_folder.mkdir(parents=True)

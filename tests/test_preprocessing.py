@@ -186,7 +186,8 @@ class Trap:
 @pytest.mark.parametrize(
     "name, change",
     [
-        ("charset", None), ("names", lambda names: np.array([Trap()] * len(names))),
+        ("charset", None), ("charset", lambda charset: charset[0]), ("offsets", lambda offsets: offsets[0, 0]),
+        ("names", lambda names: np.array([Trap()] * len(names))),
         ("offsets", lambda offsets: offsets.astype(float)), ("ends", lambda ends: ends[:-1]),
         ("starts", lambda starts: np.maximum(starts, 1)), ("starts", lambda starts: starts * 2),
         ("starts", lambda starts: np.r_[0, starts[2], starts[2:]]),

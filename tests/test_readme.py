@@ -18,6 +18,7 @@ NOT_RUN = {
     ".venv/bin/pip install -r tests/requirements.txt": "wants the network; .ci/run does it",
     ".venv/bin/python -m pytest": "this is it",
     "IAM_ONDB=FOLDER .venv/bin/python -m pytest": "wants the real data",
+    ".venv/bin/python -m pytest tests/fuzz --cases 10000": "takes an hour; the ordinary tests try 200 cases",
     "bash .ci/run": "makes an environment from the network, and runs this test too",
     "python compose.py --data data/iam-ondb.npz --output data/composed.npz": "wants recorded digits; "
     "tests/test_compose.py runs it on its own",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, assert_refused, environment
+from conftest import ROOT, assert_refused, environment, run_script
 
 from model import Config, Model
 from utils import InputError, atomic_write, check_writable, load_checkpoint, save_checkpoint
@@ -275,6 +275,9 @@ def test_names_may_be_as_long_as_the_file_system_takes(tmp_path):
     for use in (written, check_writable):
         with pytest.raises(InputError, match="name"):
             use(tmp_path / ("n" * (longest + 1)))
+        with pytest.raises(InputError, match="name"):
+            use(tmp_path / "new" / ("n" * (longest + 1)))
+    assert not (tmp_path / "new").exists()
 
 
 def test_two_programs_that_write_one_file_do_not_disturb_each_other(tmp_path):
@@ -346,6 +349,11 @@ def test_output_may_be_closed(redirect):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_output_that_cannot_be_written_is_one_line():
     assert_refused(run_code(PROGRAM.format(end=""), ">/dev/full"), os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("program", ["generate.py", "train.py", "data_preprocessing.py", "compose.py"])
+def test_a_wrong_flag_is_one_line(program):
+    assert_refused(run_script(program, "--seed=\na", "--x"), "--help")
 
 
 def test_notes_are_told_safely_at_the_end_and_not_before_an_error():

@@ -9,7 +9,7 @@ import torch
 
 from model import has_kernels, kernels
 from training.tasks import SIZES
-from utils import TASKS, InputError
+from utils import CONFIG_BOUNDS, TASKS, InputError, Parser
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
 FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
@@ -51,11 +51,12 @@ def number_or_auto(text: str) -> int | str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a network of Graves (2013) on prepared data, or evaluate one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     whole, number = at_least(1), at_least(1e-12, float)
+    size = {name: at_least(least, below=most + 1) for name, (_, least, most) in CONFIG_BOUNDS.items()}
     add = parser.add_argument_group("task and files").add_argument
     add("--task", choices=TASKS, default="rand_write", help="write at random, write a given text, or read ink")
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
@@ -68,10 +69,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="write weights alone, in half precision, and stop: the run's best or those of --init",
     )
     add = parser.add_argument_group("network").add_argument
-    add("--num_layers", type=whole, default=2, help="LSTM layers; the paper has 3, and 1 with --cell_size 900")
-    add("--cell_size", type=whole, default=400, help="cells of a layer")
-    add("--num_clusters", type=whole, default=20, help="Gaussians of the mixture for the next point")
-    add("--K", type=whole, default=10, help="Gaussians of the window over the text")
+    add("--num_layers", type=size["num_layers"], default=2, help="LSTM layers; paper: 3, and 1 with --cell_size 900")
+    add("--cell_size", type=size["cell_size"], default=400, help="cells of a layer")
+    add("--num_clusters", type=size["num_clusters"], default=20, help="Gaussians of the mixture for the next point")
+    add("--K", type=size["K"], default=10, help="Gaussians of the window over the text")
     add(
         "--init",
         type=Path,
@@ -139,7 +140,9 @@ def parse_flags(arguments: list[str], saved: dict[str, Any] | None = None) -> ar
     for name in OF_WRITING:
         if task == "read" and name in given:
             raise InputError(f"--{name}: is of no use to --task read; leave it out")
-    parser.set_defaults(**(TASK_DEFAULTS.get(task, {}) if saved is None else saved))
+    parser.set_defaults(**TASK_DEFAULTS.get(task, {}))
+    if saved:  # as flags before the others, so that their types and bounds are checked as well
+        arguments = [*(f"--{name}={saved[name]}" for name in SETTINGS), *arguments]
     options = parser.parse_args(arguments, argparse.Namespace(given=frozenset(given)))
     if "learning_rate" not in options:
         adam = 2e-3 if task == "read" else 8e-4

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,6 +48,20 @@ def make_optimizer(name: str, rate: float, model: nn.Module, noise: WeightNoise 
     if noise:
         groups.append({"params": list(noise.parameters()), "rate": RATE})
     return {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}[name](groups, lr=rate)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Go on from a saved `state_dict`. Of its groups only the step size counts: all else follows from the settings.
+
+    Raises KeyError, TypeError or ValueError if it is another optimiser's.
+    """
+    names = {"n", "g", "delta"} if isinstance(optimizer, GravesRMSprop) else {"step", "exp_avg", "exp_avg_sq"}
+    if any(state.keys() != names for state in saved["state"].values()):
+        raise ValueError("the state of its optimizer is that of another one")
+    groups = optimizer.state_dict()["param_groups"]
+    for group, old in zip(groups, saved["param_groups"], strict=True):
+        group["lr"] = float(old["lr"])
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
 def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) -> float:

@@ -58,9 +58,15 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":
-        """What `state` has saved. Raises KeyError or TypeError for something else."""
+        """What `state` has saved. Raises KeyError, TypeError or ValueError for something else."""
         sums = {name: Sums(**state[name]) for name in ("epoch_sums", "row_sums")}
-        return cls(**(state | sums))
+        progress = cls(**(state | sums))
+        for part in (progress, *sums.values()):
+            for name, usual in vars(type(part)()).items():
+                value = getattr(part, name)
+                if type(value) not in (type(usual), int) or (type(value) is int and not 0 <= value < 2**63):
+                    raise ValueError(f"its progress has {name} {value!r}")
+        return progress
 
     def state(self) -> dict[str, Any]:
         """All of it in plain Python values."""
@@ -87,6 +93,17 @@ class Logs:
 
     epochs: list[Row] = field(default_factory=list)
     steps: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def from_rows(cls, epochs: list[Row], steps: list[Row]) -> "Logs":
+        """What a checkpoint has of logs. Raises ValueError for what are no rows of numbers under the same names."""
+        for rows, names in ((epochs, {"step", "train_loss", "validation_loss"}), (steps, {"step", "train_loss"})):
+            numbers = [value for row in rows for value in row.values()]
+            if not all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in numbers):
+                raise ValueError("its logs hold something else than numbers")
+            if not all(row.keys() == rows[0].keys() >= names for row in rows):
+                raise ValueError("the rows of its logs differ in their names")
+        return cls(epochs, steps)
 
     def write(self, stem: Path, label: str) -> None:
         """Write STEM_log.csv, STEM_steps.csv and the curve, STEM_loss.png, whose losses are in `label`."""
