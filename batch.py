@@ -132,7 +132,7 @@ def write_chunk(
     texts, seeds, biases = ([getattr(plan, name) for plan in good] for name in ("text", "seed", "bias"))
     for plan, line in zip(good, writer.write_raw(texts, seeds, biases=biases), strict=True):
         try:
-            ink = writer.to_ink(line, plan.seed, plan.bias)
+            ink = writer.to_ink(line, plan.seed, plan.bias, plan.text)
             ink.save(folder / file_name(plan, ending), drawing, plotter)
             yield manifest_row(plan, writer, file_name(plan, ending), ink)
         except InputError as error:  # no ink, or more than the format can hold

@@ -26,10 +26,10 @@ class Verdict:
 
     @cached_property
     def errors(self) -> int:
-        """How many characters are read wrong, blanks at the ends aside: the edit distance."""
+        """How many characters are read wrong, the number of blanks aside: the edit distance."""
         if self.read is None:
             return 0
-        return edit_distance(self.text.strip(), self.read.strip())
+        return edit_distance(" ".join(self.text.split()), " ".join(self.read.split()))
 
     @property
     def fault(self) -> str:
@@ -77,7 +77,8 @@ def check_lines(lines: list, with_reader: bool) -> list[Verdict]:
     if reader:
         read = list(reader.read([line.points for line in lines]))
     known = set(reader.config.charset) if reader else set()
-    read = [said if set(line.text) <= known else None for line, said in zip(lines, read, strict=True)]
+    can_tell = [bool(line.text.strip()) and set(line.text) <= known for line in lines]
+    read = [said if can else None for said, can in zip(read, can_tell, strict=True)]
     return [
         Verdict(line.finished, longest_rest(line.points), line.text, said)
         for line, said in zip(lines, read, strict=True)

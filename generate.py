@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from batch import MANIFEST, write_many
-from ink.formats import ENDINGS, Ink, Page, check_ending, save
+from ink.formats import ENDINGS, Ink, Page, check_ending, encode_latin, save
 from ink.gcode import PENS, Plotter
 from ink.pictures import Drawing
 from layout import PageFormat, lay_out, parse_margins, parse_page, stack_lines
@@ -85,13 +85,14 @@ def generate_conditionally(
 ) -> list[Line]:  # fmt: skip
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
-    The text that is written is what `Alphabet.prepare` makes of `text`, see `Line.text`. `steps` is the most steps of a
-    line, by default plenty for its text; the others and the errors are as for `generate_unconditionally`, and
-    characters that the network never learned are an InputError that names them. Lines are written again, too, if
-    `steps` cut them off or the reader cannot read them; with `retries` 0 they are not read.
+    The text that is written is what `Alphabet.prepare` makes of `text`, without its accents, see `Line.text`: `Writer`
+    draws them. `steps` is the most steps of a line, by default plenty for its text; the others and the errors are as
+    for `generate_unconditionally`, and characters that cannot be written are an InputError that names them. Lines are
+    written again, too, if `steps` cut them off or the reader cannot read them; with `retries` 0 they are not read.
     """
     network = load_writer(checkpoint, "synthesis")
-    prepared = [network.alphabet.prepare(t)[0] for t in ([text] if isinstance(text, str) else text)]
+    given = [text] if isinstance(text, str) else text
+    prepared = [network.alphabet.letters(network.alphabet.prepare(t)[0]) for t in given]
     longest = max(map(default_steps, prepared), default=1)
     check_numbers(samples=samples, steps=longest if steps is None else steps, bias=bias, seed=seed, retries=retries)
     texts = [t for t in prepared for _ in range(samples)]
@@ -187,10 +188,12 @@ def list_faults(faults: dict[str, str]) -> str:
     return "; ".join(told[:MOST_TOLD] + more)
 
 
-def print_notes(network: Network, texts: list[str]) -> None:
+def print_notes(options: argparse.Namespace, texts: list[str]) -> None:
     """Tell what is written in place of what, once each. Raises InputError for what cannot be written."""
-    messages = [message for text in texts if text.strip() for message in network.alphabet.prepare(text)[1]]
-    for message in dict.fromkeys(messages):
+    text, messages = load_writer(options.checkpoint, "synthesis").alphabet.prepare("\n".join(texts))
+    if check_ending(options.output) == "xml":
+        encode_latin(text)
+    for message in messages:
         note(message)
 
 
@@ -240,12 +243,12 @@ def write_random(options: argparse.Namespace) -> None:
 def write_texts(options: argparse.Namespace) -> None:
     """Write each text as a line, below each other."""
     check_numbers(samples=options.samples, steps=1 if options.steps is None else options.steps)
+    print_notes(options, options.text)
     writer = make_writer(options)
-    print_notes(writer.network, options.text)
     texts = [text for text in options.text for _ in range(options.samples)]
     seeds = range(options.seed, options.seed + len(texts))
     lines = writer.write_raw(texts, seeds, options.steps, options.density)
-    inks = [writer.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
+    inks = [writer.to_ink(line, seed, text=text) for line, seed, text in zip(lines, seeds, texts, strict=True)]
     write_lines(options, inks, lines, writer.network)
 
 
@@ -263,8 +266,8 @@ def write_pages(options: argparse.Namespace) -> None:
     """Write a text of any length on pages."""
     page_format = make_page_format(options)
     text = read_text(options)
+    print_notes(options, [text])
     writer = make_writer(options)
-    print_notes(writer.network, text.splitlines())
     with tqdm(unit=" lines", disable=not options.progress) as bar:
 
         def report(ink: Ink) -> None:

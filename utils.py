@@ -10,7 +10,6 @@ import re
 import stat
 import sys
 import tempfile
-import unicodedata
 import uuid
 import warnings
 import zipfile
@@ -172,67 +171,6 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):
             temporary.unlink()
-
-
-# ----------------------------------------------------------------------------------------------------------- characters
-
-# What a typewriter has in place of what a text from elsewhere may hold; accents are taken off besides.
-REPLACEMENTS = str.maketrans(
-    {
-        "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'", "`": "'",
-        "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u00ab": '"', "\u00bb": '"', "\u2033": '"',
-        "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2015": "-", "\u2212": "-",
-        "\u2026": "...", "\u00df": "ss", "\u00e6": "ae", "\u00c6": "Ae", "\u0153": "oe", "\u0152": "Oe",
-        "\u02bc": "'", "\u2044": "/", "\u00f8": "o", "\u00d8": "O", "\u0142": "l", "\u0141": "L", "\u00d7": "x",
-    }
-)  # fmt: skip
-
-
-class Alphabet:
-    """The characters that a network knows. A character's code is its place in `characters`."""
-
-    def __init__(self, characters: str, counts: Sequence[int] | None = None):
-        """`counts`: how often the network's training lines had each; without them all count as learned."""
-        self.characters = characters
-        self.learned = "".join(c for c, n in zip(characters, counts or [1] * len(characters), strict=True) if n)
-
-    def encode(self, text: str) -> np.ndarray:
-        """Codes of a text's characters, (U,) int64. Raises InputError that names those that it does not know."""
-        self._refuse_others(text, self.characters)
-        return np.array([self.characters.index(character) for character in text], dtype=np.int64)
-
-    def _refuse_others(self, text: str, known: str) -> None:
-        unknown = sorted(set(text) - set(known))
-        if unknown:
-            raise InputError(f"the network never learned {' '.join(map(repr, unknown))}; it knows {known!r}")
-
-    def prepare(self, text: str) -> tuple[str, list[str]]:
-        """Replace what the network did not learn (curly quotes, long dashes, accents, ...) by what it did.
-
-        Returns the text to write and, for each kind of replacement, a note that tells it. Raises InputError that names
-        the characters for which there is no replacement, and for a text without any character.
-        """
-        notes, pieces = [], []
-        for character in unicodedata.normalize("NFC", " ".join(text.split())):
-            piece = self._replacement(character)
-            if piece != character:
-                told = f"wrote {piece!r} for {character!r}" if piece else f"left out {character!a}"
-                notes += [told] if told not in notes else []
-            pieces.append(piece)
-        prepared = "".join(pieces)
-        if not prepared:
-            raise InputError("the text is empty; give some characters to write")
-        self._refuse_others(prepared, self.learned)
-        return prepared, notes
-
-    def _replacement(self, character: str) -> str:
-        """What is written for a character: itself if it was learned or has no replacement."""
-        if character in self.learned:
-            return character
-        plain = unicodedata.normalize("NFKD", character.translate(REPLACEMENTS)).translate(REPLACEMENTS).strip()
-        plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
-        is_invisible = unicodedata.combining(character) or unicodedata.category(character) == "Cf"
-        return plain if (plain or is_invisible) and set(plain) <= set(self.learned) else character
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints

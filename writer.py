@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alphabet import Alphabet
 from checks import check_lines
+from ink.accents import draw_marks, without_marks
 from ink.formats import Ink, Page
-from ink.geometry import hand_measures, to_writing_scale
+from ink.geometry import hand_measures, to_points, to_writing_scale
 from ink.read_ink import read_ink
 from layout import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
 from model import Model
 from sampling import Line, Primed, Sampler, default_steps
-from utils import Alphabet, InputError, load_checkpoint
+from utils import InputError, load_checkpoint, to_strokes
 
 SHIPPED = Path(__file__).parent / "save"
 STYLES = SHIPPED / "styles"
@@ -173,15 +175,20 @@ class Writer:
             raise InputError("the ink of a hand needs its text; give it with --prime_text")
         alphabet = self.network.alphabet
         text, _ = alphabet.prepare(hand.text)
-        return self.network.sampler.prime(hand.points, alphabet.encode(text + " " * (" " in alphabet.characters)))
+        letters, points = alphabet.letters(text), hand.points
+        if letters != text == hand.text and letters.strip():  # the network never saw marks
+            strokes, _ = without_marks(hand.strokes, np.asarray(hand.characters), letters, text)
+            points = to_points(strokes)
+        return self.network.sampler.prime(points, alphabet.encode(letters + " " * (" " in alphabet.characters)))
 
     def own_hand(self, text: str) -> Primed:
         """The hand of the seed, worked out once, for writing a prepared text.
 
         It is ink that says `HAND_TEXT`, or the beginning of the text if the network did not learn all of that.
         """
-        knows_all = set(HAND_TEXT) <= set(self.network.alphabet.learned)
-        text = HAND_TEXT if knows_all else " ".join(text.split())[: len(HAND_TEXT)].strip()
+        alphabet = self.network.alphabet
+        knows_all = set(HAND_TEXT) <= set(alphabet.learned)
+        text = HAND_TEXT if knows_all else " ".join(alphabet.letters(text).split())[: len(HAND_TEXT)].strip()
         if text not in self._own_hands:
             self._own_hands[text] = self.make_up_hand(text)
         return self._own_hands[text]
@@ -199,8 +206,11 @@ class Writer:
         best = min(range(HANDS), key=lambda n: (verdicts[n].badness[:3], n))  # the first of equals
         return self.read_hand(self.to_ink(lines[best], seeds[best]))
 
-    def to_ink(self, line: Line, seed: int, bias: float | None = None) -> Ink:
-        """A line of the sampler with what it was written by. Raises InputError for one without ink."""
+    def to_ink(self, line: Line, seed: int, bias: float | None = None, text: str | None = None) -> Ink:
+        """A line of the sampler with what it was written by, and with the marks that `text` has and the line has not.
+
+        Raises InputError for a line without ink.
+        """
         if len(line.points) < 2:
             raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
         if not np.isfinite(line.points).all():
@@ -208,8 +218,12 @@ class Writer:
         places = np.asarray(line.phi).argmax(1)  # (T,), of the character that each step is for
         places = np.where(places < len(line.text), places, -1)
         characters = np.append(places[:1], places)  # the first point is where the first step begins
+        points, text = line.points, line.text if text is None else self.network.alphabet.prepare(text)[0]
+        if text != line.text:
+            strokes, characters = draw_marks(to_strokes(points), characters, line.text, text, seed)
+            points = to_points(strokes)
         return Ink(
-            line.points, line.text, characters, seed=seed, bias=self.bias if bias is None else bias, style=self.style,
+            points, text, characters, seed=seed, bias=self.bias if bias is None else bias, style=self.style,
             checkpoint=self.network.hash, fault=line.fault,
         )  # fmt: skip
 
@@ -219,10 +233,11 @@ class Writer:
     ) -> list[Line]:  # fmt: skip
         """Write texts, a line each, with a seed each; `steps` caps their steps, by default at plenty.
 
-        `primed` and `biases` may be others than the writer's.
+        `primed` and `biases` may be others than the writer's. What is drawn comes with `to_ink`.
         """
         biases = biases or [self.bias] * len(texts)
-        prepared = [self.network.alphabet.prepare(text)[0] for text in texts]
+        alphabet = self.network.alphabet
+        prepared = [alphabet.letters(alphabet.prepare(text)[0]) for text in texts]
         caps = [default_steps(text) if steps is None else steps for text in prepared]
         lines = []
         for start in range(0, len(texts), WRITE_BATCH):
@@ -236,7 +251,7 @@ class Writer:
     def write_lines(self, texts: Sequence[str], seeds: Sequence[int], primed: Primed | None = None) -> list[Ink]:
         """Write texts, a line each, with a seed each. What is wrong with a line is in its `Ink.fault`."""
         lines = self.write_raw(texts, seeds, primed=primed)
-        return [self.to_ink(line, seed) for line, seed in zip(lines, seeds, strict=True)]
+        return [self.to_ink(line, seed, text=text) for line, seed, text in zip(lines, seeds, texts, strict=True)]
 
     def write(self, text: str, seed: int | None = None) -> Ink:
         """Write a text as one line, with the writer's seed or another one."""

@@ -286,9 +286,14 @@ def transcription_bytes(inks: list[Ink]) -> bytes:
     for text in texts:
         if not text.strip():
             raise InputError("a line without a text cannot be written as IAM-OnDB does; give it one, or write .json")
-    body = "\n".join(texts)
+    body = encode_latin("\n".join(texts))
+    return b"\n\n".join([TRANSCRIPTION_START.encode(), body, b"CSR:", body + b"\n"])
+
+
+def encode_latin(text: str) -> bytes:
+    """A text as a transcription of IAM-OnDB holds it. Raises InputError for one that it cannot hold."""
     try:
-        return f"{TRANSCRIPTION_START}\n\n{body}\n\nCSR:\n\n{body}\n".encode("latin-1")
+        return text.encode("latin-1")
     except UnicodeEncodeError as error:
         raise InputError(
             f"{error.object[error.start]!r} is not in Latin-1, which transcriptions of IAM-OnDB are in"

@@ -70,6 +70,11 @@ class Level:
         turned[:, 1] -= np.interp(turned[:, 0], self.x, self.baseline)
         return turned
 
+    def undo(self, positions: np.ndarray) -> np.ndarray:
+        """Positions (n, 2) of the level line -> of the ink: what `apply` takes them from."""
+        y = positions[:, 1] + np.interp(positions[:, 0], self.x, self.baseline)
+        return turn(np.column_stack([positions[:, 0], y]), -self.slope)
+
 
 def turn(positions: np.ndarray, slope: float) -> np.ndarray:
     """Positions (n, 2) turned about the origin so that a line of this slope becomes level."""

@@ -7,10 +7,11 @@ from conftest import make_dataset
 from test_model import make_model
 
 import compose
+from alphabet import Alphabet
 from compose import Piece, add_lines, choose_glyph, compose_line, cut_line, cut_words, join, to_offsets
 from data_preprocessing import load_dataset, save_dataset
 from sampling import Sampler
-from utils import Alphabet, to_strokes
+from utils import to_strokes
 from writer import Network
 
 TEXT = "man 57 one, wave"

@@ -8,7 +8,8 @@ from corpus import write_corpus
 from nbclient import NotebookClient
 
 import generate
-from utils import Alphabet, load_checkpoint
+from alphabet import Alphabet
+from utils import load_checkpoint
 
 TASKS = ("synthesis", "rand_write")
 

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from alphabet import Alphabet
 from data_preprocessing import Dataset
 from model import Config, Model
 from reader import Reader, ReaderConfig, build_reader, collate_features, edit_distance, features
 from sampling import default_steps, sample
 from training.processes import Group
-from utils import Alphabet, lines_figure, load_checkpoint, save_figure
+from utils import lines_figure, load_checkpoint, save_figure
 
 SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a reader has the first two
 MAX_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once

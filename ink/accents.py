@@ -1,0 +1,357 @@
+"""Accents and signs that a network lacks, drawn as strokes: on the letters that it wrote, and in blanks.
+
+A character such as `é` is a letter, which the network writes, and marks, which are drawn when the ink of the line is
+there. A sign such as `%` is a mark alone, for which the network writes a blank.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ink.geometry import USUAL_X_HEIGHT, Level, find_level, find_slant, resample, segments, smooth
+from utils import USUAL_STEP
+
+# Marks: Unicode's combining character, or characters that it does not take apart; the letters that the network writes
+# for these; where the mark goes; and its strokes, in the order and direction of a pen, as corners `x,y` in hundredths
+# of an x-height, y downwards. They are from the middle of the letter's top (above) or bottom (below), from its top
+# right (beside) or bottom right (tail) corner, or from the baseline in a blank; those over a letter are from its top
+# left corner, in hundredths of its width and height.
+TABLE = (
+    ("\u0300", "", "above", "-16,-38 14,0"),  # grave
+    ("\u0301", "", "above", "16,-42 -14,0"),  # acute
+    ("\u0302", "", "above", "-25,0 -2,-32 25,2"),  # circumflex
+    ("\u0303", "", "above", "-30,-4 -20,-18 -8,-19 6,-8 18,-5 30,-20"),  # tilde
+    ("\u0304", "", "above", "-28,-10 28,-13"),  # macron
+    ("\u0306", "", "above", "-22,-28 -15,-8 0,-1 15,-8 22,-30"),  # breve
+    ("\u0307", "", "above", "-1,-12 2,-3"),  # dot
+    ("\u0308", "", "above", "-22,-14 -19,-4; 18,-15 21,-5"),  # diaeresis
+    ("\u0309", "", "above", "-12,-30 2,-37 12,-28 3,-14 1,0"),  # hook
+    ("\u030a", "", "above", "2,-33 -13,-27 -16,-12 -4,-1 11,-5 16,-18 9,-31 -3,-33"),  # ring
+    ("\u030b", "", "above", "0,-38 -22,0; 25,-40 3,-1"),  # double acute
+    ("\u030c", "", "above", "-25,-32 -1,0 25,-35"),  # caron
+    ("\u0323", "", "below", "-2,20 2,29"),  # dot
+    ("\u0326", "", "below", "4,14 6,24 -6,42"),  # comma
+    ("\u0327", "", "below", "2,-2 -4,13 11,18 15,30 4,40 -14,36"),  # cedilla
+    ("\u0328", "", "tail", "-6,-2 -20,14 -18,30 -2,32"),  # ogonek
+    ("\u031b", "", "beside", "-4,14 10,4 12,-12"),  # horn
+    ("ďťľĽ", "dtlL", "beside", "16,-6 17,8 8,26"),
+    ("ı", "i", "above", ""),
+    ("øØ", "oO", "over", "112,-12 -12,112"),
+    ("łŁ", "lL", "over", "80,38 -30,62"),
+    ("đ", "d", "over", "45,18 125,15"),
+    ("ħ", "h", "over", "-30,18 60,15"),
+    ("Đ", "D", "over", "-25,52 38,49"),
+    ("€", "C", "over", "-22,40 72,36; -26,62 66,58"),
+    ("¥", "Y", "over", "12,58 90,55; 12,76 90,73"),
+    ("$", "S", "over", "56,-14 46,114"),
+    ("¢", "c", "over", "66,-30 40,130"),
+    ("£", " ", "blank", "80,-135 62,-162 38,-150 36,-110 42,-55 30,-14 8,-4 30,-12 55,-2 84,-10; 8,-72 66,-76"),
+    ("°", " ", "blank", "18,-172 3,-164 0,-148 12,-136 28,-141 33,-156 24,-170 13,-172"),
+    ("¡", " ", "blank", "8,-108 10,-98; 8,-72 4,42"),
+    ("¿", " ", "blank", "40,-108 43,-98; 38,-70 35,-45 8,-15 6,20 30,42 62,28"),
+    ("§", " ", "blank", "44,-140 24,-154 8,-136 18,-110 44,-84 42,-60 22,-54; 22,-110 6,-88 18,-66 42,-40 46,-10 6,-8"),
+    ("•", " ", "blank", "8,-62 0,-54 6,-44 16,-48 16,-58 8,-62"),
+    ("±", " ", "blank", "30,-100 30,-30; 0,-66 60,-68; 0,-4 60,-6"),
+    ("÷", " ", "blank", "0,-50 60,-52; 28,-84 31,-76; 28,-24 31,-16"),
+    ("→", " ", "blank", "0,-50 80,-52; 58,-70 82,-52 60,-34"),
+    ("%", " ", "blank", "22,-155 4,-140 6,-112 24,-106 38,-125 34,-148 20,-155; 92,-155 8,2; "
+     "82,-50 64,-38 64,-10 80,0 97,-16 96,-40 80,-50"),
+    ("#", " ", "blank", "48,-150 24,0; 88,-150 64,0; 14,-100 106,-104; 4,-50 98,-54"),
+    ("@", " ", "blank", "62,-60 45,-68 28,-50 28,-22 42,-12 58,-30 64,-64 62,-25 72,-12 90,-25 96,-60 78,-95 45,-100 "
+     "12,-80 2,-40 14,0 45,16 78,8"),
+    ("*", " ", "blank", "30,-155 28,-98; 4,-142 54,-110; 54,-146 4,-108"),
+    ("=", " ", "blank", "4,-62 56,-64; 4,-34 56,-36"),
+    ("<", " ", "blank", "56,-92 4,-50 56,-8"),
+    (">", " ", "blank", "4,-92 56,-50 4,-8"),
+    ("_", " ", "blank", "0,12 70,12"),
+    ("|", " ", "blank", "4,-165 2,30"),
+    ("\\", " ", "blank", "4,-160 50,10"),
+    ("~", " ", "blank", "0,-44 12,-58 26,-56 42,-44 56,-42 68,-56"),
+    ("^", " ", "blank", "2,-120 22,-158 42,-118"),
+    ("{", " ", "blank", "34,-165 18,-150 20,-90 4,-68 20,-48 18,20 34,36"),
+    ("}", " ", "blank", "4,-165 20,-150 18,-90 34,-68 18,-48 20,20 4,36"),
+)  # fmt: skip
+
+
+class Mark(NamedTuple):
+    """A row of the table, for one character."""
+
+    letter: str  # that the network writes; "" for a combining character
+    where: str
+    strokes: list[np.ndarray]  # corners (n, 2), in x-heights or in sizes of the letter
+
+
+def parse_strokes(text: str) -> list[np.ndarray]:
+    """The strokes of a row of the table."""
+    strokes = [[corner.split(",") for corner in stroke.split()] for stroke in text.split(";") if stroke]
+    return [np.array(stroke, dtype=float) / 100 for stroke in strokes]
+
+
+MARKS = {
+    character: Mark(letter, where, parse_strokes(strokes))
+    for characters, letters, where, strokes in TABLE
+    for character, letter in zip(characters, letters or [""], strict=True)
+}
+
+TALL = "bdfhklt"  # small letters that are as tall as capitals
+CAPITAL = 1.6  # their height in x-heights
+MOSTLY = 0.65  # the share of capitals and digits from which a line's x-height as it is measured is their height
+GAP, STACKED = 0.2, 0.1  # x-heights between a letter and a mark above it, and between two marks
+NEAR, APART = 0.25, 1.2  # x-heights from a sign to what is beside it, and where a blank is between them
+FEWEST = 4  # points of a letter that tell where it is
+TRIM = 4.0  # per cent of a letter's points, at each side, that may be another's
+NARROWEST = 0.4  # x-heights, of a letter that a mark is put on
+ADVANCE = 1.0  # x-heights from the middle of a letter to that of the next
+DOT = 0.4  # x-heights: no dot of an i is wider or higher
+STEEPEST = 30.0  # degrees: a line that seems to slant more is too short to tell
+
+
+def split_character(character: str) -> tuple[str, str] | None:
+    """The letter that a network is to write for a character, or a blank, and the marks to draw.
+
+    None for a character that is not taken apart, or has a mark that is not in the table.
+    """
+    if character in MARKS and MARKS[character].letter:
+        return MARKS[character].letter, character
+    decomposed = unicodedata.normalize("NFD", character)
+    letter, marks = decomposed[:1], decomposed[1:]
+    return (letter, marks) if marks and set(marks) <= set(MARKS) else None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A line in which letters are upright, the baseline is y = 0, and the unit is the x-height."""
+
+    level: Level
+    shear: float  # that takes out the slant, x by y
+    unit: float  # of the ink, for an x-height
+    step: float  # between points, x-heights
+
+    def enter(self, positions: np.ndarray) -> np.ndarray:
+        """Positions (n, 2) of the ink -> in the frame."""
+        positions = self.level.apply(positions)
+        positions[:, 0] += self.shear * positions[:, 1]
+        return positions / self.unit
+
+    def leave(self, positions: np.ndarray) -> np.ndarray:
+        """Positions (n, 2) in the frame -> of the ink."""
+        positions = positions * self.unit
+        positions[:, 0] -= self.shear * positions[:, 1]
+        return self.level.undo(positions)
+
+
+def find_frame(strokes: list[np.ndarray], letters: str) -> Frame:
+    """The frame of a line that says `letters`; a usual one for ink of nothing but dots."""
+    steps = np.hypot(*segments(strokes)[1].T)
+    if not steps.any():
+        level = Level(0.0, np.zeros(1), np.zeros(1), USUAL_X_HEIGHT)
+        return Frame(level, 0.0, USUAL_X_HEIGHT, USUAL_STEP / USUAL_X_HEIGHT)
+    level = find_level(strokes)
+    slant = np.clip(find_slant([level.apply(stroke) for stroke in strokes]), -STEEPEST, STEEPEST)
+    tall = sum(character.isalnum() and not character.islower() for character in letters)
+    unit = level.x_height / (CAPITAL if tall > MOSTLY * len(letters.replace(" ", "")) else 1.0)
+    return Frame(level, float(np.tan(np.radians(slant))), unit, float(np.median(steps[steps > 0])) / unit)
+
+
+class Piece(NamedTuple):
+    """A stroke in the frame."""
+
+    positions: np.ndarray  # (n, 2)
+    characters: np.ndarray  # (n,): the place in the text of each point's character, -1: none
+
+
+def draw_marks(
+    strokes: list[np.ndarray], characters: np.ndarray, letters: str, text: str, seed: int = 0
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Draw what is in `text` but not in `letters`, which the ink says: `split_character` of each character.
+
+    strokes (n, 2) in any unit, y downwards, and the place in the text of each point's character (T,), -1 for none.
+    Returns both with the marks in them: those of a word come after it, as a pen would write them; a sign comes in its
+    place, and what follows it makes room. A mark above an i or j takes the place of its dot. `seed` is that of the
+    small differences between two of the same marks. A line without any letters is its signs alone.
+    """
+    if letters == text:
+        return strokes, characters
+    if not letters.strip():
+        strokes, characters = [], characters[:0]
+    frame = find_frame(strokes, letters)
+    ends = np.cumsum([len(stroke) for stroke in strokes])[:-1]
+    owners = np.split(characters, ends)[: len(strokes)]  # one of nothing is one, too
+    pieces = [Piece(frame.enter(stroke), owner) for stroke, owner in zip(strokes, owners, strict=True)]
+    for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
+        if letter == character:
+            continue
+        _, marks = split_character(character) or ("", "")
+        random = np.random.default_rng([seed, place])
+        if letter == " ":
+            draw_sign(pieces, MARKS[character], place, text, frame, random)
+            continue
+        if letter in "ij" and any(MARKS[mark].where == "above" for mark in marks):
+            remove_dot(pieces, letters, place)
+        end = next((n for n in range(place, len(text)) if not text[n].isalpha()), len(text)) - 1  # of the word
+        end = max(end, place)
+        box = letter_box(pieces, letters, place)
+        for mark in marks:
+            shapes, box = put_mark(MARKS[mark], box, random)
+            at = end_of(pieces, end)
+            pieces[at:at] = [pen_stroke(shape, place, frame) for shape in shapes]
+    return [frame.leave(piece.positions) for piece in pieces], np.concatenate([piece.characters for piece in pieces])
+
+
+def without_marks(
+    strokes: list[np.ndarray], characters: np.ndarray, letters: str, text: str
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What `draw_marks` was given, but for dots that it took away and ink that it moved; arguments as there.
+
+    The marks of a character are the last strokes that are its alone.
+    """
+    ends = np.cumsum([len(stroke) for stroke in strokes])[:-1]
+    owners = np.split(characters, ends)
+    drawn = set()  # numbers of strokes
+    for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
+        _, marks = (split_character(character) if letter != character else None) or ("", "")
+        own = [number for number, owner in enumerate(owners) if (owner == place).all()]
+        count = sum(len(MARKS[mark].strokes) for mark in marks)
+        drawn.update(own[max(len(own) - count, 0) :])
+    kept = [number for number in range(len(strokes)) if number not in drawn]
+    return [strokes[number] for number in kept], np.concatenate([owners[number] for number in kept])
+
+
+def end_of(pieces: list[Piece], place: int) -> int:
+    """How many strokes there are up to the last one of the characters up to `place`."""
+    known = [piece.characters[piece.characters >= 0] for piece in pieces]
+    return max((n for n, owners in enumerate(known, 1) if len(owners) and np.median(owners) <= place), default=0)
+
+
+def start_of(pieces: list[Piece], place: int) -> int:
+    """How many strokes there are before a sign in the blank at `place`.
+
+    Those that the window gives to the blank are of the character before or after it, whichever is nearer.
+    """
+    first, last = end_of(pieces, place - 1), end_of(pieces, place)
+    before = max((piece.positions[:, 0].max() for piece in pieces[:first]), default=-np.inf)
+    after = min((piece.positions[:, 0].min() for piece in pieces[last:]), default=np.inf)
+    for at in range(first, last):
+        x = pieces[at].positions[:, 0]
+        if x.min() - before > after - x.max():
+            return at
+    return last
+
+
+def pen_stroke(corners: np.ndarray, place: int, frame: Frame) -> Piece:
+    """A smooth stroke through some corners (n, 2), with points as far apart as the line's, or nearer if it is short."""
+    curve = smooth(corners)
+    length = np.hypot(*np.diff(curve, axis=0).T).sum()
+    positions = resample(curve, np.clip(length / 6, frame.step / 2, frame.step))
+    return Piece(positions, np.full(len(positions), place))
+
+
+def vary(strokes: list[np.ndarray], random: np.random.Generator) -> list[np.ndarray]:
+    """The strokes of a mark as a hand would draw them: never twice the same."""
+    size, angle = 1 + 0.06 * random.standard_normal(), 0.05 * random.standard_normal()
+    turn = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return [stroke @ turn + 0.01 * random.standard_normal(stroke.shape) for stroke in strokes]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a letter's ink is, in the frame."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    gap: float = GAP  # to a mark above
+
+    @property
+    def middle(self) -> float:
+        """Between left and right."""
+        return (self.left + self.right) / 2
+
+
+def put_mark(mark: Mark, box: Box, random: np.random.Generator) -> tuple[list[np.ndarray], Box]:
+    """The strokes of a mark at a letter, and what another mark above is to be put on."""
+    strokes = vary(mark.strokes, random)
+    if mark.where == "over":
+        size = np.array([box.right - box.left, box.bottom - box.top])
+        return [stroke * size + [box.left, box.top] for stroke in strokes], box
+    x = {"above": box.middle, "below": box.middle, "beside": box.right, "tail": box.right}[mark.where]
+    y = {"above": box.top - box.gap, "below": box.bottom, "beside": box.top, "tail": box.bottom}[mark.where]
+    strokes = [stroke + [x, y] for stroke in strokes]
+    if mark.where == "above" and strokes:
+        box = replace(box, top=float(np.concatenate(strokes)[:, 1].min()), gap=STACKED)
+    return strokes, box
+
+
+def points_of(pieces: list[Piece], place: int) -> np.ndarray:
+    """The points (n, 2) of a character."""
+    return np.concatenate([piece.positions[piece.characters == place] for piece in pieces])
+
+
+def letter_box(pieces: list[Piece], letters: str, place: int) -> Box:
+    """Where the ink of the letter at `place` is: that of the points that the window gives to it, without the outermost.
+
+    Strokes that lead to it or away along the baseline do not count for left and right. A letter with next to no points
+    is between its neighbours, or beside the nearest one.
+    """
+    is_tall = letters[place] in TALL or not letters[place].islower()
+    highest = 2.8 if is_tall else 1.6
+    points = points_of(pieces, place)
+    points = points[(points[:, 1] > -highest) & (points[:, 1] < 1.5)]
+    if len(points) < FEWEST:
+        return guess_box(pieces, letters, place, CAPITAL if is_tall else 1.0)
+    top, bottom = np.percentile(points[:, 1], [TRIM, 100 - TRIM])
+    body = points[points[:, 1] <= 0.7 * bottom + 0.3 * top, 0]
+    left, right = np.percentile(body, [TRIM, 100 - TRIM], method="nearest")
+    heights = points[(points[:, 0] >= left) & (points[:, 0] <= right), 1]
+    lacking = max(0.0, NARROWEST - (right - left)) / 2
+    return Box(left - lacking, right + lacking, heights.min(), heights.max())
+
+
+def guess_box(pieces: list[Piece], letters: str, place: int, height: float) -> Box:
+    """Where a letter without ink would be, by those beside it."""
+    found = {n: points_of(pieces, n)[:, 0] for n, letter in enumerate(letters) if letter != " "}
+    middles = {n: (x.min() + x.max()) / 2 for n, x in found.items() if len(x) >= FEWEST}
+    if middles:
+        beyond = max(place - max(middles), 0) + min(place - min(middles), 0)
+        middle = float(np.interp(place, [*middles], [*middles.values()])) + ADVANCE * beyond
+    else:
+        middle = float(np.concatenate([piece.positions for piece in pieces])[:, 0].mean())
+    return Box(middle - NARROWEST / 2, middle + NARROWEST / 2, -height, 0.0)
+
+
+def remove_dot(pieces: list[Piece], letters: str, place: int) -> None:
+    """Take away the dot of the i or j at `place`, if there is one near it and nearer to no other."""
+    middles = {n: letter_box(pieces, letters, n).middle for n, letter in enumerate(letters) if letter in "ij"}
+    found = []
+    for number, (positions, characters) in enumerate(pieces):
+        low, high, owner = positions.min(0), positions.max(0), int(np.median(characters))
+        x, y = (low + high) / 2
+        nearest = min(middles, key=lambda n: abs(middles[n] - x))
+        is_dot = (high - low).max() < DOT and -2.6 < y < -1 and owner >= place and letters[owner] not in "'\""
+        if is_dot and nearest == place and abs(x - middles[place]) < 0.8:
+            found.append((abs(x - middles[place]), number))
+    if found:
+        pieces.pop(min(found)[1])
+
+
+def draw_sign(
+    pieces: list[Piece], mark: Mark, place: int, text: str, frame: Frame, random: np.random.Generator
+) -> None:
+    """Draw a sign in the blank at `place`, and move what follows to where the sign ends."""
+    strokes = vary(mark.strokes, random)
+    x = np.concatenate(strokes)[:, 0]
+    gaps = [APART if text[n : n + 1] == " " else NEAR for n in (place - 1, place + 1)]
+    at = start_of(pieces, place)
+    start, after = 0.0, min((piece.positions[:, 0].min() for piece in pieces[at:]), default=0.0)
+    if at:
+        start = max(piece.positions[:, 0].max() for piece in pieces[:at]) + gaps[0]
+        moved = start + np.ptp(x) + gaps[1] - after
+        pieces[at:] = [Piece(piece.positions + [moved, 0.0], piece.characters) for piece in pieces[at:]]
+    else:
+        start = after - gaps[1] - np.ptp(x)
+    pieces[at:at] = [pen_stroke(stroke + [start - x.min(), 0.0], place, frame) for stroke in strokes]
