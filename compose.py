@@ -9,6 +9,11 @@ size, on the baseline and with the slant of these. The output is the data set wi
 lines; nothing else changes. Lengths are in x-heights of a line, measured from its baseline, unless said otherwise.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
+
 import string
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace

@@ -5,6 +5,11 @@
 What the file holds is written at `Dataset`. Coordinates are in whiteboard units, y grows downwards.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
+
 import codecs
 import gzip
 import hashlib
@@ -13,7 +18,6 @@ import math
 import multiprocessing
 import os
 import re
-import signal
 import tarfile
 import threading
 import zipfile

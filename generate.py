@@ -9,6 +9,11 @@
 From Python: `Writer`, `generate_conditionally` and `generate_unconditionally`.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
+
 import argparse
 import sys
 from collections.abc import Iterable

@@ -17,6 +17,7 @@ Gates stand in the order output, input, forget, candidate: the three sigmoids ar
 lead to the cell. `gate_weights` brings PyTorch's order (input, forget, candidate, output) to this one.
 """
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -135,19 +136,20 @@ def lstm(
 
 
 def window_lstm(
-    layer: nn.LSTMCell, window: nn.Linear, matmul_dtype: torch.dtype,
+    layer: nn.Module, matmul_dtype: torch.dtype,
     points: Tensor, characters: Tensor, hidden: Tensor, cell: Tensor, w: Tensor, kappa: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
-    """`WindowLSTM.forward`, with hidden (T, B, H) and w (T, B, C) in `matmul_dtype`, and no gradient by alpha and beta.
+    """`forward` of a `WindowLSTM`, with hidden (T, B, H) and w (T, B, C) in `matmul_dtype`, and no gradient by alpha
+    and beta.
 
     points (T, B, 3), characters (B, U, C); before the first point hidden and cell (B, H), w (B, C), kappa (B, K).
     """
-    of_input, of_hidden, bias = gate_weights(layer)
+    of_input, of_hidden, bias = gate_weights(layer.cell)
     of_point, of_window = of_input.split([points.shape[2], w.shape[1]], dim=1)
     recurrent = torch.cat([of_window, of_hidden], dim=1)  # (4H, C + H), of (w, h) at the point before
     outputs, cell, alpha, beta, kappa = FusedLSTM.apply(
         points, of_point, bias, recurrent, torch.cat([w, hidden], dim=-1), cell, matmul_dtype,
-        torch.is_grad_enabled(), window.weight, window.bias, characters, kappa,
+        torch.is_grad_enabled(), layer.window.weight, layer.window.bias, layer.max_log, characters, kappa,
     )  # fmt: skip
     w, hidden = outputs.split([w.shape[1], hidden.shape[1]], dim=-1)
     return hidden, w, cell, (alpha, beta, kappa)
@@ -160,11 +162,13 @@ class FusedWindow:
     What has one value for each Gaussian has the shape (B, K, 1).
     """
 
-    def __init__(self, T: int, weight: Tensor, bias: Tensor, characters: Tensor, kappa: Tensor):
-        """weight (3K, H) and bias (3K,) of (eq. 48), characters (B, U, C), kappa (B, K) before the first point."""
+    def __init__(self, T: int, weight: Tensor, bias: Tensor, max_log: float, characters: Tensor, kappa: Tensor):
+        """weight (3K, H) and bias (3K,) of (eq. 48), whose results are cut off at `max_log`; characters (B, U, C);
+        kappa (B, K) before the first point.
+        """
         (B, K), (_, U, C) = kappa.shape, characters.shape
         self.weight, self.weight_t, self.bias, self.K = weight, weight.t(), bias, K
-        self.characters = characters
+        self.max_log, self.characters = max_log, characters
         self.u = torch.arange(1, U + 1, dtype=kappa.dtype, device=kappa.device)
         self.parameters = kappa.new_empty(T, B, 3 * K)  # alpha, beta, and what kappa advances by
         self.kappas = kappa.new_empty(T + 1, B, K, 1)  # kappas[t + 1] is that of point t
@@ -179,7 +183,7 @@ class FusedWindow:
 
     def forward(self, t: int, h: Tensor) -> Tensor:
         """h (B, H) of point t -> its window w (B, 1, C), valid until the next call."""
-        torch.addmm(self.bias, h, self.weight_t, out=self.rows[t]).exp_()  # (eq. 48-50)
+        torch.addmm(self.bias, h, self.weight_t, out=self.rows[t]).clamp_(max=self.max_log).exp_()  # (eq. 48-50)
         torch.add(self.kappa[t], self.advance[t], out=self.kappa[t + 1])  # (eq. 51)
         exponent = torch.sub(self.kappa[t + 1], self.u, out=self.exponent)  # (B, K, U)
         exponent.square_().mul_(self.beta[t]).neg_().clamp_(min=MIN_EXPONENT).exp_()
@@ -190,6 +194,8 @@ class FusedWindow:
         """d_kappas (T, B, K): the gradient of the loss by the kappas that `FusedLSTM` returns."""
         self.characters_t = self.characters.transpose(1, 2).contiguous()  # (B, C, U)
         self.d_parameters = torch.empty_like(self.parameters)  # before the exponential of (eq. 49-51)
+        # By what is cut off the gradient is 0. A hair below: the last digits of two exponentials may differ.
+        self.is_free = (self.parameters < 0.9999 * math.exp(self.max_log)).to(self.parameters.dtype).unbind(0)
         self.d_rows, (self.d_alpha, self.d_beta, self.d_advance) = (
             self.d_parameters.unbind(0), self.by_point(self.d_parameters)
         )  # fmt: skip
@@ -200,7 +206,8 @@ class FusedWindow:
     def backward(self, t: int, d_w: Tensor, d_h: Tensor) -> Tensor:
         """d_w (B, 1, C), and d_h (B, H) from elsewhere -> d_h, to which is added what comes through the window."""
         distance = torch.sub(self.kappa[t + 1], self.u, out=self.distance)  # (B, K, U)
-        bell = torch.mul(distance, distance, out=self.bell).mul_(self.beta[t]).neg_().clamp_(min=MIN_EXPONENT).exp_()
+        exponent = torch.mul(distance, distance, out=self.bell).mul_(self.beta[t]).neg_()
+        bell = F.threshold_(exponent, MIN_EXPONENT, -math.inf).exp_()  # 0 where it was clamped, at any distance
         epsilon = bell.mul_(self.alpha[t]).mul_(torch.bmm(d_w, self.characters_t, out=self.d_phi))  # (eq. 56)
         torch.sum(epsilon, 2, keepdim=True, out=self.d_alpha[t])  # (eq. 57)
         torch.sum(epsilon.mul_(distance), 2, keepdim=True, out=self.moment_1)  # of epsilon (kappa - u)
@@ -208,7 +215,7 @@ class FusedWindow:
         torch.mul(self.moment_2, self.beta[t], out=self.d_beta[t]).neg_()  # (eq. 58)
         self.d_kappa.add_(self.d_kappas[t]).addcmul_(self.beta[t], self.moment_1, value=-2)  # (eq. 59)
         torch.mul(self.advance[t], self.d_kappa, out=self.d_advance[t])  # (eq. 60)
-        return d_h.addmm_(self.d_rows[t], self.weight)
+        return d_h.addmm_(self.d_rows[t].mul_(self.is_free[t]), self.weight)
 
 
 class FusedLSTM(torch.autograd.Function):
@@ -217,17 +224,18 @@ class FusedLSTM(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, x, weight, bias, recurrent, before, cell, matmul_dtype, needs_backward,
-        window_weight=None, window_bias=None, characters=None, kappa=None,
+        window_weight=None, window_bias=None, max_log=None, characters=None, kappa=None,
     ):  # fmt: skip
         """x (T, B, I), weight (4H, I), bias (4H,), recurrent (4H, C + H), before (B, C + H) = (w, h), cell (B, H);
-        for a window window_weight (3K, H), window_bias (3K,), characters (B, U, C), kappa (B, K); else C is 0.
+        for a window window_weight (3K, H), window_bias (3K,), max_log, characters (B, U, C), kappa (B, K); else C is
+        0.
 
         The product with x is in the type of x. Returns (w, h) (T, B, C + H) in matmul_dtype, the last cell (B, H),
         and with a window alpha, beta and kappa (T, B, K each; the first two without gradient).
         """
         (T, B, width), H = x.shape, cell.shape[1]
         C = before.shape[1] - H
-        window = FusedWindow(T, window_weight, window_bias, characters, kappa) if C else None
+        window = FusedWindow(T, window_weight, window_bias, max_log, characters, kappa) if C else None
         states = x.new_empty(T + 1, B, C + H, dtype=matmul_dtype)  # states[t] = (w, h) before point t
         states[0] = before
         state, ws, hs = states.unbind(0), states[:, :, None, :C].unbind(0), states[:, :, C:].unbind(0)
@@ -345,10 +353,10 @@ class FusedLSTM(torch.autograd.Function):
         d_x = None if d_x is None else d_x.to(x.dtype)
         gradients = (d_x, d_weight, d_bias, d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
         if not window:
-            return *gradients, None, None, None, None
+            return *gradients, None, None, None, None, None
         d_parameters = window.d_parameters.flatten(0, 1)
         d_window_weight = (d_parameters.t().to(low) @ states[1:, :, C:].reshape(T * B, H)).to(weight.dtype)
-        return *gradients, d_window_weight, d_parameters.sum(0), None, window.d_kappa[..., 0]
+        return *gradients, d_window_weight, d_parameters.sum(0), None, None, window.d_kappa[..., 0]
 
 
 def linear(layer: nn.Linear, hiddens: list[Tensor]) -> Tensor:
@@ -466,7 +474,8 @@ class Decoder:
         if self.weights.window:
             raw = empty(B, 3, self.kappa.shape[1], 1)  # the logarithms of alpha, beta, and what kappa advances by
             self.window_product = partial(self.weights.window, self.rows[0], raw)
-            self.log_alpha, self.others = raw.numpy()[:, 0], raw.numpy()[:, 1:]
+            self.raw = raw.numpy()
+            self.log_alpha, self.others = self.raw[:, 0], self.raw[:, 1:]
             self.beta, self.advance = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
             # Up to one beyond a line's text, and that again where the longest of the texts goes on.
             u = np.minimum(np.arange(1, self.columns.shape[1] + 1), self.lengths[:, None] + 1)  # (B, U + 1)
@@ -519,6 +528,7 @@ class Decoder:
     def _step_window(self, B: int) -> np.ndarray:
         """Move the windows and read them, (eq. 46-51). Returns phi (B, U + 1)."""
         self.window_product()
+        np.minimum(self.raw, self.model.layers[0].max_log, out=self.raw)
         np.exp(self.others, out=self.others)
         self.kappa += self.advance  # (eq. 51)
         exponent = self.kappa - self.u  # (B, K, U + 1)

@@ -26,6 +26,9 @@ except ModuleNotFoundError:  # the file was deleted
     kernels = None
 
 POINTS_PER_CHARACTER = 25  # of a line of IAM-OnDB (section 5.1); an untrained window moves at this pace
+# Guard against overflow: the window's logarithms are cut off here. A trained window's go up to 12 where it leaves the
+# text behind; with this, kappa squared, times alpha and beta, is within float32 for a hundred thousand points.
+MAX_LOG_WINDOW = 16.0
 LOSS_CHUNK = 192  # points whose outputs are in memory at once: a line's outputs are the largest tensor of training
 
 
@@ -79,6 +82,8 @@ class WindowLSTM(nn.Module):
     It always computes in the type of its weights; only its kernel knows lower precision.
     """
 
+    max_log = MAX_LOG_WINDOW  # for kernels.py, which cannot import this file
+
     def __init__(self, config: Config):
         super().__init__()
         H, C, K = config.cell_size, config.num_chars, config.K
@@ -100,7 +105,7 @@ class WindowLSTM(nn.Module):
         hidden, cell, w and the window's parameters (B, K) of this point.
         """
         hidden, cell = self.cell(torch.cat([x, w], dim=-1), (hidden, cell))  # (eq. 52)
-        alpha, beta, advance = self.window(hidden).exp().chunk(3, dim=-1)  # (eq. 48-50)
+        alpha, beta, advance = self.window(hidden).clamp(max=MAX_LOG_WINDOW).exp().chunk(3, dim=-1)  # (eq. 48-50)
         window = Window(alpha, beta, kappa + advance)  # (eq. 51)
         phi = window_weights(window, characters.shape[1])  # (eq. 46), (B, U)
         w = (phi[:, None, :] @ characters)[:, 0]  # (eq. 47), (B, C)
@@ -301,7 +306,7 @@ class Model(nn.Module):
     def run_window(self, layer: WindowLSTM, points: Tensor, *before: Tensor) -> tuple[Tensor, Tensor, Tensor, Window]:
         """`WindowLSTM.forward`."""
         if has_kernels(points.device):
-            hidden, w, cell, window = kernels.window_lstm(layer.cell, layer.window, self.matmul_dtype, points, *before)
+            hidden, w, cell, window = kernels.window_lstm(layer, self.matmul_dtype, points, *before)
             return hidden, w, cell, Window(*window)
         return layer(points, *before)
 

@@ -14,6 +14,11 @@ by length, so that all have equal work; the gradient is that of the whole batch.
 out likewise. Sums of every step go to all processes, so that all skip the same steps and stop at the same one.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
+
 import argparse
 import contextlib
 import math
@@ -507,6 +512,7 @@ def start_run(arguments: list[str], group: Group | None = None) -> None:
             group = stack.enter_context(start_group(run.options.processes, start_run, arguments))
         run.share(group or Group())
         run.fit()
+        run.group.any(False)  # leave together: one that has ended shows no sign of life
 
 
 def tell_start(run: Run, dataset: Dataset, resumed: Checkpoint | None) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import pickletools
 import re
+import signal
 import stat
 import sys
 import tempfile
@@ -87,6 +88,8 @@ def run_cli(main: Callable[[], None]) -> None:
     for name in ("stdout", "stderr"):  # closed by whoever started the program, as with >&-
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # the imports are over
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files can hold what no encoding has
     if not sys.warnoptions:

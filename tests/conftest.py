@@ -98,6 +98,12 @@ def checkpoints(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(params=["1", "0"], ids=["kernels", "plain"])
+def kernels_on_and_off(request, monkeypatch) -> None:
+    """With the kernels and without."""
+    monkeypatch.setenv("HANDWRITING_KERNELS", request.param)
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, environment
-from test_model import make_model, make_points, make_text
+from test_model import ASTRAY, astray, make_model, make_points, make_text
 
 from model import State, Window, window_weights
 from sampling import PlainDecoder, has_written_text
@@ -47,7 +47,7 @@ def test_fused_window_layer_has_the_outputs_and_gradients_of_the_plain_one(T, B,
         weights = [torch.randn(o.shape, generator=generator, dtype=torch.float64) for o in outputs]
         return (*outputs, window.alpha, window.beta), torch.autograd.grad(outputs, inputs, weights)
 
-    found, wanted = run(partial(kernels.window_lstm, layer.cell, layer.window, torch.float64)), run(layer)
+    found, wanted = run(partial(kernels.window_lstm, layer, torch.float64)), run(layer)
     for a, b in zip(found[0] + found[1], wanted[0] + wanted[1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
@@ -114,7 +114,7 @@ def test_fused_window_layer_passes_gradcheck():
         for name, value in zip(names, values, strict=True):
             module, _, parameter = name.rpartition(".")
             setattr(copies.get_submodule(module), parameter, value)
-        hidden, w, cell, window = kernels.window_lstm(copies.cell, copies.window, torch.float64, points, *rest)
+        hidden, w, cell, window = kernels.window_lstm(copies, torch.float64, points, *rest)
         return hidden, w, cell, window[2]
 
     copies, rest = copy.deepcopy(layer), (characters, *before)
@@ -243,6 +243,20 @@ def test_kernels_switched_off_give_the_same_losses_and_gradients(num_chars, monk
         losses, _ = model.losses(points, mask, text)
         found.append((losses, *torch.autograd.grad(losses.sum(), list(model.parameters()))))
     assert "FusedLSTM" not in graph_of(losses)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ASTRAY)
+def test_networks_gone_astray_have_the_same_losses_and_gradients(name, monkeypatch):
+    model, points = astray(name).double(), make_points(40, 3) * 40
+    model.matmul_dtype = torch.float64
+    text = make_text(3, 5, [5, 3, 4]) if model.config.num_chars else None
+    found = []
+    for value in ("1", "0"):
+        monkeypatch.setenv("HANDWRITING_KERNELS", value)
+        losses, _ = model.losses(points, torch.ones(39, 3, dtype=torch.bool), text)
+        found.append((losses, *torch.autograd.grad(losses.sum(), list(model.parameters()))))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
 
+from data_preprocessing import MAX_POSITION
 from model import (
     Config,
     Model,
@@ -17,6 +18,7 @@ from model import (
     squared_error,
     window_weights,
 )
+from utils import MAX_MEAN, MAX_STD, MIN_STD
 
 
 def make_model(num_layers=2, num_chars=6, seed=0, **sizes) -> Model:
@@ -210,7 +212,7 @@ def test_loss_in_chunks_is_that_of_the_whole_line(num_chars, monkeypatch):
 
 @pytest.mark.parametrize("num_chars", [0, 6])
 @torch.no_grad()
-def test_padding_changes_nothing(num_chars):
+def test_padding_changes_nothing(num_chars, kernels_on_and_off):
     model = make_model(2, num_chars)
     lengths, text_lengths = [13, 5, 9], [6, 2, 4]
     points = make_points(13, 3) * 40
@@ -225,7 +227,7 @@ def test_padding_changes_nothing(num_chars):
     assert (losses[~mask] == 0).all() and (errors[~mask] == 0).all()
 
 
-def test_gradient_ignores_what_stands_in_the_padding():
+def test_gradient_ignores_what_stands_in_the_padding(kernels_on_and_off):
     model = make_model()
     mask = torch.arange(1, 10)[:, None] < torch.tensor([10, 4])
     gradients = []
@@ -236,6 +238,64 @@ def test_gradient_ignores_what_stands_in_the_padding():
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_order_of_lines_changes_nothing(num_chars, kernels_on_and_off):
+    model, lengths, order = make_model(2, num_chars), torch.tensor([13, 5, 9]), [2, 0, 1]
+    points, mask = make_points(13, 3) * 40, torch.arange(1, 13)[:, None] < lengths
+    text = make_text(3, 6, [6, 2, 4]) if num_chars else None
+    losses, errors = model.losses(points, mask, text)
+    found = model.losses(points[:, order], mask[:, order], text[order] if num_chars else None)
+    torch.testing.assert_close(found, (losses[:, order], errors[:, order]))
+    gradients = [torch.autograd.grad(each.sum(), list(model.parameters())) for each in (losses, found[0])]
+    torch.testing.assert_close(*gradients)
+
+
+HUGEST = 2.0 * MAX_POSITION  # offset of a data set
+BATCHES = {  # points (T + 1, 2 lines, 3) in whiteboard units, and the length of the texts
+    "huge": (torch.full((40, 2, 3), HUGEST).index_fill_(2, torch.tensor(2), 1.0), 5),
+    "to and fro": (torch.tensor([[[HUGEST, -HUGEST, 0]], [[-HUGEST, HUGEST, 0]]]).repeat(20, 2, 1), 5),
+    "one huge": (torch.zeros(40, 2, 3).index_fill_(0, torch.tensor(20), -HUGEST) * torch.tensor([1, 1, 0]), 5),
+    "tiny": (torch.full((40, 2, 3), 1e-30), 5),
+    "at rest, the pen down": (torch.zeros(40, 2, 3), 5),
+    "one point": (make_points(2, 2).float() * 40, 5),
+    "long text": (make_points(10, 2).float() * torch.tensor([40, 40, 1]), 1000),
+    "one character": (make_points(100, 2).float() * torch.tensor([40, 40, 1]), 1),
+}
+
+
+# Logarithms of alpha, beta, and what kappa advances by.
+JUMPS = {"narrow jump": (100.0, 100.0, 100.0), "wide jump": (100.0, -200.0, 60.0)}
+ASTRAY = ["fresh", "no window", "window times 1000", "head times 1000", *JUMPS]
+
+
+def astray(name: str) -> Model:
+    """A network in whose middle numbers could overflow: one with a large part, or a window that jumps far away."""
+    part, _, factor = name.partition(" times ")
+    model = make_model(2, 0 if part == "no window" else 6).float()
+    model.matmul_dtype = torch.float32
+    with torch.no_grad():
+        for parameter in {"window": model.layers[0].window, "head": model.head}[part].parameters() if factor else ():
+            parameter *= float(factor)
+        if part in JUMPS:
+            model.layers[0].window.bias.copy_(torch.tensor(JUMPS[part]).repeat_interleave(4))
+    return model
+
+
+@pytest.mark.parametrize("statistics", [(8.0, 41.0), (MAX_MEAN, MIN_STD), (-MAX_MEAN, MAX_STD)])
+@pytest.mark.parametrize("name", ASTRAY)
+def test_any_batch_has_finite_losses_and_gradients(name, statistics, kernels_on_and_off):
+    model = astray(name)
+    model.mean.fill_(statistics[0])
+    model.std.fill_(statistics[1])
+    for batch, (points, length) in BATCHES.items():
+        text = make_text(2, length, [length, max(length - 1, 1)]) if model.config.num_chars else None
+        mask = torch.ones(len(points) - 1, 2, dtype=torch.bool)
+        losses, errors = model.losses(points, mask, text)
+        gradients = torch.autograd.grad(losses.sum(), list(model.parameters()))
+        assert torch.isfinite(losses).all() and torch.isfinite(errors).all(), batch
+        assert all(torch.isfinite(gradient).all() for gradient in gradients), batch
 
 
 def test_losses_count_in_whiteboard_units():

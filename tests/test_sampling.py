@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from test_model import make_model, reference_distribution
+from test_model import ASTRAY, astray, make_model, reference_distribution
 
 import sampling
 from model import Window, window_weights
@@ -97,15 +97,28 @@ def test_a_short_text_ends_beside_a_long_one():
     assert short.finished and len(short.points) == len(alone.points) < len(long.points)
 
 
-def test_networks_gone_astray_end_without_a_word():
-    model = make_model(2, 6).float()
-    with torch.no_grad():
-        for layer in (model.head, model.layers[0].window):
-            layer.bias.mul_(1e4)
+@pytest.mark.parametrize("name", ASTRAY)
+def test_networks_gone_astray_write_finite_ink_without_a_word(name, kernels_on_and_off):
+    model = astray(name)
+    texts = [np.array([1, 2, 3]), np.array([4]), np.arange(500) % 6] if model.config.num_chars else None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        lines = sample(model, [np.array([1, 2, 3])] * 3, [0, 1, 2], 0.0, 40)
+        lines = sample(model, texts, [0, 1, 2], 0.0, 40)
     assert len(lines) == 3
+    for line in lines:
+        assert np.isfinite(line.points).all() and np.isfinite(line.outputs).all()
+        assert line.phi is None or np.isfinite(line.phi).all()
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_order_of_lines_changes_nothing(num_chars, kernels_on_and_off):
+    model, order = make_model(2, num_chars), [2, 0, 1]
+    texts = [np.array([1, 2, 3, 4]), np.array([5]), np.array([0, 3])] if num_chars else None
+    lines = sample(model, texts, [3, 4, 5], [0.0, 2.0, 1.0], [60, 30, 45])
+    found = sample(model, texts and [texts[b] for b in order], [5, 3, 4], [1.0, 0.0, 2.0], [45, 60, 30])
+    for line, b in zip(found, order, strict=True):
+        np.testing.assert_allclose(line.points, lines[b].points, atol=1e-4)
+        np.testing.assert_allclose(line.outputs, lines[b].outputs, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])

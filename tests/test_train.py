@@ -729,11 +729,14 @@ def fail_in_second(when: str, group: Group) -> None:
     group.sums(0)
     if when == "after":
         raise InputError("disk 7 is full")
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGSTOP if when == "stopped" else signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("when", "word"), [("before", "disk 7"), ("after", "disk 7"), ("killed", "--resume")])
-def test_error_in_another_process_is_told(when, word):
+@pytest.mark.parametrize(
+    ("when", "word"), [("before", "disk 7"), ("after", "disk 7"), ("killed", "--resume"), ("stopped", "--resume")]
+)
+def test_error_in_another_process_is_told(when, word, monkeypatch):
+    monkeypatch.setattr("training.processes.SILENCE", 3)
     with pytest.raises(InputError, match=word), start_group(2, fail_in_second, when) as group:
         group.connect()
         while True:

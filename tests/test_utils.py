@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -368,6 +369,17 @@ def test_notes_are_told_safely_at_the_end_and_not_before_an_error():
 def test_names_that_no_encoding_has_can_be_printed():
     result = run_code(PROGRAM.format(end="print('\\udcff')"))
     assert (result.returncode, result.stdout) == (0, "output\n\\udcff\n")
+
+
+@pytest.mark.parametrize("program", ["train", "generate", "data_preprocessing", "compose"])
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(program, tmp_path):
+    """A module that all of them import sends it."""
+    (tmp_path / "argparse.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    result = subprocess.run(
+        [sys.executable, ROOT / f"{program}.py", "--help"],
+        env=environment() | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_ctrl_c_ends_without_a_traceback():

@@ -30,7 +30,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-LOST = "a process of the run has ended before its time (killed, or out of memory); go on with --resume"
+LOST = "a process of the run has ended before its time (killed, or out of memory) or hangs; go on with --resume"
+SILENCE = 30  # seconds without a sign of life after which a process counts as lost
 
 
 class Group:
@@ -44,6 +45,7 @@ class Group:
         self.rank, self.size, self.store = rank, size, store
         self.children: list[multiprocessing.process.BaseProcess] = []
         self.threads = torch.get_num_threads()
+        self.is_over = False
         if torch.cuda.is_available() and size > 1:
             torch.cuda.set_device(rank % torch.cuda.device_count())
 
@@ -58,6 +60,40 @@ class Group:
             time.sleep(0.02)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size)
+        # Process 0 watches the others, and they watch it.
+        silent = dict.fromkeys([0] if self.rank else range(1, self.size), 0)  # for how many seconds
+        for work in (self._show_life, self._watch):
+            threading.Thread(target=work, args=[silent], daemon=True).start()
+
+    def _show_life(self, silent: dict[int, int]) -> None:
+        """Every second tell the others that this process lives, and see which of the watched ones do."""
+        counts: dict[int, int] = {}
+        with contextlib.suppress(RuntimeError):  # the store has gone with its process
+            while not self.is_over:
+                self.store.add(f"life {self.rank}", 1)
+                for rank in silent:
+                    count = self.store.add(f"life {rank}", 0)
+                    if count != counts.get(rank):
+                        counts[rank], silent[rank] = count, 0
+                time.sleep(1)
+
+    def _watch(self, silent: dict[int, int]) -> None:
+        """End the run when a process has been silent for too long.
+
+        Seconds are counted, not measured: a run that is stopped as a whole, as with Ctrl-Z, goes on afterwards.
+        """
+        while max(silent.values()) < SILENCE:
+            time.sleep(1)
+            if self.is_over:
+                return
+            for rank in silent:
+                silent[rank] += 1
+        for child in self.children:  # without them the step in progress raises an error
+            child.kill()
+        if not self.children:  # nothing else ends a step that waits for a process elsewhere
+            if self.rank == 0:
+                os.write(2, f"error: {LOST}\n".encode())
+            os._exit(2)
 
     def part(self, items: Sequence) -> Sequence:
         """This process's part: every `size`-th item, so that neighbours in a sorted row go to different processes."""
@@ -90,6 +126,7 @@ class Group:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         """Disconnect, and make one error of an error in any process."""
+        self.is_over = True
         reason = LOST
         is_lost = self.size > 1 and isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error))
         with contextlib.suppress(RuntimeError):  # a store that has gone with its process
