@@ -164,6 +164,7 @@ def start_group(size: int, work: Callable[..., object], *arguments: Any) -> Grou
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     if names:  # the machine's connection to itself, which stays when its other ones come and go
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or the others complain when the store goes with process 0
     group = Group(0, size, dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
     threads = max(1, group.threads // size)
     context = multiprocessing.get_context("spawn")
