@@ -195,7 +195,8 @@ def list_faults(faults: dict[str, str]) -> str:
 
 def print_notes(options: argparse.Namespace, texts: list[str]) -> None:
     """Tell what is written in place of what, once each. Raises InputError for what cannot be written."""
-    text, messages = load_writer(options.checkpoint, "synthesis").alphabet.prepare("\n".join(texts))
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    text, messages = load_writer(options.checkpoint, "synthesis").alphabet.prepare("".join(lines))
     if check_ending(options.output) == "xml":
         encode_latin(text)
     for message in messages:

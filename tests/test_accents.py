@@ -10,7 +10,7 @@ from made_up_ink import letter, write_line
 import generate
 from alphabet import Alphabet
 from batch import write_many
-from ink.accents import draw_marks, split_character, without_marks
+from ink.accents import APART, NEAR, draw_marks, split_character, without_marks
 from ink.formats import ENDINGS, Ink
 from ink.read_ink import read_ink
 from layout import PageFormat
@@ -200,6 +200,14 @@ def test_a_mark_takes_the_place_of_the_dot_and_other_dots_stay():
     assert sum(bool((owners == 3).all()) for _, owners in drawn) == 2
 
 
+def test_the_dot_of_another_letter_stays():
+    ink = write_line("ii to", gap=0.1)  # the second's dot is 0.4 x-heights from the middle of the first
+    strokes = [ink.strokes[0], *ink.strokes[2:]]  # without the first's
+    kept = np.delete(ink.characters, len(strokes[0]))
+    drawn, owners = draw_marks(strokes, kept, "ii to", "ïi to")
+    assert [len(stroke) for stroke in drawn].count(1) == 1 and (owners == 0).sum() > len(strokes[0])
+
+
 def test_a_sign_stands_in_its_blank_and_what_follows_makes_room():
     letters, text = "ten   of  een", "ten % of° een"
     for given in HANDS.values():
@@ -210,8 +218,8 @@ def test_a_sign_stands_in_its_blank_and_what_follows_makes_room():
                 x = stroke[owners == place, 0]
                 low, high = spans.get(place, (np.inf, -np.inf))
                 spans[place] = min(low, x.min()), max(high, x.max())
-        assert spans[2][1] + 0.8 < spans[4][0] and spans[4][1] + 0.8 < spans[6][0]  # apart by blanks
-        assert 0.1 < spans[8][0] - spans[7][1] < 0.5 and spans[8][1] + 0.8 < spans[10][0]
+        gaps = [spans[after][0] - spans[before][1] for before, after in ((2, 4), (4, 6), (7, 8), (8, 10))]
+        np.testing.assert_allclose(gaps, [APART, APART, NEAR, APART], atol=0.2)
         order = [int(np.median(owners)) for _, owners in drawn]
         assert order == sorted(order)
 
