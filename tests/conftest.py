@@ -1,6 +1,7 @@
 """Made-up handwriting for the tests, and how they run the scripts."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,8 @@ from model import Config, Model
 from utils import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
+# A job in a shell's background ignores Ctrl-C, and so would all programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 CHARSET = " 7Qabc"
 USUAL_CASES = 200
 

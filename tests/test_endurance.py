@@ -33,7 +33,9 @@ def test_a_full_disk_that_nobody_tells_is_found(trial, monkeypatch):
     assert endurance.full_disks(trial, 1, random.Random(1)) == 1
 
 
-@pytest.mark.parametrize(("sizes", "growth"), [([300, 310, 309, 312] + [311] * 36, 0), ([300.0] * 20 + [340] * 20, 40)])
+@pytest.mark.parametrize(
+    ("sizes", "growth"), [([300, 310, 309, 312] + [311] * 36, -1), ([300.0] * 20 + [340] * 20, 40)]
+)
 def test_growth_counts_after_the_first_tenth(sizes, growth):
     assert endurance.growth_of(sizes) == growth
 
