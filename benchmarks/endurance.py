@@ -100,6 +100,7 @@ class Process:
 
     def work(self, arguments: list[str], full_at: int) -> None:
         """In the process: train, and leave how many files were written, or the error."""
+        torch.set_num_threads(1)  # those of the process that forked are not in this one
         writes, fsync = 0, os.fsync
 
         def full(number: int) -> None:
