@@ -69,15 +69,16 @@ def test_writing_goes_on_in_the_hand_that_it_is_given():
 
 def test_the_shipped_network_writes_a_page():
     page_format = PageFormat(120, 80)
-    (page,) = Writer(seed=3).page("Dear Anna,\n\nwe are well, and saw Lucy on Monday.", page_format)
-    texts = [placed.ink.text for placed in page.lines]
+    pages = Writer(seed=3).page("Dear Anna,\n\nwe are well, and saw Lucy on Monday.", page_format)
+    lines = [placed for page in pages for placed in page.lines]
+    texts = [placed.ink.text for placed in lines]
     assert " ".join(texts) == "Dear Anna, we are well, and saw Lucy on Monday."
-    assert [placed.ink.fault for placed in page.lines] == [""] * len(texts)
-    for placed in page.lines:
+    assert [placed.ink.fault for placed in lines] == [""] * len(texts)
+    for placed in lines:
         x, y = np.concatenate(placed.strokes).T
         assert x.min() > 19.9 and x.max() < 100.1 and y.min() > 0 and y.max() < 80
     # A character belongs to ink that is further to the right the later it is in the text.
-    ink = page.lines[-1].ink
+    ink = lines[-1].ink
     x = np.cumsum(ink.points[:, 0])
     known = ink.characters >= 0
     assert known.mean() > 0.95 and np.corrcoef(ink.characters[known], x[known])[0, 1] > 0.98
