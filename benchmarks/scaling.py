@@ -108,8 +108,8 @@ def reckon(size: int, bandwidth: float, latency: float) -> float:
     return 2 * (size - 1) * (latency + 4 * num_weights() / size / bandwidth)
 
 
-def measure(repeats: int) -> tuple[dict[int, float], dict[int, float]]:
-    """Print what is measured. Returns the seconds of computing by lines, and of the all-reduce by processes."""
+def measure(repeats: int) -> dict[int, float]:
+    """Print what is measured. Returns the seconds of computing of one process, by lines."""
     dataset, cores = made_up_lines(300), os.cpu_count() or 1
     lengths = np.diff(dataset.starts)
     batch = np.argsort(np.abs(lengths - np.median(lengths)))[:BATCH]  # lines of the usual length
@@ -125,7 +125,7 @@ def measure(repeats: int) -> tuple[dict[int, float], dict[int, float]]:
         share = computing[len(batch[::size])] * max(1, size / cores)
         whole = step_seconds(size, dataset, batch, repeats)
         print(f"step in {size} processes: {whole:.3f} s; its parts: {share:.3f} + {reducing[size]:.3f} s")
-    return computing, reducing
+    return computing
 
 
 def main() -> None:
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement (default: %(default)s)")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, steps of {BATCH} lines on one, two and four processes")
-    computing, _ = measure(options.repeats)
+    computing = measure(options.repeats)
     print("reckoned, 64 processes of one core each on a network of 10 Gbit/s:")
     communication = reckon(64, NETWORK_BYTES, NETWORK_LATENCY)
     for lines, seconds in computing.items():
