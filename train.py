@@ -47,7 +47,7 @@ from training.flags import (
     parse_flags,
 )
 from training.optimisation import WeightAverage, learning_rate, make_optimizer, restore_optimizer
-from training.processes import Group, noted_signals, run_lock, start_group, torchrun_group, tune_malloc
+from training.processes import Group, NotedSignals, run_lock, start_group, torchrun_group, tune_malloc
 from training.progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
 from training.tasks import (
     SIZES,
@@ -215,20 +215,20 @@ class Run:
         options, progress, group = self.options, self.progress, self.group
         tune_malloc()
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
-        with noted_signals(group) as signals, self.progress_bar() as bar:
+        with NotedSignals(group) as signals, self.progress_bar() as bar:
             if group.rank == 0:
                 self.write_logs()  # a run that was killed may have written a checkpoint and not its row
             while progress.epoch < options.num_epochs:
                 bar.set_description(f"epoch {progress.epoch + 1}")
                 for batch in self.epoch_batches()[progress.batch :]:
                     is_over = time.perf_counter() > deadline or progress.step >= (options.max_steps or math.inf)
-                    if group.any(bool(signals) or is_over):
+                    if group.any(signals.count > 0 or is_over):
                         break
                     self.show_step(bar, self.train_step(batch))
-                if progress.batch < self.steps_per_epoch or group.any(bool(signals)):
+                if progress.batch < self.steps_per_epoch or group.any(signals.count > 0):
                     bar.close()
                     return self.stop()
-                self.finish_epoch()
+                self.finish_epoch(signals)
         self.tell_best()
 
     def epoch_batches(self) -> list[np.ndarray]:
@@ -287,10 +287,24 @@ class Run:
         nats, units = group.sums(nats.item(), self.task.units(inputs) * counts)
         return Sums(nats, units, len(batch), norm, steps=1)
 
-    def finish_epoch(self) -> None:
+    def evaluate(self, signals: NotedSignals) -> Row:
+        """The figures of the network on the validation split.
+
+        Evaluating takes minutes: a second Ctrl-C ends it. The run is saved then, and goes on with the evaluation.
+        """
+        try:
+            with signals.ending_work():
+                return self.task.evaluate(self.network, self.group)
+        except KeyboardInterrupt:  # in process 0, which ends the others
+            self.save("interrupted")
+            self.write_logs()
+            print("stopped in an evaluation; go on with --resume")
+            raise
+
+    def finish_epoch(self, signals: NotedSignals) -> None:
         """Evaluate the network, log, and write the checkpoints of the epoch that has ended."""
         progress, started = self.progress, time.perf_counter()
-        found = self.task.evaluate(self.network, self.group)
+        found = self.evaluate(signals)
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
         progress.batch = 0

@@ -557,6 +557,25 @@ def test_signals_save_and_leave(data_file, tmp_path, number, processes):
     assert content["progress"]["step"] > 0
 
 
+def test_second_signal_ends_an_evaluation_and_nothing_is_lost(data_file, tmp_path, monkeypatch, capsys):
+    """The run goes on with the evaluation, and comes to where one that nothing happened to is."""
+    flags = ["--num_epochs", 2, "--sample_every", 0]
+    evaluate = tasks.Writing.evaluate
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("training.tasks.Writing.evaluate", interrupted)
+        run_in_process(data_file, tmp_path / "stopped", *flags)
+    assert "stopped in an evaluation" in capsys.readouterr().out
+    run_in_process(data_file, tmp_path / "stopped", *flags, "--resume")
+    run_in_process(data_file, tmp_path / "whole", *flags)
+    assert read_log(tmp_path / "stopped", "rand_write") == read_log(tmp_path / "whole", "rand_write")
+
+
 def test_time_limit_stops_cleanly(data_file, tmp_path):
     run_in_process(data_file, tmp_path, "--num_epochs", 100000, "--max_minutes", 0.01, "--sample_every", 0)
     assert (tmp_path / "rand_write_interrupted.pt").is_file()

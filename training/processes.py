@@ -220,19 +220,39 @@ def run_lock(folder: Path, task: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def noted_signals(group: Group) -> Iterator[list[int]]:
-    """While this is open, Ctrl-C and SIGTERM do nothing but add their number to the list."""
-    signals: list[int] = []
+class NotedSignals:
+    """Ctrl-C and SIGTERM while `with noted:` is open: they are counted, and the run looks at the count between steps.
 
-    def note(number: int, _frame: object) -> None:
-        if group.rank == 0:
-            os.write(2, b"\nstopping after this step\n")
-        signals.append(number)
+    Within `with noted.ending_work():` process 0 raises KeyboardInterrupt for all but the first of them.
+    """
 
-    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in handlers.items():
+    def __init__(self, group: Group):
+        self.rank = group.rank
+        self.count = 0
+        self.ends_work = False
+
+    def note(self, _number: int, _frame: object) -> None:
+        """Handle a signal."""
+        self.count += 1
+        if self.rank:
+            return
+        if self.ends_work and self.count > 1:
+            raise KeyboardInterrupt
+        os.write(2, b"\nstopping after this step\n" if not self.ends_work else b"\nstopping after the evaluation\n")
+
+    @contextlib.contextmanager
+    def ending_work(self) -> Iterator[None]:
+        """While this is open, a second signal does not wait for the end of the work."""
+        self.ends_work = True
+        try:
+            yield
+        finally:
+            self.ends_work = False
+
+    def __enter__(self) -> "NotedSignals":
+        self.handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
