@@ -15,7 +15,7 @@ from ink.formats import Ink
 from ink.gcode import Plotter
 from ink.pictures import Drawing
 from utils import InputError, atomic_write
-from writer import RETRIES, USUAL_BIAS, WRITE_BATCH, Writer, derived_seed, list_styles, load_writer
+from writer import RETRIES, USUAL_BIAS, WRITE_BATCH, Writer, derived_seed, list_styles, load_writer, prepare_line
 
 MANIFEST = "manifest.jsonl"
 BIASES = (0.3, 1.0)  # between which a line's bias is drawn
@@ -125,7 +125,7 @@ def write_chunk(
     good = []
     for plan in plans:
         try:
-            writer.network.alphabet.prepare(plan.text)
+            prepare_line(writer.network.alphabet, plan.text)
             good.append(plan)
         except InputError as error:
             yield manifest_row(plan, writer, fault=str(error))

@@ -55,6 +55,7 @@ from writer import (
     load_hand,
     load_writer,
     no_styles,
+    prepare_line,
     write_checked,
 )
 
@@ -97,9 +98,8 @@ def generate_conditionally(
     """
     network = load_writer(checkpoint, "synthesis")
     given = [text] if isinstance(text, str) else text
-    prepared = [network.alphabet.letters(network.alphabet.prepare(t)[0]) for t in given]
-    longest = max(map(default_steps, prepared), default=1)
-    check_numbers(samples=samples, steps=longest if steps is None else steps, bias=bias, seed=seed, retries=retries)
+    prepared = [prepare_line(network.alphabet, t) for t in given]
+    check_numbers(samples=samples, steps=1 if steps is None else steps, bias=bias, seed=seed, retries=retries)
     texts = [t for t in prepared for _ in range(samples)]
     caps = [default_steps(t) if steps is None else steps for t in texts]
     return write_checked(network, texts, [seed + i for i in range(len(texts))], bias, caps, retries, with_outputs)

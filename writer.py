@@ -30,6 +30,8 @@ WRITE_BATCH = 64  # lines written side by side
 ASPECTS = (0.2, 3.0)  # the x-height by the mean advance of a character: in recorded lines some 0.7
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
 MOST_ATTEMPTS = 1000  # that a user can ask for
+MAX_CHARACTERS = 2000  # of a line; pages break their lines
+MAX_HELD = 8e9  # bytes that the lines of a call may take
 
 
 class Network(NamedTuple):
@@ -71,7 +73,30 @@ def check_numbers(**given: float) -> None:
 
 def derived_seed(seed: int, *numbers: int) -> int:
     """A seed that follows from another one and some numbers, and that no other ones are likely to give."""
-    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0]) >> 1
+
+
+def prepare_line(alphabet: Alphabet, text: str) -> str:
+    """What the network writes of a text, as one line. Raises InputError for unknown characters and for too many."""
+    text = alphabet.letters(alphabet.prepare(text)[0])
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"{len(text)} characters are too long for a line, which holds {MAX_CHARACTERS} at most; "
+            "write a page (--file, or --page A4), or cut the text in pieces"
+        )
+    return text
+
+
+def check_size(network: Network, texts: list[str] | None, steps: Sequence[int], with_outputs: bool) -> None:
+    """Raise InputError if lines could need more memory than `MAX_HELD`: each a text (none at random) and a cap."""
+    numbers = 3 + with_outputs * network.model.head.out_features  # of a point; window weights come on top
+    widths = [numbers + len(text) + 1 for text in texts] if texts else [numbers] * len(steps)
+    held = sum(4 * cap * width for cap, width in zip(steps, widths, strict=True))  # float32
+    if held > MAX_HELD:
+        raise InputError(
+            f"{len(steps)} lines of up to {max(steps)} steps could need {held / 1e9:.0f} GB, and {MAX_HELD / 1e9:.0f} are "
+            "allowed; write fewer --samples, fewer --steps, or a --batch"
+        )
 
 
 def write_checked(
@@ -81,7 +106,9 @@ def write_checked(
     """`Sampler.write`, and those lines again that are wrong, up to `retries` times; of a line's tries the best is kept.
 
     Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
+    Raises InputError, before anything is written, for lines that need too much memory.
     """
+    check_size(network, texts, steps, with_outputs)
     biases = np.broadcast_to(bias, len(seeds)).tolist()
     best = {}  # of each line: (its verdict, the line)
     wrong = list(range(len(seeds)))
@@ -236,9 +263,9 @@ class Writer:
         `primed` and `biases` may be others than the writer's. What is drawn comes with `to_ink`.
         """
         biases = biases or [self.bias] * len(texts)
-        alphabet = self.network.alphabet
-        prepared = [alphabet.letters(alphabet.prepare(text)[0]) for text in texts]
+        prepared = [prepare_line(self.network.alphabet, text) for text in texts]
         caps = [default_steps(text) if steps is None else steps for text in prepared]
+        check_size(self.network, prepared, caps, with_outputs)
         lines = []
         for start in range(0, len(texts), WRITE_BATCH):
             chunk = slice(start, start + WRITE_BATCH)

@@ -11,8 +11,9 @@ from alphabet import Alphabet
 from checks import Verdict, longest_rest
 from model import Config, Model
 from reader import ReaderConfig, load_reader
-from sampling import Line, Sampler
+from sampling import Line, Sampler, default_steps
 from utils import InputError, ResultError, save_checkpoint, to_strokes
+from writer import Writer
 
 # ------------------------------------------------------------------------------------------------------------ sampling
 
@@ -199,6 +200,21 @@ def test_bad_input_is_named(checkpoints, tmp_path):
         with pytest.raises(InputError, match=word):
             run(*arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pt"]
+
+
+def test_lines_too_long_or_too_many_are_refused_before_the_start(checkpoints, monkeypatch):
+    texts = {"checkpoint": checkpoints / "synthesis.pt"}
+    with pytest.raises(InputError, match="2001 characters are too long for a line"):
+        generate.generate_conditionally("a" * 2001, **texts)
+    monkeypatch.setattr("sampling.Sampler.write", lambda *_: pytest.fail("it began to write"))
+    with pytest.raises(InputError, match="10000 lines of up to 100000 steps could need 12 GB"):
+        generate.generate_unconditionally(samples=10_000, steps=100_000, checkpoint=checkpoints / "rand_write.pt")
+    with pytest.raises(InputError, match="could need"):
+        Writer(checkpoints / "synthesis.pt").write_raw(["a" * 2000] * 64, range(64))
+    caps = []
+    monkeypatch.setattr("generate.write_checked", lambda network, texts, seeds, bias, steps, *_: caps.extend(steps))
+    generate.generate_conditionally("a" * 2000, **texts)
+    assert caps == [default_steps("a" * 2000)]
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
