@@ -94,8 +94,8 @@ def check_size(network: Network, texts: list[str] | None, steps: Sequence[int], 
     held = sum(4 * cap * width for cap, width in zip(steps, widths, strict=True))  # float32
     if held > MAX_HELD:
         raise InputError(
-            f"{len(steps)} lines of up to {max(steps)} steps could need {held / 1e9:.0f} GB, and {MAX_HELD / 1e9:.0f} are "
-            "allowed; write fewer --samples, fewer --steps, or a --batch"
+            f"{len(steps)} lines of up to {max(steps)} steps could need {held / 1e9:.0f} GB, and {MAX_HELD / 1e9:.0f} "
+            "are allowed; write fewer --samples, fewer --steps, or a --batch"
         )
 
 
