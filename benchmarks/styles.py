@@ -1,6 +1,6 @@
 """Choose hands for save/styles/ among lines that the network makes up, and measure the hands that are there.
 
-    python benchmarks/styles.py --make 12     # writes save/styles/hand-01.json and so on, some ten minutes
+    python benchmarks/styles.py --make 12     # writes save/styles/alma.json and so on, some ten minutes
     python benchmarks/styles.py               # the table of the hands that are there
 
 A hand is a line of the network's own, read without a mistake, as it is or sheared and stretched. What the network
@@ -27,6 +27,7 @@ from writer import STYLES, Writer, derived_seed, list_styles, load_style
 
 HERE = Path(__file__).parent
 TEXTS = ("We saw her again in a warm room.", "I am never sure when summer comes.", "A new sun rose over our river.")
+NAMES = ("alma", "ben", "clara", "david", "ella", "fred", "greta", "hugo", "irma", "leo", "mona", "nils")
 CANDIDATES = 300  # lines that are written to choose from
 BIASES = (0.15, 0.3, 0.5)
 FORMS = ((0.0, 1.0), (0.4, 1.0), (-0.4, 1.0), (0.0, 1.3), (0.0, 0.8))  # shear to the right, and width
@@ -135,7 +136,9 @@ def print_table(names: list[str], seed: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = Parser(description="Choose hands, or measure those that there are.")
-    parser.add_argument("--make", type=int, metavar="COUNT", help="choose so many, in place of those that there are")
+    counts = range(1, len(NAMES) + 1)
+    help_make = f"choose so many, {len(NAMES)} at most, in place of those that there are"
+    parser.add_argument("--make", type=int, metavar="COUNT", choices=counts, help=help_make)
     parser.add_argument("--seed", type=int, default=0, help="of the lines to choose from (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.make:
@@ -144,8 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
         hands = choose_hands(inks, options.make, options.seed)
         for path in STYLES.glob("*.json"):
             path.unlink()
-        for number, ink in enumerate(hands, 1):
-            ink.save(STYLES / f"hand-{number:02}.json")
+        for name, ink in zip(NAMES, hands, strict=False):  # there may be fewer good ones than asked for
+            ink.save(STYLES / f"{name}.json")
     if not list_styles():
         raise InputError("there are no styles; make some with --make 12")
     print_table(list_styles(), options.seed)

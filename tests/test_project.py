@@ -9,7 +9,9 @@ from nbclient import NotebookClient
 
 import generate
 from alphabet import Alphabet
+from ink.geometry import hand_measures
 from utils import load_checkpoint
+from writer import Writer, list_styles, load_style
 
 TASKS = ("synthesis", "rand_write")
 
@@ -35,6 +37,17 @@ def test_shipped_network_writes_a_line_from_left_to_right():
             width, height = np.ptp(np.cumsum(line.points[:, :2], axis=0), axis=0)
             assert width > height  # whiteboard units
             assert 100 < len(line.points) < 11 * 50
+
+
+def test_shipped_hands_are_of_the_shipped_network():
+    """A dozen, none recorded: each names the network that wrote it. What is written in one is nearer to it in slant."""
+    hands = {name: load_style(name) for name in list_styles()}
+    assert len(hands) == 12
+    assert {hand.checkpoint for hand in hands.values()} == {generate.load_writer(None, "synthesis").hash}
+    for name in ("alma", "ben"):  # slanted to the right and to the left
+        inks = Writer(style=name, retries=0).write_lines(["a line of handwriting"] * 4, range(4))
+        slant = np.median([hand_measures(ink.strokes, ink.text).slant for ink in inks])
+        assert (slant > 5) if name == "alma" else (slant < -5)
 
 
 def test_notebook_runs_on_a_fresh_clone(tmp_path):
