@@ -25,6 +25,7 @@ SHIPPED_READER = Path(__file__).parent / "save" / "reader.pt"
 SPACING = 1 / 3  # between resampled points, in standard deviations of a line's height: some 15 points a character
 FEATURES = 6
 READ_BATCH = 32  # lines read at once
+READ_PADDING = 64  # lengths are rounded up to it: PyTorch keeps a program in memory for each that it has met
 MAX_POINTS = 20_000  # resampled points of a line; recorded lines have at most some 1,500
 BLANK = 0  # the label of no character (CTC); character number c of the alphabet has the label c + 1
 
@@ -190,6 +191,7 @@ class Reader(nn.Module):
         for start in range(0, len(order), READ_BATCH):
             chosen = order[start : start + READ_BATCH]
             x, lengths = collate_features([seen[n] for n in chosen])
+            x = F.pad(x, (0, 0, 0, 0, 0, -len(x) % READ_PADDING))
             for n, text in zip(chosen, self.texts_of(*self(x.to(self.head.weight.device), lengths)), strict=True):
                 found[n] = text
         return found

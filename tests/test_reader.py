@@ -159,6 +159,17 @@ def test_ink_that_is_none_reads_as_nothing():
     assert all(isinstance(text, str) for text in model.read([make_ink()[:1], make_ink()]))
 
 
+def test_lines_of_many_lengths_are_read_as_alone_in_few_sizes(monkeypatch):
+    """PyTorch keeps some memory for each size that it meets."""
+    network, lines = make_reader(), [make_ink(n, 40 + n) for n in range(30)]
+    alone = [network.texts_of(*network(*collate_features([features(line)])))[0] for line in lines]
+    sizes, forward = set(), Reader.forward
+    monkeypatch.setattr(Reader, "forward", lambda self, x, lengths: sizes.add(x.shape) or forward(self, x, lengths))
+    assert [network.read([line])[0] for line in lines] == alone
+    assert len({len(features(line)) for line in lines}) > 20
+    assert len(sizes) < 10
+
+
 def test_a_network_that_writes_is_no_reader(tmp_path):
     from model import Config, Model
 
