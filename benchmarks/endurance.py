@@ -1,6 +1,6 @@
 """What a long run meets, many times over: kills, a full disk, and a thousand texts in one process.
 
-    python benchmarks/endurance.py --data data/iam-ondb.npz    # some ten minutes on a quiet core
+    python benchmarks/endurance.py --data data/iam-ondb.npz    # some five minutes on a quiet core
 
 Kills: a small network is trained on the first lines of the data and killed (SIGKILL) at random moments, from its start
 to its end; each time it is resumed, and a run that comes to its end must be that without kills, bit by bit. Writes:
