@@ -153,6 +153,20 @@ def test_untrained_window_moves_at_the_pace_of_writing():
     assert ((state.kappa > 5) & (state.kappa < 20)).all()  # 250 points write ten characters
 
 
+def test_untrained_window_is_one_character_wide_and_its_weights_add_up_to_one():
+    alpha, beta, advance = WindowLSTM(Config(cell_size=5, num_chars=6, K=10)).window.bias.exp().chunk(3)
+    assert alpha.sum().item() == pytest.approx(1) and advance.tolist() == pytest.approx([1 / 25] * 10)
+    assert beta.tolist() == pytest.approx([1] * 10)
+
+
+def test_untrained_forget_gates_are_open():
+    """Those biases are 1 higher than they are drawn; PyTorch draws all within 1 / sqrt(H)."""
+    model = Model(Config(num_layers=2, cell_size=400, num_chars=6))
+    for bias in (model.layers[0].cell.bias_ih, model.layers[1].bias_ih_l0):
+        means = [gate.mean().item() for gate in bias.chunk(4)]  # input, forget, candidate, output
+        assert means == pytest.approx([0, 1, 0, 0], abs=0.05)
+
+
 # ------------------------------------------------------------------------------------------------------------- network
 
 
@@ -310,10 +324,18 @@ def test_losses_count_in_whiteboard_units():
     torch.testing.assert_close(model.denormalise(model.normalise(points)), points)
 
 
-@pytest.mark.parametrize("sizes", [{"num_layers": 0}, {"cell_size": 1.5}, {"num_clusters": -1}, {"num_chars": -1}])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"cell_size": 1.5}, {"K": "10"}, {"num_chars": -1}]
+    + [{name: 0} for name in ("num_layers", "cell_size", "num_clusters", "K")],
+)
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match=next(iter(sizes))):
         Config(**sizes)
+
+
+def test_the_smallest_network_is_one():
+    Model(Config(num_layers=1, cell_size=1, num_clusters=1, K=1, num_chars=0))
 
 
 def test_text_goes_with_a_window_only():

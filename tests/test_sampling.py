@@ -189,13 +189,22 @@ def test_a_primed_line_goes_on_from_the_primes_ink(num_chars, switch, monkeypatc
         batch = sampling.Batch(sampler, texts, [7, 8], 0.0, 40, True, primed)
         batch.write()
     np.testing.assert_allclose(batch.pieces[0][0][1][0], expected[0, 0], atol=1e-6)
-    lines = sampler.write(texts, [7, 8], 0.0, 40, primed=primed)
+    lines = sampler.write(texts, [7, 8], 0.0, 40, True, primed)
     (alone,) = sampler.write(texts and texts[1:], [8], 0.0, 40, primed=primed)
     np.testing.assert_allclose(alone.points, lines[1].points, atol=1e-4)
     for line, codes in zip(lines, texts or [(), ()], strict=True):
         assert not line.points[0, :2].any() and 0 < len(line.points) <= 40
+        assert line.outputs.shape == (len(line.points) - 1, model.head.out_features)
         if num_chars:
             assert line.phi.shape == (len(line.points) - 1, len(codes) + 1)
+
+
+def test_a_line_ends_when_the_window_is_on_the_point_beyond_it():
+    """The greatest weight alone does not tell: far from a window all are 0. Nor does a window beyond the text."""
+    phi = np.array([[0.1, 0.2, 0.3], [0, 0, 0], [0, 0, 0], [0.1, 0.3, 0.2]])
+    kappa = np.array([3.0, 1.0, 9.0, 9.0])[:, None, None]
+    assert sampling.has_written_text(phi, kappa, np.full(4, 2)).tolist() == [True, False, True, False]
+    assert not sampling.has_written_text(phi[3:], kappa[3:], np.array([2])).any()
 
 
 def test_strokes_that_finish_the_prime_are_left_out():
