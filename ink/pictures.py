@@ -20,7 +20,7 @@ MM_PER_INCH = 25.4
 POINTS_PER_INCH = 72
 MAX_PIXELS = 50_000_000  # of one page
 FRAME = 0.04  # s, the least time that a frame is shown
-MAX_FRAMES = 500  # of a film, which are all in memory at once: longer ones show each frame longer
+MAX_FRAMES, MAX_FILM_BYTES = 500, 500_000_000  # of a film, all of it in memory: longer ones show each frame longer
 LAST_FRAME = 2.0  # s
 
 
@@ -109,10 +109,15 @@ def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
     return file.getvalue()
 
 
+def num_pixels(sheet: Sheet, dpi: int) -> float:
+    """Pixels of a sheet at so many to the inch."""
+    return sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2
+
+
 def resolution(sheet: Sheet, drawing: Drawing, usual: int) -> int:
     """Pixels to the inch. Raises InputError if the picture would be too large."""
     dpi = drawing.dpi or usual
-    pixels = sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2
+    pixels = num_pixels(sheet, dpi)
     if pixels > MAX_PIXELS:
         raise InputError(
             f"{dpi} dpi give {pixels / 1e6:.0f} million pixels a page; at most {MAX_PIXELS // 10**6} can be"
@@ -136,7 +141,9 @@ def film_bytes(sheet: Sheet, points: list[int], drawing: Drawing, kind: str) -> 
     from PIL.Image import Dither
 
     length = sum(n + 10 for n in points) * PERIOD / drawing.speed
-    count = int(np.clip(np.ceil(length / FRAME), 1, MAX_FRAMES))
+    pixel_bytes = 1 if kind == "gif" else 4  # in Pillow
+    most = MAX_FILM_BYTES // (pixel_bytes * num_pixels(sheet, resolution(sheet, drawing, 80)))
+    count = int(np.clip(np.ceil(length / FRAME), 1, np.clip(most, 1, MAX_FRAMES)))
     shown = max(length / count, FRAME)
     durations = [round(1000 * shown)] * (count - 1) + [round(1000 * LAST_FRAME)]
     frames = film_frames(sheet, points, count, drawing)

@@ -161,6 +161,21 @@ def test_long_films_have_no_more_frames(tmp_path):
     assert film.n_frames <= 500 and film.info["duration"] > 40
 
 
+def test_large_films_have_fewer_frames(tmp_path, monkeypatch):
+    """What all frames take in memory is bounded, and the film shows all of the writing."""
+    monkeypatch.setattr("ink.pictures.MAX_FILM_BYTES", 4_000_000)
+    make_page().save(tmp_path / "film.webp", Drawing(dpi=40, speed=2))
+    film = Image.open(tmp_path / "film.webp")
+    assert film.n_frames > 1 and film.n_frames * 4 * film.width * film.height <= 4_000_000
+    film.seek(film.n_frames - 1)
+    make_page().save(tmp_path / "page.png", Drawing(dpi=40))
+    last, whole = (
+        (255 - np.asarray(picture.convert("L"), dtype=float)).sum()
+        for picture in (film, Image.open(tmp_path / "page.png"))
+    )
+    assert last == pytest.approx(whole, rel=0.1)
+
+
 def run_gcode(text: str, height: float, upwards: bool) -> list[np.ndarray]:
     """The strokes that a plotter draws with a program for a servo that is down at 30, up at 60."""
     strokes, is_down, here = [], None, None
