@@ -127,7 +127,9 @@ def rule(
     target = (folder / output).resolve()
     assert touched or target.exists(), "no output"
     for path in touched:
-        is_of_output = path.parent == target.parent and path.name.startswith(target.stem)
+        is_of_output = any(  # a link's name, or that of what it leads to
+            path.parent == place.parent and path.name.startswith(place.stem) for place in (target, folder / output)
+        )
         assert path in after and (is_of_output or target in path.parents or path in target.parents), path
         if path.is_file():
             READERS[path.name.rpartition(".")[2].lower()](path.read_bytes())

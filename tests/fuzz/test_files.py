@@ -124,7 +124,10 @@ TRANSCRIPTIONS = st.lists(KNOWN | TEXTS, max_size=4).map(
     lambda lines: "\n".join(["CSR:", *lines]).encode("latin-1", "replace")
 )
 FORMS = st.lists(st.sampled_from(["a01-000", "a01-030"]) | TEXTS).map("\n".join)
-NAMES = st.sampled_from(["a01-030-01", "a01-030-02", "a01-030", "../up", "/tmp/up", "a" * 200, "-", ""]) | TEXTS
+NAMES = st.sampled_from(["a01-030-01", "a01-030-02", "a01-030", "../up", "/tmp/up", "a" * 200, "-", ""]) | st.text(
+    st.characters(codec="utf-8") | st.sampled_from("\udc80\udcff"),
+    max_size=20,  # bytes that are not UTF-8
+)
 
 
 @cases(0.06)
