@@ -1,6 +1,6 @@
 """How long a page and a data set take, from the command to the files.
 
-    python benchmarks/page.py            # some three minutes on two cores
+    python benchmarks/page.py            # some two minutes on two cores
     python benchmarks/page.py --quick    # a few lines only
 
 The page is written twice: by generate.py in a process of its own, as a user runs it, imports and all; and here, when

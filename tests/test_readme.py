@@ -27,6 +27,8 @@ NOT_RUN = {
     "python benchmarks/styles.py": "takes minutes; tests/test_styles.py tests its parts",
     "python benchmarks/styles.py --make 12": "would choose other hands on another machine",
     "python benchmarks/segmentation.py": "takes two minutes; tests/test_segmentation.py tests its parts",
+    "python benchmarks/page.py": "takes two minutes; tests/test_page.py runs it on less",
+    "python benchmarks/scaling.py": "takes two minutes, and measures",
     "python benchmarks/speed.py": "takes ten minutes",
     "python benchmarks/endurance.py": "takes ten minutes; tests/test_endurance.py runs it on less",
     "python train.py --task TASK --precision bf16 --num_epochs 1 --batch_size 24 --learning_rate 4E-3 --seed 0 "
