@@ -15,7 +15,7 @@ from ink.formats import Ink
 from ink.gcode import Plotter
 from ink.pictures import Drawing
 from utils import InputError, atomic_write
-from writer import RETRIES, USUAL_BIAS, WRITE_BATCH, Writer, derived_seed, list_styles, load_writer, prepare_line
+from writer import RETRIES, USUAL_BIAS, WRITE_BATCH, Writer, derived_seed, known_styles, load_writer, prepare_line
 
 MANIFEST = "manifest.jsonl"
 BIASES = (0.3, 1.0)  # between which a line's bias is drawn
@@ -34,13 +34,12 @@ class Plan(NamedTuple):
     bias: float
 
 
-def make_plans(texts: Sequence[str], seed: int, style: str | None, bias: float | None) -> list[Plan]:
-    """A plan for each text that is not blank; what is not given is drawn from the seed and the text's number."""
-    names: list[str | None] = [*list_styles()] or [None] if style is None else [style]
+def make_plans(texts: Sequence[str], seed: int, styles: list[str | None], bias: float | None) -> list[Plan]:
+    """A plan for each text that is not blank. Style and, if it is None, bias are drawn by the seed and the number."""
     plans = []
     for number, text in enumerate(texts, 1):
         random = np.random.default_rng([seed, number])
-        name, drawn = names[random.integers(len(names))], round(float(random.uniform(*BIASES)), 4)
+        name, drawn = styles[random.integers(len(styles))], round(float(random.uniform(*BIASES)), 4)
         if text.strip():
             plans.append(Plan(number, text, derived_seed(seed, number), name, drawn if bias is None else bias))
     return plans
@@ -93,8 +92,10 @@ def write_many(
     written gets a row with the reason in `fault` and no file. Raises InputError for a folder that holds other texts'
     files, and before anything is written for a style, checkpoint or number that cannot be used.
     """
-    plans = make_plans(texts, seed, style, bias)
-    done = done_rows(folder, plans, ending, load_writer(checkpoint, "synthesis").hash)
+    network = load_writer(checkpoint, "synthesis")
+    styles: list[str | None] = [*known_styles(network.alphabet)] or [None] if style is None else [style]
+    plans = make_plans(texts, seed, styles, bias)
+    done = done_rows(folder, plans, ending, network.hash)
     numbers = {row["number"] for row in done}
     waiting = [plan for plan in plans if plan.number not in numbers]
     usual = USUAL_BIAS if bias is None else bias

@@ -134,6 +134,11 @@ def list_styles() -> list[str]:
     return sorted(path.stem for path in STYLES.glob("*.json"))
 
 
+def known_styles(alphabet: Alphabet) -> list[str]:
+    """The names of those hands that the project ships whose text a network can read."""
+    return [name for name in list_styles() if set(load_style(name).text) <= set(alphabet.learned)]
+
+
 def load_style(style: str | Path) -> Ink:
     """A shipped hand by its name, or the ink in a file. Raises InputError if there is no such hand or ink."""
     names = list_styles()
