@@ -117,11 +117,12 @@ def test_pictures_come_out_the_same_each_time(checkpoints, tmp_path, ending, mag
     assert files[0].read_bytes() != files[1].read_bytes()
 
 
-def test_pictures_of_window_and_density(checkpoints, tmp_path, capsys):
-    run(
-        "abc7", "--checkpoint", checkpoints / "synthesis.pt", "--output", tmp_path / "a.png", "--attention", "--density"
-    )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_attention.png", "a_density.png"]
+@pytest.mark.parametrize(("output", "others"), [("a.png", "png"), ("a.svg", "svg"), ("a.json", "png")])
+def test_pictures_of_window_and_density(checkpoints, tmp_path, capsys, output, others):
+    given = ["--checkpoint", checkpoints / "synthesis.pt", "--output", tmp_path / output]
+    run("abc7", *given, "--attention", "--density")
+    written = {output, f"a_attention.{others}", f"a_density.{others}"}
+    assert {path.name for path in tmp_path.iterdir()} == written
     assert capsys.readouterr().out.count("wrote") == 3
 
 
