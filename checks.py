@@ -13,6 +13,8 @@ from utils import SHORTEST_STEP, InputError, note
 MOST_RESTING = 20
 # The share of characters read wrong: a line that loses 30 % is hard to read, and some are the reader's own mistakes.
 MOST_WRONG = 0.25
+# With more wrong than this, a line is worth another try: any mistake in a date or a price, two in a short line.
+MOST_DOUBTED = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Verdict:
             f"it reads {self.read!r}": self.errors > max(1, MOST_WRONG * length),
         }
         return ", ".join(fault for fault, is_found in faults.items() if is_found)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """True for a line that another try may improve: it has a fault, or some of its characters are read wrong."""
+        return bool(self.fault) or self.errors > MOST_DOUBTED * len(self.text.strip())
 
     @property
     def badness(self) -> tuple:

@@ -430,7 +430,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("network").add_argument
     add("--checkpoint", type=Path, help="as train.py saves it (default: save/TASK.pt beside this script)")
     add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
-    help_retries = "how often to write a line that is cut off, rests or cannot be read again (default: %(default)s)"
+    help_retries = "how often to write a line again that is cut off, rests or is read wrong (default: %(default)s)"
     add("--retries", type=int, default=RETRIES, help=help_retries + "; 0: lines as they come")
     return parser
 

@@ -103,7 +103,7 @@ def write_checked(
     network: Network, texts: list[str] | None, seeds: Sequence[int], bias: float | Sequence[float],
     steps: Sequence[int], retries: int, with_outputs: bool = False, primed: Primed | None = None,
 ) -> list[Line]:  # fmt: skip
-    """`Sampler.write`, and those lines again that are wrong, up to `retries` times; of a line's tries the best is kept.
+    """`Sampler.write`, and doubtful lines again, up to `retries` times; of a line's tries the best is kept.
 
     Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
     Raises InputError, before anything is written, for lines that need too much memory.
@@ -111,20 +111,20 @@ def write_checked(
     check_size(network, texts, steps, with_outputs)
     biases = np.broadcast_to(bias, len(seeds)).tolist()
     best = {}  # of each line: (its verdict, the line)
-    wrong = list(range(len(seeds)))
+    doubtful = list(range(len(seeds)))
     for attempt in range(retries + 1):
-        codes = None if texts is None else [network.alphabet.encode(texts[i]) for i in wrong]
-        attempt_seeds = [derived_seed(seeds[i], attempt) if attempt else seeds[i] for i in wrong]
+        codes = None if texts is None else [network.alphabet.encode(texts[i]) for i in doubtful]
+        attempt_seeds = [derived_seed(seeds[i], attempt) if attempt else seeds[i] for i in doubtful]
         lines = network.sampler.write(
-            codes, attempt_seeds, [biases[i] for i in wrong], [steps[i] for i in wrong], with_outputs, primed
+            codes, attempt_seeds, [biases[i] for i in doubtful], [steps[i] for i in doubtful], with_outputs, primed
         )
         if texts is not None:
-            lines = [replace(line, text=texts[i]) for i, line in zip(wrong, lines, strict=True)]
-        for i, verdict, line in zip(wrong, check_lines(lines, with_reader=retries > 0), lines, strict=True):
+            lines = [replace(line, text=texts[i]) for i, line in zip(doubtful, lines, strict=True)]
+        for i, verdict, line in zip(doubtful, check_lines(lines, with_reader=retries > 0), lines, strict=True):
             if i not in best or verdict.badness < best[i][0].badness:
                 best[i] = verdict, line
-        wrong = [i for i in wrong if best[i][0].fault]
-        if not wrong:
+        doubtful = [i for i in doubtful if best[i][0].is_doubtful]
+        if not doubtful:
             break
     return [replace(line, fault=verdict.fault) for _, (verdict, line) in sorted(best.items())]
 

@@ -285,7 +285,23 @@ def test_what_counts_as_wrong(verdict, word):
     assert word in verdict.fault and bool(word) == bool(verdict.fault)
 
 
-def test_wrong_lines_alone_are_written_again(checkpoints, put_reader):
+@pytest.mark.parametrize(
+    ("verdict", "is_doubtful"),
+    [
+        (Verdict(True, 0, "a line of text", "a lime of text"), False),  # 1 of 14
+        (Verdict(True, 0, "a line of text", "a lime of tex"), True),
+        (Verdict(True, 0, "6:30", "6:36"), True),
+        (Verdict(True, 0, "6:30", "6:30"), False),
+        (Verdict(True, 0, "6:30", None), False),
+        (Verdict(True, 21, "6:30", "6:30"), True),
+        (Verdict(None, 0), False),
+    ],
+)
+def test_what_is_worth_another_try(verdict, is_doubtful):
+    assert verdict.is_doubtful == is_doubtful
+
+
+def test_doubtful_lines_alone_are_written_again(checkpoints, put_reader):
     given = {"samples": 4, "seed": 5, "checkpoint": checkpoints / "synthesis.pt"}
     first = generate.generate_conditionally("abc7", retries=0, **given)
     wrong = {first[0].points[1, 0], first[2].points[1, 0]}  # told by their first step
@@ -301,6 +317,15 @@ def test_wrong_lines_alone_are_written_again(checkpoints, put_reader):
     assert all(np.array_equal(a.points, b.points) for a, b in zip(lines, again, strict=True))
     alone = generate.generate_conditionally("abc7", **given | {"samples": 1, "seed": 7})
     np.testing.assert_allclose(alone[0].points, lines[2].points, atol=1e-3)  # whoever is beside it
+
+
+def test_a_line_that_stays_doubtful_is_no_fault(checkpoints, put_reader):
+    reads = iter(["7", "ab", "77", "9"])
+    stub = StubReader(lambda points: next(reads))
+    put_reader(lambda: stub)
+    (line,) = generate.generate_conditionally("ab7", checkpoint=checkpoints / "synthesis.pt", retries=3)
+    assert len(stub.shown) == 4 and line.fault == ""
+    np.testing.assert_array_equal(line.points, stub.shown[1][0])
 
 
 def test_the_best_of_wrong_lines_is_kept(checkpoints, put_reader):
