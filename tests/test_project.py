@@ -29,6 +29,14 @@ def test_shipped_networks_load_and_are_small(task):
         assert set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,'\"!?-();:") <= set(learned)
 
 
+def test_the_network_of_the_papers_size_loads_and_is_small():
+    path = ROOT / "save" / "paper" / "rand_write.pt"
+    assert path.stat().st_size < 8_000_000
+    model, content = load_checkpoint(path)
+    assert "optimizer" not in content and content["task"] == "rand_write"
+    assert (model.config.num_layers, model.config.cell_size, model.config.num_clusters) == (3, 400, 20)
+
+
 def test_shipped_network_writes_a_line_from_left_to_right():
     lines = generate.generate_conditionally("handwriting", bias=1.0, samples=4, seed=1, retries=0)
     assert sum(line.finished for line in lines) >= 3
