@@ -16,25 +16,19 @@ from writer import Writer, list_styles, load_style
 TASKS = ("synthesis", "rand_write")
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_shipped_networks_load_and_are_small(task):
-    path = ROOT / "save" / f"{task}.pt"
+@pytest.mark.parametrize(
+    ("name", "task", "layers"),
+    [("synthesis.pt", "synthesis", 3), ("rand_write.pt", "rand_write", 2), ("paper/rand_write.pt", "rand_write", 3)],
+)
+def test_shipped_networks_load_and_are_small(name, task, layers):
+    path = ROOT / "save" / name
     assert path.stat().st_size < 8_000_000
     model, content = load_checkpoint(path)
     assert "optimizer" not in content and content["task"] == task
-    layers = 3 if task == "synthesis" else 2
     assert (model.config.num_layers, model.config.cell_size, model.config.num_clusters) == (layers, 400, 20)
     if task == "synthesis":
         learned = Alphabet(content["charset"], content["char_counts"]).learned
         assert set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,'\"!?-();:") <= set(learned)
-
-
-def test_the_network_of_the_papers_size_loads_and_is_small():
-    path = ROOT / "save" / "paper" / "rand_write.pt"
-    assert path.stat().st_size < 8_000_000
-    model, content = load_checkpoint(path)
-    assert "optimizer" not in content and content["task"] == "rand_write"
-    assert (model.config.num_layers, model.config.cell_size, model.config.num_clusters) == (3, 400, 20)
 
 
 def test_shipped_network_writes_a_line_from_left_to_right():
