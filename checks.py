@@ -13,7 +13,7 @@ from utils import SHORTEST_STEP, InputError, note
 MOST_RESTING = 20
 # The share of characters read wrong: a line that loses 30 % is hard to read, and some are the reader's own mistakes.
 MOST_WRONG = 0.25
-# With more wrong than this, a line is worth another try: any mistake in a date or a price, two in a short line.
+# With a larger share wrong than this, a line is worth another try: a mistake in a time or a price, two in a long date.
 MOST_DOUBTED = 0.1
 
 
@@ -46,7 +46,7 @@ class Verdict:
 
     @property
     def is_doubtful(self) -> bool:
-        """True for a line that another try may improve: it has a fault, or some of its characters are read wrong."""
+        """True for a line that another try may improve: it has a fault, or more than a tenth is read wrong."""
         return bool(self.fault) or self.errors > MOST_DOUBTED * len(self.text.strip())
 
     @property

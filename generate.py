@@ -94,7 +94,7 @@ def generate_conditionally(
     The text that is written is what `Alphabet.prepare` makes of `text`, without its accents, see `Line.text`: `Writer`
     draws them. `steps` is the most steps of a line, by default plenty for its text; the others and the errors are as
     for `generate_unconditionally`, and characters that cannot be written are an InputError that names them. Lines are
-    written again, too, if `steps` cut them off or the reader cannot read them; with `retries` 0 they are not read.
+    written again, too, if `steps` cut them off or more than a tenth is read wrong; with `retries` 0 they are not read.
     """
     network = load_writer(checkpoint, "synthesis")
     given = [text] if isinstance(text, str) else text
