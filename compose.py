@@ -1,12 +1,19 @@
-"""Add training lines with numbers, put together from recorded handwriting.
+"""Add training lines: with numbers, put together from recorded handwriting; and such as a network writes itself.
 
     python compose.py --data data/iam-ondb.npz --output data/composed.npz --lines 4000
+    python compose.py --data data/composed.npz --output data/written.npz --lines 0 --written 4000
 
 IAM-OnDB has each digit some 40 to 260 times, too few to learn dates, times and prices from. A trained network tells
 which character each recorded point belongs to, by its window (section 5.1). So digits, marks and capitals can be cut
 out of the training lines, where their strokes are their own, and be set between words of other training lines: at the
-size, on the baseline and with the slant of these. The output is the data set with the new lines among its training
-lines; nothing else changes. Lengths are in x-heights of a line, measured from its baseline, unless said otherwise.
+size, on the baseline and with the slant of these.
+
+A network loses its place in some lines, and it never sees that in training. So it can learn from its own good ones:
+with `--written` it writes texts with numbers and capitals in many hands, and those that the reader reads without a
+mistake are added.
+
+The output is the data set with the new lines among its training lines; nothing else changes. Lengths are in x-heights
+of a line, measured from its baseline, unless said otherwise.
 """
 
 import signal
@@ -26,10 +33,11 @@ from tqdm import tqdm
 
 from data_preprocessing import Dataset, drop_rests, load_dataset, save_dataset
 from model import Window, window_weights
-from reader import align, edit_distance, load_reader
+from reader import Reader, align, edit_distance, load_reader
+from sampling import default_steps
 from training.tasks import collate, make_batches
 from utils import InputError, Parser, run_cli, to_strokes
-from writer import load_writer
+from writer import load_writer, write_checked
 
 FLAT_LETTERS = set("acemnorsuvwxz")  # they reach from the baseline to the x-height
 TOKEN_CHARACTERS = set(string.digits + string.ascii_uppercase + ":/.,-+()")  # what new words are made of
@@ -41,6 +49,12 @@ MAX_WRONG = 0.25  # share of a new line's characters that a reader may get wrong
 MAX_CHARACTERS = 45  # of a new line
 RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share of lines are cut, and of the others
 OTHER_LINES = 800
+WRITE_TRIES = 4  # at a text, each with another seed, for a line that is read without a mistake
+WRITE_TEXTS = 256  # written and read at once
+BIASES = (0.3, 1.0)  # between which a written line's bias is drawn
+TOKEN_SHARE = 0.4  # of the texts that are written have a token
+CAPITAL_SHARE = 0.15  # of their words get a capital
+MIN_WELL = 0.02  # share of texts that must come out right
 
 
 @dataclass(frozen=True)
@@ -286,9 +300,14 @@ def to_offsets(line: Piece, base: CutLine, keep_rests: bool) -> tuple[np.ndarray
     """Ink at the size and on the baseline of a line -> offsets (T, 2) in whole whiteboard units, and end bits (T,)."""
     positions = np.concatenate(line.strokes) * base.x_height
     positions[:, 1] += base.slope * positions[:, 0]
-    positions = np.rint(positions)
     ends = np.zeros(len(positions), dtype=bool)
     ends[np.cumsum([len(stroke) for stroke in line.strokes]) - 1] = True
+    return round_offsets(positions, ends, keep_rests)
+
+
+def round_offsets(positions: np.ndarray, ends: np.ndarray, keep_rests: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (T, 2) and end bits (T,) -> offsets (T, 2) in whole units, as in a data set, and end bits (T,)."""
+    positions = np.rint(positions)
     if not keep_rests:
         stays = drop_rests(positions, ends)
         positions, ends = positions[stays], ends[stays]
@@ -334,8 +353,72 @@ def compose(network, dataset: Dataset, count: int, seed: int) -> Dataset:
     return add_lines(dataset, *map(list, zip(*new[:count], strict=True)))
 
 
-def add_lines(dataset: Dataset, offsets: list[np.ndarray], ends: list[np.ndarray], texts: list[str]) -> Dataset:
-    """The data set with more training lines; statistics stay."""
+# -------------------------------------------------------------------------------------------------------- written lines
+
+
+def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
+    """Neighbouring words of one of the texts, some with a new capital, and at times a token among them."""
+    words = str(rng.choice(texts)).split()
+    first = rng.integers(0, max(len(words) - 2, 1))
+    words = words[first : first + rng.integers(2, 9)]
+    words = [word[0].upper() + word[1:] if rng.random() < CAPITAL_SHARE else word for word in words]
+    if rng.random() < TOKEN_SHARE:
+        words.insert(rng.integers(0, len(words) + 1), random_token(rng))
+    while len(" ".join(words)) > MAX_CHARACTERS:
+        words.pop()
+    return " ".join(words)
+
+
+def write_well(network, reader: Reader, texts: list[str], rng: np.random.Generator) -> dict[int, np.ndarray]:
+    """Have a network (`writer.Network`) write each text until it is read without a mistake, or `WRITE_TRIES` times.
+
+    Returns the points (T, 3) in whiteboard units of the texts that succeeded, by their place in `texts`.
+    """
+    found, left = {}, list(range(len(texts)))
+    biases = rng.uniform(*BIASES, len(texts))
+    for _ in range(WRITE_TRIES):
+        given = [texts[n] for n in left]
+        seeds = rng.integers(2**62, size=len(left)).tolist()
+        lines = write_checked(network, given, seeds, biases[left].tolist(), [default_steps(t) for t in given], 0)
+        for n, line, said in zip(left, lines, reader.read([line.points for line in lines]), strict=True):
+            if said == texts[n] and not line.fault:
+                found[n] = line.points
+        left = [n for n in left if n not in found]
+        if not left:
+            break
+    return found
+
+
+def add_written(network, dataset: Dataset, count: int, seed: int) -> Dataset:
+    """The data set with `count` new training lines that a network (`writer.Network`) wrote.
+
+    Raises InputError if it writes hardly a line without a mistake.
+    """
+    rng, reader = np.random.default_rng(seed), load_reader()
+    training = dataset.texts[dataset.lines("train", with_text=True)]
+    known = set(network.alphabet.learned)
+    new, tries = [], 0  # (offsets, ends, text) of each line
+    with tqdm(total=count, unit=" lines", desc="writing", disable=None) as progress:
+        while len(new) < count:
+            texts = [random_text(training, rng) for _ in range(WRITE_TEXTS)]
+            tries += WRITE_TEXTS
+            texts = [text for text in texts if text and set(text) <= known]
+            for n, points in write_well(network, reader, texts, rng).items():
+                positions, ends = np.cumsum(points[:, :2], axis=0, dtype=float), points[:, 2] > 0.5
+                new.append((*round_offsets(positions, ends, bool(dataset.has_rests)), texts[n]))
+            progress.update(min(len(new), count) - progress.n)
+            if len(new) < MIN_WELL * tries:
+                raise InputError(
+                    f"of {tries} texts only {len(new)} were written without a mistake; train the network longer"
+                )
+    print(f"{len(new)} of {tries} texts were written without a mistake")
+    return add_lines(dataset, *map(list, zip(*new[:count], strict=True)), kind="written")
+
+
+def add_lines(
+    dataset: Dataset, offsets: list[np.ndarray], ends: list[np.ndarray], texts: list[str], kind: str = "composed"
+) -> Dataset:
+    """The data set with more training lines, whose names begin with `kind`; statistics stay."""
     counts = np.array([sum(text.count(c) for text in texts) for c in dataset.charset.tolist()])
     lengths = np.array([len(line) for line in offsets])
     return replace(
@@ -344,7 +427,7 @@ def add_lines(dataset: Dataset, offsets: list[np.ndarray], ends: list[np.ndarray
         ends=np.concatenate([dataset.ends, *ends]),
         starts=np.concatenate([dataset.starts, dataset.starts[-1] + np.cumsum(lengths)]),
         texts=np.concatenate([dataset.texts, texts]),
-        names=np.concatenate([dataset.names, [f"composed-{n:05}" for n in range(len(texts))]]),
+        names=np.concatenate([dataset.names, [f"{kind}-{n:05}" for n in range(len(texts))]]),
         splits=np.concatenate([dataset.splits, ["train"] * len(texts)]),
         char_counts=dataset.char_counts + counts,
     )
@@ -352,22 +435,30 @@ def add_lines(dataset: Dataset, offsets: list[np.ndarray], ends: list[np.ndarray
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = Parser(description="Add training lines with numbers, put together from recorded ones.")
+    parser = Parser(description="Add training lines: put together from recorded ones, or written by a network.")
     add = parser.add_argument
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data (default: %(default)s)")
     add("--output", type=Path, default=Path("data/composed.npz"), help="where to write (default: %(default)s)")
-    add("--checkpoint", type=Path, help="network whose window tells characters apart (default: save/synthesis.pt)")
-    add("--lines", type=int, default=4000, help="new lines (default: %(default)s)")
+    add("--checkpoint", type=Path, help="network that tells characters apart, and writes (default: save/synthesis.pt)")
+    add("--lines", type=int, default=4000, help="new lines put together from recorded ones (default: %(default)s)")
+    add("--written", type=int, default=0, help="new lines that the network writes (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the composition (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if not 1 <= options.lines <= 100_000:
-        raise InputError(f"--lines must be from 1 to 100000, not {options.lines}")
+    for name in ("lines", "written"):
+        if not 0 <= getattr(options, name) <= 100_000:
+            raise InputError(f"--{name} must be from 0 to 100000, not {getattr(options, name)}")
+    if not options.lines + options.written:
+        raise InputError("--lines and --written are both 0: nothing to add")
     network, dataset = load_writer(options.checkpoint, "synthesis"), load_dataset(options.data)
     unknown = set("".join(dataset.texts.tolist())) - set(network.alphabet.characters)
     if unknown:
         raise InputError(f"{options.data}: has characters that the network does not know: {' '.join(sorted(unknown))}")
-    save_dataset(compose(network, dataset, options.lines, options.seed), options.output)
-    print(f"wrote {options.output}: {options.lines} lines added")
+    if options.lines:
+        dataset = compose(network, dataset, options.lines, options.seed)
+    if options.written:
+        dataset = add_written(network, dataset, options.written, options.seed)
+    save_dataset(dataset, options.output)
+    print(f"wrote {options.output}: {options.lines + options.written} lines added")
 
 
 if __name__ == "__main__":

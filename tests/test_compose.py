@@ -10,8 +10,8 @@ import compose
 from alphabet import Alphabet
 from compose import Piece, add_lines, choose_glyph, compose_line, cut_line, cut_words, join, to_offsets
 from data_preprocessing import load_dataset, save_dataset
-from sampling import Sampler
-from utils import to_strokes
+from sampling import Line, Sampler
+from utils import InputError, to_strokes
 from writer import Network
 
 TEXT = "man 57 one, wave"
@@ -141,3 +141,69 @@ def test_alignment_follows_the_window():
         expected = np.clip(np.rint(np.arange(1, length) / 6), 1, len(dataset.texts[line])) - 1
         assert len(aligned[line]) == length
         assert (aligned[line][1:] == expected).mean() > 0.9  # six points a character; halves may be rounded either way
+
+
+def test_texts_to_write_are_of_neighbouring_words_and_tokens():
+    texts, rng = np.array(["we saw the old house by the river", "quite"]), np.random.default_rng(0)
+    made = [compose.random_text(texts, rng) for _ in range(300)]
+    assert all(0 < len(text) <= compose.MAX_CHARACTERS for text in made)
+    words = [[word.lower() for word in text.split() if word.lower() in " ".join(texts).split()] for text in made]
+    assert all(" ".join(found) in " ".join(texts) for found in words)
+    tokens = [len(text.split()) - len(found) for text, found in zip(made, words, strict=True)]
+    assert set(tokens) == {0, 1} and np.mean(tokens) == pytest.approx(compose.TOKEN_SHARE, abs=0.1)
+    assert any("Quite" in text for text in made) and any("quite" in text for text in made)
+
+
+class SpellingReader:
+    """Reads the ink of `spell`."""
+
+    @staticmethod
+    def read(lines):
+        return ["".join(chr(round(float(x))) for x in line[1:, 0]) for line in lines]
+
+
+def spell(text: str, fault: str = "") -> Line:
+    """Ink whose offsets are the characters' numbers, a hair off."""
+    numbers = [ord(character) + 0.2 * (-1) ** n for n, character in enumerate(text)]
+    points = np.array([(0, 0, 0), *((number, 7, 0) for number in numbers)], dtype=np.float32)
+    points[-1, 2] = 1
+    return Line(points, None, None, not fault, text, fault)
+
+
+def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
+    tries = []
+
+    def write(network, texts, seeds, biases, steps, retries):
+        """The first try at each text has a mistake, the second one a fault."""
+        tries.append(list(texts))
+        assert len(texts) == len(seeds) == len(biases) == len(steps) and retries == 0
+        if len(tries) % compose.WRITE_TRIES == 1:
+            return [spell(text[:-1] + "?") for text in texts]
+        return [spell(text, "cut off" if len(tries) % compose.WRITE_TRIES == 2 else "") for text in texts]
+
+    monkeypatch.setattr(compose, "write_checked", write)
+    monkeypatch.setattr(compose, "load_reader", SpellingReader)
+    dataset, network = make_dataset(), Network(None, None, Alphabet(" 7Qabc"), "")
+    more = compose.add_written(network, dataset, 30, seed=0)
+    assert [len(texts) for texts in tries[:3]] == [len(tries[0])] * 3 and len(tries) == 3  # and none for a fourth
+    assert len(more.texts) == len(dataset.texts) + 30
+    for line in range(len(dataset.texts), len(more.texts)):
+        text = str(more.texts[line])
+        assert set(text) <= set(" 7Qabc") and more.names[line].startswith("written-") and more.splits[line] == "train"
+        assert SpellingReader.read([more.points(line)]) == [text]
+
+
+def test_a_network_that_cannot_write_is_told(monkeypatch):
+    monkeypatch.setattr(compose, "write_checked", lambda network, texts, *_: [spell(text + "?") for text in texts])
+    monkeypatch.setattr(compose, "load_reader", SpellingReader)
+    with pytest.raises(InputError, match="without a mistake"):
+        compose.add_written(Network(None, None, Alphabet(" 7Qabc"), ""), make_dataset(), 5, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [(["--lines", "-1"], "--lines"), (["--written", "100001"], "--written"), (["--lines", "0"], "nothing to add")],
+)
+def test_numbers_of_lines_out_of_range_are_refused(flags, word):
+    with pytest.raises(InputError, match=word):
+        compose.main(flags)
