@@ -18,8 +18,11 @@ TASKS = ("synthesis", "rand_write")
 
 @pytest.mark.parametrize(
     ("name", "task", "layers"),
-    [("synthesis.pt", "synthesis", 3), ("rand_write.pt", "rand_write", 2), ("paper/rand_write.pt", "rand_write", 3)],
-)
+    [
+        ("synthesis.pt", "synthesis", 3), ("rand_write.pt", "rand_write", 2),
+        ("paper/synthesis.pt", "synthesis", 3), ("paper/rand_write.pt", "rand_write", 3),
+    ],
+)  # fmt: skip
 def test_shipped_networks_load_and_are_small(name, task, layers):
     path = ROOT / "save" / name
     assert path.stat().st_size < 8_000_000
