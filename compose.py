@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from batch import BIASES
 from data_preprocessing import Dataset, drop_rests, load_dataset, save_dataset
 from model import Window, window_weights
 from reader import Reader, align, edit_distance, load_reader
@@ -51,7 +52,6 @@ RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share
 OTHER_LINES = 800
 WRITE_TRIES = 4  # at a text, each with another seed, for a line that is read without a mistake
 WRITE_TEXTS = 256  # written and read at once
-BIASES = (0.3, 1.0)  # between which a written line's bias is drawn
 TOKEN_SHARE = 0.4  # of the texts that are written have a token
 CAPITAL_SHARE = 0.15  # of their words get a capital
 MIN_WELL = 0.02  # share of texts that must come out right
@@ -377,6 +377,8 @@ def write_well(network, reader: Reader, texts: list[str], rng: np.random.Generat
     found, left = {}, list(range(len(texts)))
     biases = rng.uniform(*BIASES, len(texts))
     for _ in range(WRITE_TRIES):
+        if not left:
+            break
         given = [texts[n] for n in left]
         seeds = rng.integers(2**62, size=len(left)).tolist()
         lines = write_checked(network, given, seeds, biases[left].tolist(), [default_steps(t) for t in given], 0)
@@ -384,8 +386,6 @@ def write_well(network, reader: Reader, texts: list[str], rng: np.random.Generat
             if said == texts[n] and not line.fault:
                 found[n] = line.points
         left = [n for n in left if n not in found]
-        if not left:
-            break
     return found
 
 

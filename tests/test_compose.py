@@ -200,6 +200,12 @@ def test_a_network_that_cannot_write_is_told(monkeypatch):
         compose.add_written(Network(None, None, Alphabet(" 7Qabc"), ""), make_dataset(), 5, seed=0)
 
 
+def test_a_network_that_knows_no_character_of_the_texts_is_told(monkeypatch):
+    monkeypatch.setattr(compose, "load_reader", SpellingReader)
+    with pytest.raises(InputError, match="without a mistake"):
+        compose.add_written(Network(None, None, Alphabet("xyz"), ""), make_dataset(), 5, seed=0)
+
+
 @pytest.mark.parametrize(
     ("flags", "word"),
     [(["--lines", "-1"], "--lines"), (["--written", "100001"], "--written"), (["--lines", "0"], "nothing to add")],
