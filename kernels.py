@@ -7,11 +7,11 @@ code; HANDWRITING_KERNELS=0 in the environment switches all of it off. Letters f
 small operations. `FusedLSTM` runs over all T points itself. Forwards it keeps, for each point, five factors (B, 5, H)
 that the gradient is multiplied by on its way back, and the forget gates. Backwards, from the last point to the first, a
 point costs one product: the gradients of its gates (B, 4H) by the recurrent weights (4H, C + H) give those of (w, h) at
-the point before. The gates' gradients of 64 points are kept, (64 B, 4H), and then multiplied in one large product by
-what the points read, (64 B, I + C + H), for the weights' gradient. `FusedWindow` does the same for the window by the
-paper's closed forms (eq. 56-60). The products, and what is kept, are in `matmul_dtype`. Cells, window, and sums of
-gradients, all that adds up over the line, are in the type of the weights, and so are the forget gates, whose rounding
-errors would be multiplied over the line.
+the point before. The gates' gradients of n points (see `chunk_length`) are kept, (n B, 4H), and then multiplied in one
+large product by what the points read, (I + C + H + 1, n B), for the gradients of weights and bias. `FusedWindow` does
+the same for the window by the paper's closed forms (eq. 56-60). The products, and what is kept, are in `matmul_dtype`.
+Cells, window, and sums of gradients, all that adds up over the line, are in the type of the weights, and so are the
+forget gates, whose rounding errors would be multiplied over the line.
 
 Gates stand in the order output, input, forget, candidate: the three sigmoids are neighbours, and so are the three that
 lead to the cell. `gate_weights` brings PyTorch's order (input, forget, candidate, output) to this one.
@@ -37,7 +37,9 @@ MIN_EXPONENT = -60.0
 MAX_HALF = torch.finfo(torch.half).max
 
 BLOCK = 4  # points whose intermediate results stay in the processor's cache
-GRADIENT_CHUNK = 16 * BLOCK  # points whose gradients go into one product for the weights' gradients
+HEAD_CHUNK = 4 * BLOCK  # points whose outputs are computed in one product
+GRADIENT_ROWS = 1600  # points times lines whose gradients go into one product for the weights' gradients
+WIDTH_STEP = 32  # rows of a multiple of it are multiplied up to a third faster
 
 
 def can_run(device: torch.device) -> bool:
@@ -112,6 +114,16 @@ def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     return lambda x: x @ weight_t
 
 
+def chunk_length(B: int) -> int:
+    """Points of B lines, in whole blocks, whose gradients go into one product for the weights' gradients."""
+    return max(1, GRADIENT_ROWS // (BLOCK * B)) * BLOCK
+
+
+def padding_to_step(width: int) -> tuple[int, int]:
+    """What `F.pad` is to add to rows of that width, so that products with them are quick."""
+    return 0, -width % WIDTH_STEP
+
+
 def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of the input (4H, I) and of h (4H, H), and bias (4H,) of a layer, with gates in the kernels' order."""
     suffix = "_l0" if isinstance(layer, nn.LSTM) else ""
@@ -132,7 +144,11 @@ def lstm(
     Returns hidden (T, B, H) in `matmul_dtype`, and the last cell (B, H).
     """
     of_input, of_hidden, bias = gate_weights(layer)
-    return FusedLSTM.apply(inputs, of_input, bias, of_hidden, hidden, cell, matmul_dtype, torch.is_grad_enabled())
+    padding = padding_to_step(of_input.shape[1])
+    return FusedLSTM.apply(
+        F.pad(inputs, padding), F.pad(of_input, padding), bias, of_hidden, hidden, cell, matmul_dtype,
+        torch.is_grad_enabled(),
+    )  # fmt: skip
 
 
 def window_lstm(
@@ -145,14 +161,16 @@ def window_lstm(
     points (T, B, 3), characters (B, U, C); before the first point hidden and cell (B, H), w (B, C), kappa (B, K).
     """
     of_input, of_hidden, bias = gate_weights(layer.cell)
-    of_point, of_window = of_input.split([points.shape[2], w.shape[1]], dim=1)
+    C, padding = w.shape[1], padding_to_step(w.shape[1] + hidden.shape[1])
+    of_point, of_window = of_input.split([points.shape[2], C], dim=1)
+    # The padding stands for more characters, which no text has.
+    of_window, w, characters = (F.pad(tensor, padding) for tensor in (of_window, w, characters))
     recurrent = torch.cat([of_window, of_hidden], dim=1)  # (4H, C + H), of (w, h) at the point before
-    outputs, cell, alpha, beta, kappa = FusedLSTM.apply(
+    hidden, w, cell, alpha, beta, kappa = FusedLSTM.apply(
         points, of_point, bias, recurrent, torch.cat([w, hidden], dim=-1), cell, matmul_dtype,
         torch.is_grad_enabled(), layer.window.weight, layer.window.bias, layer.max_log, characters, kappa,
     )  # fmt: skip
-    w, hidden = outputs.split([w.shape[1], hidden.shape[1]], dim=-1)
-    return hidden, w, cell, (alpha, beta, kappa)
+    return hidden, w[..., :C], cell, (alpha, beta, kappa)
 
 
 class FusedWindow:
@@ -175,7 +193,9 @@ class FusedWindow:
         self.kappas[0] = kappa[..., None]
         self.rows, (self.alpha, self.beta, self.advance) = self.parameters.unbind(0), self.by_point(self.parameters)
         self.kappa = self.kappas.unbind(0)
-        self.exponent, self.phi, self.w = (kappa.new_empty(B, *sizes) for sizes in ((K, U), (1, U), (1, C)))
+        self.bells = kappa.new_empty(T, B, K, U)  # the Gaussians, without alpha
+        self.bell = self.bells.unbind(0)
+        self.phi, self.w = (kappa.new_empty(B, 1, size) for size in (U, C))
 
     def by_point(self, parameters: Tensor) -> list[tuple[Tensor, ...]]:
         """(T, B, 3K) -> for each of the three parameters T views (B, K, 1)."""
@@ -185,37 +205,45 @@ class FusedWindow:
         """h (B, H) of point t -> its window w (B, 1, C), valid until the next call."""
         torch.addmm(self.bias, h, self.weight_t, out=self.rows[t]).clamp_(max=self.max_log).exp_()  # (eq. 48-50)
         torch.add(self.kappa[t], self.advance[t], out=self.kappa[t + 1])  # (eq. 51)
-        exponent = torch.sub(self.kappa[t + 1], self.u, out=self.exponent)  # (B, K, U)
-        exponent.square_().mul_(self.beta[t]).neg_().clamp_(min=MIN_EXPONENT).exp_()
-        torch.bmm(self.alpha[t].mT, exponent, out=self.phi)  # (eq. 46)
+        exponent = torch.sub(self.kappa[t + 1], self.u, out=self.bell[t])  # (B, K, U)
+        bell = exponent.square_().mul_(self.beta[t]).neg_().clamp_(min=MIN_EXPONENT).exp_()
+        torch.bmm(self.alpha[t].mT, bell, out=self.phi)  # (eq. 46)
         return torch.bmm(self.phi, self.characters, out=self.w)  # (eq. 47)
 
     def start_backward(self, d_kappas: Tensor) -> None:
         """d_kappas (T, B, K): the gradient of the loss by the kappas that `FusedLSTM` returns."""
         self.characters_t = self.characters.transpose(1, 2).contiguous()  # (B, C, U)
         self.d_parameters = torch.empty_like(self.parameters)  # before the exponential of (eq. 49-51)
-        # By what is cut off the gradient is 0. A hair below: the last digits of two exponentials may differ.
-        self.is_free = (self.parameters < 0.9999 * math.exp(self.max_log)).to(self.parameters.dtype).unbind(0)
+        # By what is cut off the gradient is 0. A hair off: the last digits of two exponentials may differ.
+        F.threshold_(self.bells, 1.0001 * math.exp(MIN_EXPONENT), 0.0)  # (exponentials of -inf take ten times as long)
+        signs = (self.parameters < 0.9999 * math.exp(self.max_log)).to(self.parameters.dtype)
+        signs[:, :, self.K : 2 * self.K].neg_()  # the minus of (eq. 58)
+        self.signs = signs.unbind(0)
         self.d_rows, (self.d_alpha, self.d_beta, self.d_advance) = (
             self.d_parameters.unbind(0), self.by_point(self.d_parameters)
         )  # fmt: skip
         self.d_kappas, self.d_kappa = d_kappas[..., None].unbind(0), torch.zeros_like(self.kappas[0])
-        self.distance, self.bell, self.d_phi = (torch.empty_like(p) for p in (self.exponent, self.exponent, self.phi))
-        self.moment_1, self.moment_2 = (torch.empty_like(self.d_kappa) for _ in range(2))
+        B, K, U = self.bell[0].shape
+        self.distance, self.d_phi = torch.empty_like(self.bell[0]), torch.empty_like(self.phi)
+        self.epsilons = self.phi.new_empty(3, B, K, U)  # epsilon times 1, kappa - u, and (kappa - u)^2
+        self.moments = self.phi.new_empty(3, B, K, 1)  # their sums over the text
+        self.epsilon, self.moment = self.epsilons.unbind(0), self.moments.unbind(0)
 
     def backward(self, t: int, d_w: Tensor, d_h: Tensor) -> Tensor:
         """d_w (B, 1, C), and d_h (B, H) from elsewhere -> d_h, to which is added what comes through the window."""
+        epsilon, epsilon_1, epsilon_2 = self.epsilon
         distance = torch.sub(self.kappa[t + 1], self.u, out=self.distance)  # (B, K, U)
-        exponent = torch.mul(distance, distance, out=self.bell).mul_(self.beta[t]).neg_()
-        bell = F.threshold_(exponent, MIN_EXPONENT, -math.inf).exp_()  # 0 where it was clamped, at any distance
-        epsilon = bell.mul_(self.alpha[t]).mul_(torch.bmm(d_w, self.characters_t, out=self.d_phi))  # (eq. 56)
-        torch.sum(epsilon, 2, keepdim=True, out=self.d_alpha[t])  # (eq. 57)
-        torch.sum(epsilon.mul_(distance), 2, keepdim=True, out=self.moment_1)  # of epsilon (kappa - u)
-        torch.sum(epsilon.mul_(distance), 2, keepdim=True, out=self.moment_2)  # of epsilon (kappa - u)^2
-        torch.mul(self.moment_2, self.beta[t], out=self.d_beta[t]).neg_()  # (eq. 58)
-        self.d_kappa.add_(self.d_kappas[t]).addcmul_(self.beta[t], self.moment_1, value=-2)  # (eq. 59)
+        torch.mul(self.bell[t], self.alpha[t], out=epsilon)
+        epsilon.mul_(torch.bmm(d_w, self.characters_t, out=self.d_phi))  # (eq. 56)
+        torch.mul(epsilon, distance, out=epsilon_1)
+        torch.mul(epsilon_1, distance, out=epsilon_2)
+        torch.sum(self.epsilons, 3, keepdim=True, out=self.moments)
+        moment_0, moment_1, moment_2 = self.moment
+        self.d_alpha[t].copy_(moment_0)  # (eq. 57)
+        torch.mul(moment_2, self.beta[t], out=self.d_beta[t])  # (eq. 58), but for its sign
+        self.d_kappa.add_(self.d_kappas[t]).addcmul_(self.beta[t], moment_1, value=-2)  # (eq. 59)
         torch.mul(self.advance[t], self.d_kappa, out=self.d_advance[t])  # (eq. 60)
-        return d_h.addmm_(self.d_rows[t].mul_(self.is_free[t]), self.weight)
+        return d_h.addmm_(self.d_rows[t].mul_(self.signs[t]), self.weight)
 
 
 class FusedLSTM(torch.autograd.Function):
@@ -230,11 +258,11 @@ class FusedLSTM(torch.autograd.Function):
         for a window window_weight (3K, H), window_bias (3K,), max_log, characters (B, U, C), kappa (B, K); else C is
         0.
 
-        The product with x is in the type of x. Returns (w, h) (T, B, C + H) in matmul_dtype, the last cell (B, H),
-        and with a window alpha, beta and kappa (T, B, K each; the first two without gradient).
+        The product with x is in the type of x. Returns h (T, B, H) in matmul_dtype and the last cell (B, H); with a
+        window h, w (T, B, C), the cell, and alpha, beta and kappa (T, B, K each; the first two without gradient).
         """
         (T, B, width), H = x.shape, cell.shape[1]
-        C = before.shape[1] - H
+        C, chunk = before.shape[1] - H, chunk_length(B)
         window = FusedWindow(T, window_weight, window_bias, max_log, characters, kappa) if C else None
         states = x.new_empty(T + 1, B, C + H, dtype=matmul_dtype)  # states[t] = (w, h) before point t
         states[0] = before
@@ -264,22 +292,23 @@ class FusedLSTM(torch.autograd.Function):
                 if window:
                     ws[t + 1].copy_(window.forward(t, h))
             if needs_backward:
-                if start % GRADIENT_CHUNK == 0:
-                    length = min(GRADIENT_CHUNK, T - start)
+                if start % chunk == 0:
+                    length = min(chunk, T - start)
                     saved.append(states.new_empty(length, B, 5, H))
                     forget_gates.append(cell.new_empty(length, B, H))
                 FusedLSTM.backward_factors(factors[:S], gates[:S], cells[:S], tanhs[:S], hiddens[:S])
-                saved[-1][start % GRADIENT_CHUNK :][:S].copy_(factors[:S])
-                forget_gates[-1][start % GRADIENT_CHUNK :][:S].copy_(gates[:S, :, 2 * H : 3 * H])
+                saved[-1][start % chunk :][:S].copy_(factors[:S])
+                forget_gates[-1][start % chunk :][:S].copy_(gates[:S, :, 2 * H : 3 * H])
             cells[0] = cells[S]
 
         ctx.save_for_backward(x, weight, recurrent, states, *saved, *forget_gates)
         ctx.window = window
         if not window:
             return states[1:], cells[S].clone()
+        w, h = states[1:].split([C, H], dim=2)
         alphas, betas = (p.contiguous() for p in window.parameters.chunk(3, dim=2)[:2])
         ctx.mark_non_differentiable(alphas, betas)
-        return states[1:], cells[S].clone(), alphas, betas, window.kappas[1:, ..., 0]
+        return h, w, cells[S].clone(), alphas, betas, window.kappas[1:, ..., 0]
 
     @staticmethod
     def backward_factors(factors: Tensor, gates: Tensor, cells: Tensor, tanhs: Tensor, hiddens: Tensor) -> None:
@@ -300,25 +329,31 @@ class FusedLSTM(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_states, d_cell, _alpha=None, _beta=None, d_kappas=None):
+    def backward(ctx, d_hiddens, *d_others):
         """Gradients in the order of the arguments of `forward`. A name d_x stands for the loss's gradient by x.
 
-        d_states (T, B, C + H), d_cell (B, H), d_kappas (T, B, K).
+        d_hiddens (T, B, H), d_others: d_cell (B, H), or with a window d_ws (T, B, C), d_cell, two unused, and d_kappas
+        (T, B, K).
         """
+        d_ws, d_cell, _, _, d_kappas = d_others if ctx.window else (None, *d_others, None, None, None)
         x, weight, recurrent, states, *saved = ctx.saved_tensors
         saved, forget_gates = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         window = ctx.window
         (T, B, width), H, low = x.shape, weight.shape[0] // 4, states.dtype
-        C = states.shape[2] - H
+        C, length = states.shape[2] - H, chunk_length(B)
         recurrent_product = pack_linear(recurrent.t().to(low), B)
         weight_low, x_low = weight.to(low), x.to(low)
         d_x = x_low.new_empty(x.shape) if ctx.needs_input_grad[0] else None
-        d_weight, d_recurrent, d_bias = (torch.zeros_like(p) for p in (weight, recurrent, weight[:, 0]))
+        # Each column is what a gate reads at a point of a line: (x, w, h, 1), of which the 1 is for the bias. To have
+        # these as columns, and the gradients as rows, is quicker than the other way round.
+        reads = states.new_ones(width + C + H + 1, min(length, T) * B)
+        d_weights_t = weight.new_zeros(len(reads), 4 * H)
         d_cell = d_cell.clone()
         d_before = torch.zeros_like(states[0])  # by (w, h), through the point after
-        d_gates = states.new_empty(GRADIENT_CHUNK, B, 4 * H)
+        d_gates = states.new_empty(min(length, T), B, 4 * H)
         d_gate, product = d_cell.new_empty(B, 4 * H), d_cell.new_empty(B, C + H)
-        d_output_gate, d_other_gates = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:]
+        d_output_gate, d_other_gates, d_cell_row = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:], d_cell[:, None]
+        d_gate_low, forget = d_gates.unbind(0), [gate for chunk in forget_gates for gate in chunk.unbind(0)]
         factors, d_block = d_cell.new_empty(BLOCK, B, 5, H), d_cell.new_empty(BLOCK, B, C + H)
         of_output, of_others, to_cell, d_state, d_w, d_h = (
             part.unbind(0)
@@ -330,28 +365,32 @@ class FusedLSTM(torch.autograd.Function):
         if window:
             window.start_backward(d_kappas)
         for start in reversed(range(0, T, BLOCK)):
-            S, chunk, first = min(BLOCK, T - start), start // GRADIENT_CHUNK, start % GRADIENT_CHUNK
+            S, chunk, first = min(BLOCK, T - start), start // length, start % length
             factors[:S].copy_(saved[chunk][first:][:S])
-            d_block[:S].copy_(d_states[start : start + S])
+            d_block[:S, :, C:].copy_(d_hiddens[start : start + S])
+            if window:
+                d_block[:S, :, :C].copy_(d_ws[start : start + S])
             for s in reversed(range(S)):
                 d_state[s].add_(product.copy_(d_before))
                 d_hidden = window.backward(start + s, d_w[s], d_h[s]) if window else d_h[s]
                 d_cell.addcmul_(d_hidden, to_cell[s])
                 torch.mul(of_output[s], d_hidden, out=d_output_gate)
-                torch.mul(of_others[s], d_cell[:, None], out=d_other_gates)
-                d_cell.mul_(forget_gates[chunk][first + s])  # to the cell of the point before (eq. 9)
-                d_before = recurrent_product(d_gates[first + s].copy_(d_gate))
+                torch.mul(of_others[s], d_cell_row, out=d_other_gates)
+                d_cell.mul_(forget[start + s])  # to the cell of the point before (eq. 9)
+                d_before = recurrent_product(d_gate_low[first + s].copy_(d_gate))
             if first == 0:
-                rows = slice(start, min(start + GRADIENT_CHUNK, T))
+                rows = slice(start, min(start + length, T))
                 flat = d_gates[: rows.stop - start].flatten(0, 1)
-                d_weight += flat.t() @ x_low[rows].reshape(-1, width)
-                d_recurrent += flat.t() @ states[rows].view(-1, C + H)
-                d_bias += flat.sum(0)
+                read = reads[:, : len(flat)]
+                read[:width].copy_(x_low[rows].reshape(-1, width).t())
+                read[width:-1].copy_(states[rows].view(-1, C + H).t())
+                d_weights_t += (read @ flat).to(weight.dtype)
                 if d_x is not None:
                     torch.mm(flat, weight_low, out=d_x[rows].view(-1, width))
 
         d_x = None if d_x is None else d_x.to(x.dtype)
-        gradients = (d_x, d_weight, d_bias, d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
+        d_weight, d_recurrent, d_bias = d_weights_t.t().split([width, C + H, 1], dim=1)
+        gradients = (d_x, d_weight, d_bias[:, 0], d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
         if not window:
             return *gradients, None, None, None, None, None
         d_parameters = window.d_parameters.flatten(0, 1)
@@ -374,10 +413,12 @@ class FusedLinear(torch.autograd.Function):
     def forward(ctx, weight, bias, *hiddens):
         """weight (N, L H), bias (N,), L times (T, B, H). Returns (T, B, N)."""
         ctx.save_for_backward(weight, *hiddens)
-        outputs = weight.new_empty(*hiddens[0].shape[:2], len(weight))
-        for rows in zip(*(h.split(GRADIENT_CHUNK) for h in (outputs, *hiddens)), strict=True):
-            rows = [row.flatten(0, 1) for row in rows]
-            torch.addmm(bias, torch.cat(rows[1:], dim=1).to(weight.dtype), weight.t(), out=rows[0])
+        (T, B, H), (N, width) = hiddens[0].shape, weight.shape
+        outputs, inputs = weight.new_empty(T, B, N), weight.new_empty(HEAD_CHUNK, B, len(hiddens), H)
+        for rows, *parts in zip(*(tensor.split(HEAD_CHUNK) for tensor in (outputs, *hiddens)), strict=True):
+            for n, part in enumerate(parts):
+                inputs[: len(part), :, n].copy_(part)
+            torch.addmm(bias, inputs[: len(rows)].view(-1, width), weight.t(), out=rows.view(-1, N))
         return outputs
 
     @staticmethod

@@ -29,7 +29,7 @@ POINTS_PER_CHARACTER = 25  # of a line of IAM-OnDB (section 5.1); an untrained w
 # Guard against overflow: the window's logarithms are cut off here. A trained window's go up to 12 where it leaves the
 # text behind; with this, kappa squared, times alpha and beta, is within float32 for a hundred thousand points.
 MAX_LOG_WINDOW = 16.0
-LOSS_CHUNK = 192  # points whose outputs are in memory at once: a line's outputs are the largest tensor of training
+LOSS_CHUNK = 300  # points whose outputs are in memory at once: a line's outputs are the largest tensor of training
 
 
 @dataclass(frozen=True)
