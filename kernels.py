@@ -262,7 +262,7 @@ class FusedLSTM(torch.autograd.Function):
         window h, w (T, B, C), the cell, and alpha, beta and kappa (T, B, K each; the first two without gradient).
         """
         (T, B, width), H = x.shape, cell.shape[1]
-        C, chunk = before.shape[1] - H, chunk_length(B)
+        C, length = before.shape[1] - H, chunk_length(B)
         window = FusedWindow(T, window_weight, window_bias, max_log, characters, kappa) if C else None
         states = x.new_empty(T + 1, B, C + H, dtype=matmul_dtype)  # states[t] = (w, h) before point t
         states[0] = before
@@ -292,13 +292,14 @@ class FusedLSTM(torch.autograd.Function):
                 if window:
                     ws[t + 1].copy_(window.forward(t, h))
             if needs_backward:
-                if start % chunk == 0:
-                    length = min(chunk, T - start)
-                    saved.append(states.new_empty(length, B, 5, H))
-                    forget_gates.append(cell.new_empty(length, B, H))
+                first = start % length  # of this block in its chunk
+                if first == 0:
+                    points = min(length, T - start)
+                    saved.append(states.new_empty(points, B, 5, H))
+                    forget_gates.append(cell.new_empty(points, B, H))
                 FusedLSTM.backward_factors(factors[:S], gates[:S], cells[:S], tanhs[:S], hiddens[:S])
-                saved[-1][start % chunk :][:S].copy_(factors[:S])
-                forget_gates[-1][start % chunk :][:S].copy_(gates[:S, :, 2 * H : 3 * H])
+                saved[-1][first:][:S].copy_(factors[:S])
+                forget_gates[-1][first:][:S].copy_(gates[:S, :, 2 * H : 3 * H])
             cells[0] = cells[S]
 
         ctx.save_for_backward(x, weight, recurrent, states, *saved, *forget_gates)
@@ -340,20 +341,20 @@ class FusedLSTM(torch.autograd.Function):
         saved, forget_gates = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         window = ctx.window
         (T, B, width), H, low = x.shape, weight.shape[0] // 4, states.dtype
-        C, length = states.shape[2] - H, chunk_length(B)
+        C, length = states.shape[2] - H, min(chunk_length(B), T)
         recurrent_product = pack_linear(recurrent.t().to(low), B)
         weight_low, x_low = weight.to(low), x.to(low)
         d_x = x_low.new_empty(x.shape) if ctx.needs_input_grad[0] else None
         # Each column is what a gate reads at a point of a line: (x, w, h, 1), of which the 1 is for the bias. To have
         # these as columns, and the gradients as rows, is quicker than the other way round.
-        reads = states.new_ones(width + C + H + 1, min(length, T) * B)
+        reads = states.new_ones(width + C + H + 1, length * B)
         d_weights_t = weight.new_zeros(len(reads), 4 * H)
         d_cell = d_cell.clone()
         d_before = torch.zeros_like(states[0])  # by (w, h), through the point after
-        d_gates = states.new_empty(min(length, T), B, 4 * H)
+        d_gates = states.new_empty(length, B, 4 * H)
         d_gate, product = d_cell.new_empty(B, 4 * H), d_cell.new_empty(B, C + H)
         d_output_gate, d_other_gates, d_cell_row = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:], d_cell[:, None]
-        d_gate_low, forget = d_gates.unbind(0), [gate for chunk in forget_gates for gate in chunk.unbind(0)]
+        d_gate_low, forget = d_gates.unbind(0), [gate for gates in forget_gates for gate in gates.unbind(0)]
         factors, d_block = d_cell.new_empty(BLOCK, B, 5, H), d_cell.new_empty(BLOCK, B, C + H)
         of_output, of_others, to_cell, d_state, d_w, d_h = (
             part.unbind(0)
