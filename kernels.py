@@ -8,7 +8,8 @@ small operations. `FusedLSTM` runs over all T points itself. Forwards it keeps, 
 that the gradient is multiplied by on its way back, and the forget gates. Backwards, from the last point to the first, a
 point costs one product: the gradients of its gates (B, 4H) by the recurrent weights (4H, C + H) give those of (w, h) at
 the point before. The gates' gradients of n points (see `chunk_length`) are kept, (n B, 4H), and then multiplied in one
-large product by what the points read, (I + C + H + 1, n B), for the gradients of weights and bias. `FusedWindow` does
+large product by what the points read, (I + C + H, n B), for the gradients of the weights, and of the bias, which is
+the weight of a 1 that each point reads. `FusedWindow` does
 the same for the window by the paper's closed forms (eq. 56-60). The products, and what is kept, are in `matmul_dtype`.
 Cells, window, and sums of gradients, all that adds up over the line, are in the type of the weights, and so are the
 forget gates, whose rounding errors would be multiplied over the line.
@@ -37,8 +38,7 @@ MIN_EXPONENT = -60.0
 MAX_HALF = torch.finfo(torch.half).max
 
 BLOCK = 4  # points whose intermediate results stay in the processor's cache
-HEAD_CHUNK = 4 * BLOCK  # points whose outputs are computed in one product
-GRADIENT_ROWS = 1600  # points times lines whose gradients go into one product for the weights' gradients
+CHUNK_ROWS = 1600  # points times lines that go into one product where many can
 WIDTH_STEP = 32  # rows of a multiple of it are multiplied up to a third faster
 
 
@@ -115,13 +115,13 @@ def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
 
 
 def chunk_length(B: int) -> int:
-    """Points of B lines, in whole blocks, whose gradients go into one product for the weights' gradients."""
-    return max(1, GRADIENT_ROWS // (BLOCK * B)) * BLOCK
+    """Points of B lines, in whole blocks, that go into one product where many can."""
+    return max(1, CHUNK_ROWS // (BLOCK * B)) * BLOCK
 
 
-def padding_to_step(width: int) -> tuple[int, int]:
-    """What `F.pad` is to add to rows of that width, so that products with them are quick."""
-    return 0, -width % WIDTH_STEP
+def padding_to_step(width: int) -> int:
+    """Columns to add to rows of that width, so that products with them are quick. Narrow ones are so already."""
+    return -width % WIDTH_STEP if width > WIDTH_STEP else 0
 
 
 def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,18 +137,20 @@ def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def lstm(
-    layer: nn.LSTM, matmul_dtype: torch.dtype, inputs: Tensor, hidden: Tensor, cell: Tensor
+    layer: nn.LSTM, matmul_dtype: torch.dtype, inputs: list[Tensor], hidden: Tensor, cell: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`Model.run_lstm`: inputs (T, B, I), hidden and cell (B, H) before the first point.
+    """`Model.run_lstm`: inputs (T, B, I in all), hidden and cell (B, H) before the first point.
 
     Returns hidden (T, B, H) in `matmul_dtype`, and the last cell (B, H).
     """
     of_input, of_hidden, bias = gate_weights(layer)
-    padding = padding_to_step(of_input.shape[1])
+    weight = torch.cat([of_input, bias[:, None]], dim=1)
+    padding = padding_to_step(weight.shape[1])
+    ones = inputs[-1].new_ones(1, 1, 1 + padding).expand(*inputs[-1].shape[:2], -1)
+    x = torch.cat([*(part.to(ones.dtype) for part in inputs), ones], dim=2)
     return FusedLSTM.apply(
-        F.pad(inputs, padding), F.pad(of_input, padding), bias, of_hidden, hidden, cell, matmul_dtype,
-        torch.is_grad_enabled(),
-    )  # fmt: skip
+        x, F.pad(weight, (0, padding)), of_hidden, hidden, cell, matmul_dtype, torch.is_grad_enabled()
+    )
 
 
 def window_lstm(
@@ -161,14 +163,15 @@ def window_lstm(
     points (T, B, 3), characters (B, U, C); before the first point hidden and cell (B, H), w (B, C), kappa (B, K).
     """
     of_input, of_hidden, bias = gate_weights(layer.cell)
-    C, padding = w.shape[1], padding_to_step(w.shape[1] + hidden.shape[1])
+    C, padding = w.shape[1], (0, padding_to_step(w.shape[1] + hidden.shape[1]))
     of_point, of_window = of_input.split([points.shape[2], C], dim=1)
     # The padding stands for more characters, which no text has.
     of_window, w, characters = (F.pad(tensor, padding) for tensor in (of_window, w, characters))
     recurrent = torch.cat([of_window, of_hidden], dim=1)  # (4H, C + H), of (w, h) at the point before
     hidden, w, cell, alpha, beta, kappa = FusedLSTM.apply(
-        points, of_point, bias, recurrent, torch.cat([w, hidden], dim=-1), cell, matmul_dtype,
-        torch.is_grad_enabled(), layer.window.weight, layer.window.bias, layer.max_log, characters, kappa,
+        F.pad(points, (0, 1), value=1.0), torch.cat([of_point, bias[:, None]], dim=1), recurrent,
+        torch.cat([w, hidden], dim=1), cell, matmul_dtype, torch.is_grad_enabled(),
+        layer.window.weight, layer.window.bias, layer.max_log, characters, kappa,
     )  # fmt: skip
     return hidden, w[..., :C], cell, (alpha, beta, kappa)
 
@@ -180,7 +183,10 @@ class FusedWindow:
     What has one value for each Gaussian has the shape (B, K, 1).
     """
 
-    def __init__(self, T: int, weight: Tensor, bias: Tensor, max_log: float, characters: Tensor, kappa: Tensor):
+    def __init__(
+        self, T: int, needs_backward: bool,
+        weight: Tensor, bias: Tensor, max_log: float, characters: Tensor, kappa: Tensor,
+    ):  # fmt: skip
         """weight (3K, H) and bias (3K,) of (eq. 48), whose results are cut off at `max_log`; characters (B, U, C);
         kappa (B, K) before the first point.
         """
@@ -193,7 +199,8 @@ class FusedWindow:
         self.kappas[0] = kappa[..., None]
         self.rows, (self.alpha, self.beta, self.advance) = self.parameters.unbind(0), self.by_point(self.parameters)
         self.kappa = self.kappas.unbind(0)
-        self.bells = kappa.new_empty(T, B, K, U)  # the Gaussians, without alpha
+        # The Gaussians, without alpha; if there is no way back, those of all points are in the same memory.
+        self.bells = kappa.new_empty(T if needs_backward else 1, B, K, U).expand(T, B, K, U)
         self.bell = self.bells.unbind(0)
         self.phi, self.w = (kappa.new_empty(B, 1, size) for size in (U, C))
 
@@ -251,23 +258,25 @@ class FusedLSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x, weight, bias, recurrent, before, cell, matmul_dtype, needs_backward,
+        ctx, x, weight, recurrent, before, cell, matmul_dtype, needs_backward,
         window_weight=None, window_bias=None, max_log=None, characters=None, kappa=None,
     ):  # fmt: skip
-        """x (T, B, I), weight (4H, I), bias (4H,), recurrent (4H, C + H), before (B, C + H) = (w, h), cell (B, H);
-        for a window window_weight (3K, H), window_bias (3K,), max_log, characters (B, U, C), kappa (B, K); else C is
-        0.
+        """x (T, B, I) with a column of ones, weight (4H, I) with the bias for it, recurrent (4H, C + H), before
+        (B, C + H) = (w, h), cell (B, H); for a window window_weight (3K, H), window_bias (3K,), max_log, characters
+        (B, U, C), kappa (B, K); else C is 0.
 
         The product with x is in the type of x. Returns h (T, B, H) in matmul_dtype and the last cell (B, H); with a
         window h, w (T, B, C), the cell, and alpha, beta and kappa (T, B, K each; the first two without gradient).
         """
         (T, B, width), H = x.shape, cell.shape[1]
         C, length = before.shape[1] - H, chunk_length(B)
-        window = FusedWindow(T, window_weight, window_bias, max_log, characters, kappa) if C else None
+        window = FusedWindow(T, needs_backward, window_weight, window_bias, max_log, characters, kappa) if C else None
         states = x.new_empty(T + 1, B, C + H, dtype=matmul_dtype)  # states[t] = (w, h) before point t
         states[0] = before
         state, ws, hs = states.unbind(0), states[:, :, None, :C].unbind(0), states[:, :, C:].unbind(0)
-        input_product = pack_linear(weight.to(x.dtype), BLOCK * B)
+        # Of wide rows many are multiplied at once, so that the weights are read once; narrow ones a block at a time.
+        input_points = length if width > WIDTH_STEP else BLOCK
+        input_product = pack_linear(weight.to(x.dtype), input_points * B)
         recurrent_product = pack_linear(recurrent.to(matmul_dtype), B)
         saved, forget_gates = [], []  # of each chunk: what backward multiplies by, (chunk, B, 5, H) and (chunk, B, H)
         gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
@@ -280,7 +289,9 @@ class FusedLSTM(torch.autograd.Function):
         ]
         for start in range(0, T, BLOCK):
             S = min(BLOCK, T - start)
-            gates[:S].view(S * B, 4 * H).copy_(input_product(x[start : start + S].reshape(S * B, width))).add_(bias)
+            if start % input_points == 0:
+                of_inputs = input_product(x[start : start + input_points].reshape(-1, width)).view(-1, B, 4 * H)
+            gates[:S].copy_(of_inputs[start % input_points :][:S])
             for t, step in zip(range(start, start + S), steps, strict=False):
                 gate, sigmoids, candidate, o, i, f, g, c_before, c, tanh, h = step
                 gate += product.copy_(recurrent_product(state[t]))  # adding another type would allocate anew
@@ -345,9 +356,9 @@ class FusedLSTM(torch.autograd.Function):
         recurrent_product = pack_linear(recurrent.t().to(low), B)
         weight_low, x_low = weight.to(low), x.to(low)
         d_x = x_low.new_empty(x.shape) if ctx.needs_input_grad[0] else None
-        # Each column is what a gate reads at a point of a line: (x, w, h, 1), of which the 1 is for the bias. To have
-        # these as columns, and the gradients as rows, is quicker than the other way round.
-        reads = states.new_ones(width + C + H + 1, length * B)
+        # Each column is what a gate reads at a point of a line: (x, w, h). To have these as columns, and the gradients
+        # as rows, is quicker than the other way round.
+        reads = states.new_empty(width + C + H, length * B)
         d_weights_t = weight.new_zeros(len(reads), 4 * H)
         d_cell = d_cell.clone()
         d_before = torch.zeros_like(states[0])  # by (w, h), through the point after
@@ -384,14 +395,14 @@ class FusedLSTM(torch.autograd.Function):
                 flat = d_gates[: rows.stop - start].flatten(0, 1)
                 read = reads[:, : len(flat)]
                 read[:width].copy_(x_low[rows].reshape(-1, width).t())
-                read[width:-1].copy_(states[rows].view(-1, C + H).t())
+                read[width:].copy_(states[rows].view(-1, C + H).t())
                 d_weights_t += (read @ flat).to(weight.dtype)
                 if d_x is not None:
                     torch.mm(flat, weight_low, out=d_x[rows].view(-1, width))
 
         d_x = None if d_x is None else d_x.to(x.dtype)
-        d_weight, d_recurrent, d_bias = d_weights_t.t().split([width, C + H, 1], dim=1)
-        gradients = (d_x, d_weight, d_bias[:, 0], d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
+        d_weight, d_recurrent = d_weights_t.t().split([width, C + H], dim=1)
+        gradients = (d_x, d_weight, d_recurrent, d_before.to(weight.dtype), d_cell, None, None)
         if not window:
             return *gradients, None, None, None, None, None
         d_parameters = window.d_parameters.flatten(0, 1)
@@ -405,22 +416,13 @@ def linear(layer: nn.Linear, hiddens: list[Tensor]) -> Tensor:
 
 
 class FusedLinear(torch.autograd.Function):
-    """A linear layer over tensors that are put side by side a chunk at a time.
-
-    It is computed in the weights' type; the products of its gradients are in the type of the hidden states.
-    """
+    """A linear layer of the weights' type, the products of whose gradients are in the type of the hidden states."""
 
     @staticmethod
     def forward(ctx, weight, bias, *hiddens):
         """weight (N, L H), bias (N,), L times (T, B, H). Returns (T, B, N)."""
         ctx.save_for_backward(weight, *hiddens)
-        (T, B, H), (N, width) = hiddens[0].shape, weight.shape
-        outputs, inputs = weight.new_empty(T, B, N), weight.new_empty(HEAD_CHUNK, B, len(hiddens), H)
-        for rows, *parts in zip(*(tensor.split(HEAD_CHUNK) for tensor in (outputs, *hiddens)), strict=True):
-            for n, part in enumerate(parts):
-                inputs[: len(part), :, n].copy_(part)
-            torch.addmm(bias, inputs[: len(rows)].view(-1, width), weight.t(), out=rows.view(-1, N))
-        return outputs
+        return F.linear(torch.cat(hiddens, dim=2).to(weight.dtype), weight, bias)
 
     @staticmethod
     @once_differentiable

@@ -29,7 +29,7 @@ POINTS_PER_CHARACTER = 25  # of a line of IAM-OnDB (section 5.1); an untrained w
 # Guard against overflow: the window's logarithms are cut off here. A trained window's go up to 12 where it leaves the
 # text behind; with this, kappa squared, times alpha and beta, is within float32 for a hundred thousand points.
 MAX_LOG_WINDOW = 16.0
-LOSS_CHUNK = 300  # points whose outputs are in memory at once: a line's outputs are the largest tensor of training
+LOSS_CHUNK = 64  # points whose mixtures are computed at once, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -258,21 +258,27 @@ class Model(nn.Module):
         the points before, none at the start. Returns raw outputs (T, B, 1 + 6M) for `mixture`, the state after the
         last point, and the window's parameters (T, B, K) (None without one).
         """
+        hiddens, after, window = self.run_layers(points, characters, state)
+        return self.run_head(hiddens), after, window
+
+    def run_layers(
+        self, points: Tensor, characters: Tensor | None, state: State | None = None
+    ) -> tuple[list[Tensor], State, Window | None]:
+        """`forward` without the head: the same, but all layers' hidden states, (T, B, H) each, for the outputs."""
         if (characters is None) == (self.config.num_chars > 0):
             raise ValueError("a network with a window needs a text, one without takes none")
         if not len(points):
             raise ValueError("there are no points to read")
         state = self.initial_state(points.shape[1]) if state is None else state
-        inputs, w, window = points, state.window[None], None
+        inputs, w, window = [points], state.window[None], None  # inputs: what each layer reads beside other layers' h
         hiddens, cells = [], []  # of each layer, (T, B, H) and (B, H)
         for n, layer in enumerate(self.layers):
             before = state.hidden[n], state.cell[n]
             if isinstance(layer, WindowLSTM):
                 hidden, w, cell, window = self.run_window(layer, points, characters, *before, state.window, state.kappa)
-                inputs = torch.cat([points.to(w.dtype), w], dim=-1)  # upper layers see x_t and w_t (eq. 53)
+                inputs = [points, w]  # upper layers see x_t and w_t (eq. 53)
             else:
-                x = torch.cat([inputs.to(hiddens[-1].dtype), hiddens[-1]], dim=-1) if n else inputs  # skip connection
-                hidden, cell = self.run_lstm(layer, x, *before)
+                hidden, cell = self.run_lstm(layer, inputs + hiddens[-1:], *before)  # skip connection
             hiddens.append(hidden)
             cells.append(cell)
         after = State(
@@ -281,7 +287,7 @@ class Model(nn.Module):
             w[-1].to(points.dtype),
             window.kappa[-1] if window else state.kappa,
         )
-        return self.run_head(hiddens), after, window
+        return hiddens, after, window
 
     def losses(self, points: Tensor, mask: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss in nats (eq. 26) and squared error of each prediction, in normalised units, zero beyond a line's end.
@@ -290,14 +296,13 @@ class Model(nn.Module):
         (B, U) codes with -1 for padding. Returns two tensors (T, B), the second without gradient.
         """
         points, characters = self.normalise(points), None if text is None else self.one_hot(text)
-        state, losses, errors = None, [], []
-        for start in range(0, len(mask), LOSS_CHUNK):
-            chunk = points[start : start + LOSS_CHUNK + 1]
-            outputs, state, _ = self(chunk[:-1], characters, state)  # the gradient goes back through the state
-            mix = mixture(outputs)
-            losses.append(negative_log_likelihood(mix, chunk[1:]))
+        hiddens, _, _ = self.run_layers(points[:-1], characters)
+        losses, errors = [], []
+        for targets, *parts in zip(*(tensor.split(LOSS_CHUNK) for tensor in (points[1:], *hiddens)), strict=True):
+            mix = mixture(self.run_head(parts))
+            losses.append(negative_log_likelihood(mix, targets))
             with torch.no_grad():
-                errors.append(squared_error(mix, chunk[1:]))
+                errors.append(squared_error(mix, targets))
         zero = points.new_zeros(())
         return torch.where(mask, torch.cat(losses), zero), torch.where(mask, torch.cat(errors), zero)
 
@@ -310,16 +315,18 @@ class Model(nn.Module):
             return hidden, w, cell, Window(*window)
         return layer(points, *before)
 
-    def run_lstm(self, layer: nn.LSTM, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer without a window (eq. 7-11, no peepholes) over a line: inputs (T, B, I), before it two of (B, H).
+    def run_lstm(self, layer: nn.LSTM, inputs: list[Tensor], hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer without a window (eq. 7-11, no peepholes) over a line.
 
+        inputs (T, B, I in all), side by side what it reads; hidden and cell (B, H) before the first point.
         Returns hidden (T, B, H) of all points and the last cell (B, H).
         """
-        if has_kernels(inputs.device):
+        if has_kernels(hidden.device):
             return kernels.lstm(layer, self.matmul_dtype, inputs, hidden, cell)
         low = self.matmul_dtype == torch.bfloat16
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
-            outputs, (_, last) = layer(inputs.to(hidden.dtype), (hidden[None], cell[None]))
+        x = torch.cat([part.to(hidden.dtype) for part in inputs], dim=-1)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+            outputs, (_, last) = layer(x, (hidden[None], cell[None]))
         return outputs, last[0].to(cell.dtype)
 
     def run_head(self, hiddens: list[Tensor]) -> Tensor:

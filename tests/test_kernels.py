@@ -60,7 +60,7 @@ def test_fused_lstm_has_the_outputs_and_gradients_of_torch(T, B, width, H):
     outputs, (_, cell) = layer(inputs[0], (inputs[1][None], inputs[2][None]))
     weights = torch.randn_like(outputs), torch.randn_like(cell[0])
     wanted = torch.autograd.grad((outputs, cell[0]), [*inputs, *layer.parameters()], weights)
-    found_outputs, found_cell = kernels.lstm(layer, torch.float64, *inputs)
+    found_outputs, found_cell = kernels.lstm(layer, torch.float64, inputs[:1], *inputs[1:])
     found = torch.autograd.grad((found_outputs, found_cell), [*inputs, *layer.parameters()], weights)
     for a, b in zip((found_outputs, found_cell, *found), (outputs, cell[0], *wanted), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
@@ -96,7 +96,7 @@ def test_gradients_of_lstms_that_share_them(dtype):
     first, second = (torch.nn.LSTM(4, 5).to(dtype) for _ in range(2))
     x, zeros = torch.randn(2, 70, 4, dtype=dtype).transpose(0, 1).requires_grad_(), torch.zeros(2, 5, dtype=dtype)
     inputs = [x, *first.parameters(), *second.parameters()]
-    found = sum(kernels.lstm(layer, dtype, x, zeros, zeros)[0] for layer in (first, second)).sum()
+    found = sum(kernels.lstm(layer, dtype, [x], zeros, zeros)[0] for layer in (first, second)).sum()
     wanted = sum(layer(x)[0] for layer in (first, second)).sum()
     wanted = torch.autograd.grad(wanted, inputs)
     for _ in range(2):
