@@ -9,10 +9,10 @@ that the gradient is multiplied by on its way back, and the forget gates. Backwa
 point costs one product: the gradients of its gates (B, 4H) by the recurrent weights (4H, C + H) give those of (w, h) at
 the point before. The gates' gradients of n points (see `chunk_length`) are kept, (n B, 4H), and then multiplied in one
 large product by what the points read, (I + C + H, n B), for the gradients of the weights, and of the bias, which is
-the weight of a 1 that each point reads. `FusedWindow` does
-the same for the window by the paper's closed forms (eq. 56-60). The products, and what is kept, are in `matmul_dtype`.
-Cells, window, and sums of gradients, all that adds up over the line, are in the type of the weights, and so are the
-forget gates, whose rounding errors would be multiplied over the line.
+the weight of a 1 that each point reads. `FusedWindow` does the same for the window by the paper's closed forms
+(eq. 56-60). The products, and the states that are kept, are in `matmul_dtype`. The factors are in half precision if that is
+bfloat16; the forget gates are not, whose rounding errors would be multiplied over the line. Cells, window, and sums of gradients, all that adds up over the line,
+are in the type of the weights.
 
 Gates stand in the order output, input, forget, candidate: the three sigmoids are neighbours, and so are the three that
 lead to the cell. `gate_weights` brings PyTorch's order (input, forget, candidate, output) to this one.
@@ -278,6 +278,9 @@ class FusedLSTM(torch.autograd.Function):
         input_points = length if width > WIDTH_STEP else BLOCK
         input_product = pack_linear(weight.to(x.dtype), input_points * B)
         recurrent_product = pack_linear(recurrent.to(matmul_dtype), B)
+        # bfloat16 factors would be rounded to 8 bits. Half precision has 11, is converted twice as fast, and goes up to
+        # cells of 250,000, which take as many points.
+        kept_dtype = torch.half if matmul_dtype == torch.bfloat16 else matmul_dtype
         saved, forget_gates = [], []  # of each chunk: what backward multiplies by, (chunk, B, 5, H) and (chunk, B, H)
         gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
         tanhs, hiddens, factors = (cell.new_empty(BLOCK, B, *sizes) for sizes in ((H,), (H,), (5, H)))
@@ -306,7 +309,7 @@ class FusedLSTM(torch.autograd.Function):
                 first = start % length  # of this block in its chunk
                 if first == 0:
                     points = min(length, T - start)
-                    saved.append(states.new_empty(points, B, 5, H))
+                    saved.append(states.new_empty(points, B, 5, H, dtype=kept_dtype))
                     forget_gates.append(cell.new_empty(points, B, H))
                 FusedLSTM.backward_factors(factors[:S], gates[:S], cells[:S], tanhs[:S], hiddens[:S])
                 saved[-1][first:][:S].copy_(factors[:S])
