@@ -10,9 +10,9 @@ point costs one product: the gradients of its gates (B, 4H) by the recurrent wei
 the point before. The gates' gradients of n points (see `chunk_length`) are kept, (n B, 4H), and then multiplied in one
 large product by what the points read, (I + C + H, n B), for the gradients of the weights, and of the bias, which is
 the weight of a 1 that each point reads. `FusedWindow` does the same for the window by the paper's closed forms
-(eq. 56-60). The products, and the states that are kept, are in `matmul_dtype`. The factors are in half precision if that is
-bfloat16; the forget gates are not, whose rounding errors would be multiplied over the line. Cells, window, and sums of gradients, all that adds up over the line,
-are in the type of the weights.
+(eq. 56-60). The products, and the states that are kept, are in `matmul_dtype`. The factors are in half precision if
+that is bfloat16; the forget gates are not, whose rounding errors would be multiplied over the line. Cells, window, and
+sums of gradients, all that adds up over the line, are in the type of the weights.
 
 Gates stand in the order output, input, forget, candidate: the three sigmoids are neighbours, and so are the three that
 lead to the cell. `gate_weights` brings PyTorch's order (input, forget, candidate, output) to this one.
