@@ -4,15 +4,14 @@ Nothing needs this file. model.py and generate.py take what is here where `can_r
 code; HANDWRITING_KERNELS=0 in the environment switches all of it off. Letters for shapes are those of model.py.
 
 **How a layer learns.** Autograd would take, at every point, one product for the gradient of each weight and some forty
-small operations. `FusedLSTM` runs over all T points itself. Forwards it keeps, for each point, five factors (B, 5, H)
-that the gradient is multiplied by on its way back, and the forget gates. Backwards, from the last point to the first, a
-point costs one product: the gradients of its gates (B, 4H) by the recurrent weights (4H, C + H) give those of (w, h) at
-the point before. The gates' gradients of n points (see `chunk_length`) are kept, (n B, 4H), and then multiplied in one
-large product by what the points read, (I + C + H, n B), for the gradients of the weights, and of the bias, which is
-the weight of a 1 that each point reads. `FusedWindow` does the same for the window by the paper's closed forms
-(eq. 56-60). The products, and the states that are kept, are in `matmul_dtype`. The factors are in half precision if
-that is bfloat16; the forget gates are not, whose rounding errors would be multiplied over the line. Cells, window, and
-sums of gradients, all that adds up over the line, are in the type of the weights.
+small operations. `FusedLSTM` runs over all T points itself. Forwards it keeps the gates and the cell of each point.
+Backwards, from the last point to the first, a point costs one product: the gradients of its gates (B, 4H) by the
+recurrent weights (4H, C + H) give those of (w, h) at the point before. The gates' gradients of n points (see
+`chunk_length`) are kept, (n B, 4H), and then multiplied in one large product by what the points read,
+(I + C + H, n B), for the gradients of the weights, and of the bias, which is the weight of a 1 that each point reads.
+`FusedWindow` does the same for the window by the paper's closed forms (eq. 56-60). The products, what goes into the
+gates, and the states that are kept, are in `matmul_dtype`. Gates, cells, window, and sums of gradients, all that adds
+up over the line, are in the type of the weights.
 
 Gates stand in the order output, input, forget, candidate: the three sigmoids are neighbours, and so are the three that
 lead to the cell. `gate_weights` brings PyTorch's order (input, forget, candidate, output) to this one.
@@ -32,12 +31,14 @@ from torch.autograd.function import once_differentiable
 
 from utils import note
 
+sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
+
 # exp(-60) is nothing beside the other Gaussians. Smaller numbers are stored denormalised from exp(-88) on, and a
 # processor is ten times as slow on those.
 MIN_EXPONENT = -60.0
 MAX_HALF = torch.finfo(torch.half).max
 
-BLOCK = 4  # points whose intermediate results stay in the processor's cache
+BLOCK = 4  # points whose narrow inputs are multiplied at once: the results stay in the processor's cache
 CHUNK_ROWS = 1600  # points times lines that go into one product where many can
 WIDTH_STEP = 32  # rows of a multiple of it are multiplied up to a third faster
 
@@ -51,14 +52,20 @@ def can_run(device: torch.device) -> bool:
 
 
 def pack_linear_bf16(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """The function x (n, I) -> x @ weight.T for one bfloat16 weight (N, I), quickest for n = `rows`.
+    """`pack_linear` of a bfloat16 weight, quickest for n = `rows`.
 
     oneDNN puts the weight in order once, not at every product. PyTorch's compiler uses these operations; they are not
     part of its public interface.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-    linear = torch.ops.mkldnn._linear_pointwise.default
-    return lambda x: linear(x, packed, None, "none", [], "")
+    linear = torch.ops.mkldnn._linear_pointwise
+
+    def product(x: Tensor, added: Tensor | None = None) -> Tensor:
+        if added is None:
+            return linear.default(x, packed, None, "none", [], "")
+        return linear.binary(x, added, packed, None, "add")
+
+    return product
 
 
 def pack_linear_fp16(weight: Tensor) -> Callable[[Tensor], Tensor]:
@@ -93,8 +100,11 @@ def works(pack: Callable, dtype: torch.dtype, *arguments: int) -> bool:
     """Try a way to pack weights on a tiny example; tell on stderr if it fails."""
     try:
         weight = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]], dtype=dtype)
-        found = pack(weight, *arguments)(weight[:1])
+        product = pack(weight, *arguments)
+        found = product(weight[:1])
         is_right = found.tolist() == [[14.0, 2.0]]
+        if dtype == torch.bfloat16:
+            is_right = is_right and product(weight[:1], found).tolist() == [[28.0, 4.0]]
     except Exception:  # operations that have gone or changed fail in any way
         is_right = False
     if not is_right:
@@ -107,16 +117,19 @@ HAS_FP16_PACKING = torch.backends.quantized.engine in ("fbgemm", "x86") and work
 
 
 def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """The function x (n, I) -> x @ weight.T for one weight (N, I) and many x of its type."""
+    """The function (x (n, I), added (n, N) or nothing) -> x @ weight.T + added, for one weight (N, I) and many x.
+
+    All are of one type.
+    """
     if weight.dtype == torch.bfloat16 and HAS_BF16_PACKING:
         return pack_linear_bf16(weight, rows)
     weight_t = weight.t().contiguous()
-    return lambda x: x @ weight_t
+    return lambda x, added=None: x @ weight_t if added is None else torch.addmm(added, x, weight_t)
 
 
 def chunk_length(B: int) -> int:
-    """Points of B lines, in whole blocks, that go into one product where many can."""
-    return max(1, CHUNK_ROWS // (BLOCK * B)) * BLOCK
+    """Points of B lines that go into one product where many can."""
+    return max(1, CHUNK_ROWS // B)
 
 
 def padding_to_step(width: int) -> int:
@@ -253,6 +266,45 @@ class FusedWindow:
         return d_h.addmm_(self.d_rows[t].mul_(self.signs[t]), self.weight)
 
 
+class Cells:
+    """The gates and cells of some points of a layer, and what is between its products, a point at a time.
+
+    Forwards these are (eq. 7-11) without peepholes, backwards their derivatives.
+    """
+
+    def __init__(self, gates: Tensor, cells: Tensor):
+        """gates (n, B, 4, H), cells (n + 1, B, H), the first that before the first point."""
+        self.gates, self.cells = gates, cells
+        self.whole, self.sigmoids = gates.flatten(2).unbind(0), gates[:, :, :3].unbind(0)
+        self.o, self.i, self.f, self.g = (gate.unbind(0) for gate in gates.unbind(2))  # (B, H) each
+        self.cell = cells.unbind(0)
+        self.d_gates, self.tanh, self.d_tanh = torch.empty_like(gates[0]), *torch.empty_like(cells[:2]).unbind(0)
+        self.d_sigmoids, self.d_gate = self.d_gates[:, :3], self.d_gates.unbind(1)
+
+    def forward(self, n: int, z: Tensor, h: Tensor) -> None:
+        """Point n: what comes into the gates, z (B, 4H) -> h (B, H)."""
+        o, i, f, g, before, cell = self.o[n], self.i[n], self.f[n], self.g[n], self.cell[n], self.cell[n + 1]
+        self.whole[n].copy_(z)
+        self.sigmoids[n].sigmoid_()  # (eq. 7, 8, 10)
+        g.tanh_()
+        torch.mul(f, before, out=cell).addcmul_(i, g)  # (eq. 9)
+        torch.mul(torch.tanh(cell, out=self.tanh), o, out=h)  # (eq. 11)
+
+    def backward(self, n: int, d_h: Tensor, d_cell: Tensor, d_z: Tensor) -> None:
+        """Point n: d_h (B, H) -> d_z (B, 4H); d_cell (B, H) of this point becomes that of the point before."""
+        o, i, f, g, tanh = self.o[n], self.i[n], self.f[n], self.g[n], torch.tanh(self.cell[n + 1], out=self.tanh)
+        d_o, d_i, d_f, d_g = self.d_gate
+        torch.mul(d_h, tanh, out=d_o)  # (eq. 11)
+        d_cell.add_(tanh_backward(torch.mul(d_h, o, out=self.d_tanh), tanh, grad_input=self.d_tanh))
+        torch.mul(d_cell, g, out=d_i)  # (eq. 9)
+        torch.mul(d_cell, self.cell[n], out=d_f)
+        torch.mul(d_cell, i, out=d_g)
+        d_cell.mul_(f)
+        sigmoid_backward(self.d_sigmoids, self.sigmoids[n], grad_input=self.d_sigmoids)
+        tanh_backward(d_g, g, grad_input=d_g)
+        d_z.copy_(self.d_gates.flatten(1))
+
+
 class FusedLSTM(torch.autograd.Function):
     """A layer of LSTM over a whole line, with or without a window, and its gradient in closed form: see above."""
 
@@ -278,69 +330,33 @@ class FusedLSTM(torch.autograd.Function):
         input_points = length if width > WIDTH_STEP else BLOCK
         input_product = pack_linear(weight.to(x.dtype), input_points * B)
         recurrent_product = pack_linear(recurrent.to(matmul_dtype), B)
-        # bfloat16 factors would be rounded to 8 bits. Half precision has 11, is converted twice as fast, and goes up to
-        # cells of 250,000, which take as many points.
-        kept_dtype = torch.half if matmul_dtype == torch.bfloat16 else matmul_dtype
-        saved, forget_gates = [], []  # of each chunk: what backward multiplies by, (chunk, B, 5, H) and (chunk, B, H)
-        gates, cells = cell.new_empty(BLOCK, B, 4 * H), cell.new_empty(BLOCK + 1, B, H)  # of one block
-        tanhs, hiddens, factors = (cell.new_empty(BLOCK, B, *sizes) for sizes in ((H,), (H,), (5, H)))
-        product = cell.new_empty(B, 4 * H)
-        cells[0] = cell
-        steps = [  # views of the above for each point of a block: (B, 4H), (B, 3H), and (B, H)
-            (gate, gate[:, : 3 * H], gate[:, 3 * H :], *gate.view(B, 4, H).unbind(1), *rest)
-            for gate, *rest in zip(gates, cells[:-1], cells[1:], tanhs, hiddens, strict=True)
-        ]
-        for start in range(0, T, BLOCK):
-            S = min(BLOCK, T - start)
-            if start % input_points == 0:
-                of_inputs = input_product(x[start : start + input_points].reshape(-1, width)).view(-1, B, 4 * H)
-            gates[:S].copy_(of_inputs[start % input_points :][:S])
-            for t, step in zip(range(start, start + S), steps, strict=False):
-                gate, sigmoids, candidate, o, i, f, g, c_before, c, tanh, h = step
-                gate += product.copy_(recurrent_product(state[t]))  # adding another type would allocate anew
-                sigmoids.sigmoid_()  # (eq. 7, 8, 10), without peepholes
-                candidate.tanh_()
-                torch.mul(f, c_before, out=c).addcmul_(i, g)  # (eq. 9)
-                torch.mul(torch.tanh(c, out=tanh), o, out=h)  # (eq. 11)
-                hs[t + 1].copy_(h)
-                if window:
-                    ws[t + 1].copy_(window.forward(t, h))
-            if needs_backward:
-                first = start % length  # of this block in its chunk
-                if first == 0:
-                    points = min(length, T - start)
-                    saved.append(states.new_empty(points, B, 5, H, dtype=kept_dtype))
-                    forget_gates.append(cell.new_empty(points, B, H))
-                FusedLSTM.backward_factors(factors[:S], gates[:S], cells[:S], tanhs[:S], hiddens[:S])
-                saved[-1][first:][:S].copy_(factors[:S])
-                forget_gates[-1][first:][:S].copy_(gates[:S, :, 2 * H : 3 * H])
-            cells[0] = cells[S]
+        chunks: list[Cells] = []
+        h = cell.new_empty(B, H)
+        for t in range(T):
+            if t % input_points == 0:
+                of_inputs = input_product(x[t : t + input_points].reshape(-1, width)).to(matmul_dtype)
+                of_input = of_inputs.view(-1, B, 4 * H).unbind(0)
+            n = t % length  # of this point in its chunk
+            if n == 0:
+                if needs_backward or not chunks:
+                    points = min(length, T - t)
+                    chunks.append(Cells(cell.new_empty(points, B, 4, H), cell.new_empty(points + 1, B, H)))
+                chunks[-1].cells[0] = cell
+            chunks[-1].forward(n, recurrent_product(state[t], of_input[t % input_points]), h)
+            hs[t + 1].copy_(h)
+            if window:
+                ws[t + 1].copy_(window.forward(t, h))
+            cell = chunks[-1].cells[n + 1]
 
-        ctx.save_for_backward(x, weight, recurrent, states, *saved, *forget_gates)
+        kept = [tensor for chunk in chunks for tensor in (chunk.gates, chunk.cells)]
+        ctx.save_for_backward(x, weight, recurrent, states, *kept)
         ctx.window = window
         if not window:
-            return states[1:], cells[S].clone()
+            return states[1:], cell.clone()
         w, h = states[1:].split([C, H], dim=2)
         alphas, betas = (p.contiguous() for p in window.parameters.chunk(3, dim=2)[:2])
         ctx.mark_non_differentiable(alphas, betas)
-        return h, w, cells[S].clone(), alphas, betas, window.kappas[1:, ..., 0]
-
-    @staticmethod
-    def backward_factors(factors: Tensor, gates: Tensor, cells: Tensor, tanhs: Tensor, hiddens: Tensor) -> None:
-        """Put what backward multiplies by at S points into (S, B, 5, H), from gates (S, B, 4H) and three (S, B, H).
-
-        By d h to give d of the output gate; by d cell to give d of the three others; by d h to give d cell. The
-        derivatives of sigmoid and tanh are s (1 - s) and 1 - t^2.
-        """
-        gates = gates.unflatten(2, (4, -1))  # (S, B, 4, H)
-        o, i, _, g = gates.unbind(2)
-        of_output, of_input, of_forget, of_candidate, to_cell = factors.unbind(2)
-        torch.addcmul(gates[:, :, :3], gates[:, :, :3], gates[:, :, :3], value=-1, out=factors[:, :, :3])
-        of_output.mul_(tanhs)
-        of_input.mul_(g)
-        of_forget.mul_(cells)
-        torch.addcmul(i, torch.mul(i, g, out=of_candidate), g, value=-1, out=of_candidate)
-        torch.addcmul(o, hiddens, tanhs, value=-1, out=to_cell)  # h = o tanh(c)
+        return h, w, cell.clone(), alphas, betas, window.kappas[1:, ..., 0]
 
     @staticmethod
     @once_differentiable
@@ -351,8 +367,8 @@ class FusedLSTM(torch.autograd.Function):
         (T, B, K).
         """
         d_ws, d_cell, _, _, d_kappas = d_others if ctx.window else (None, *d_others, None, None, None)
-        x, weight, recurrent, states, *saved = ctx.saved_tensors
-        saved, forget_gates = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        x, weight, recurrent, states, *kept = ctx.saved_tensors
+        chunks = [Cells(gates, cells) for gates, cells in zip(kept[::2], kept[1::2], strict=True)]
         window = ctx.window
         (T, B, width), H, low = x.shape, weight.shape[0] // 4, states.dtype
         C, length = states.shape[2] - H, min(chunk_length(B), T)
@@ -363,39 +379,24 @@ class FusedLSTM(torch.autograd.Function):
         # as rows, is quicker than the other way round.
         reads = states.new_empty(width + C + H, length * B)
         d_weights_t = weight.new_zeros(len(reads), 4 * H)
-        d_cell = d_cell.clone()
-        d_before = torch.zeros_like(states[0])  # by (w, h), through the point after
+        d_cell = d_cell.clone(memory_format=torch.contiguous_format)
+        d_after = (torch.cat([d_ws, d_hiddens], dim=2) if window else d_hiddens.contiguous()).unbind(0)
+        d_before = d_after[-1]  # by (w, h) of point t, from elsewhere and through the point after
+        d_state = d_cell.new_empty(B, C + H)
+        d_w, d_h = d_state[:, None, :C], d_state[:, C:]
         d_gates = states.new_empty(length, B, 4 * H)
-        d_gate, product = d_cell.new_empty(B, 4 * H), d_cell.new_empty(B, C + H)
-        d_output_gate, d_other_gates, d_cell_row = d_gate[:, :H], d_gate.view(B, 4, H)[:, 1:], d_cell[:, None]
-        d_gate_low, forget = d_gates.unbind(0), [gate for gates in forget_gates for gate in gates.unbind(0)]
-        factors, d_block = d_cell.new_empty(BLOCK, B, 5, H), d_cell.new_empty(BLOCK, B, C + H)
-        of_output, of_others, to_cell, d_state, d_w, d_h = (
-            part.unbind(0)
-            for part in (
-                factors[:, :, 0], factors[:, :, 1:4], factors[:, :, 4],
-                d_block, d_block[:, :, None, :C], d_block[:, :, C:],
-            )
-        )  # fmt: skip
+        d_gate = d_gates.unbind(0)
         if window:
             window.start_backward(d_kappas)
-        for start in reversed(range(0, T, BLOCK)):
-            S, chunk, first = min(BLOCK, T - start), start // length, start % length
-            factors[:S].copy_(saved[chunk][first:][:S])
-            d_block[:S, :, C:].copy_(d_hiddens[start : start + S])
-            if window:
-                d_block[:S, :, :C].copy_(d_ws[start : start + S])
-            for s in reversed(range(S)):
-                d_state[s].add_(product.copy_(d_before))
-                d_hidden = window.backward(start + s, d_w[s], d_h[s]) if window else d_h[s]
-                d_cell.addcmul_(d_hidden, to_cell[s])
-                torch.mul(of_output[s], d_hidden, out=d_output_gate)
-                torch.mul(of_others[s], d_cell_row, out=d_other_gates)
-                d_cell.mul_(forget[start + s])  # to the cell of the point before (eq. 9)
-                d_before = recurrent_product(d_gate_low[first + s].copy_(d_gate))
-            if first == 0:
-                rows = slice(start, min(start + length, T))
-                flat = d_gates[: rows.stop - start].flatten(0, 1)
+        for t in reversed(range(T)):
+            n = t % length
+            d_state.copy_(d_before)
+            d_hidden = window.backward(t, d_w, d_h) if window else d_h
+            chunks[t // length].backward(n, d_hidden, d_cell, d_gate[n])
+            d_before = recurrent_product(d_gate[n], d_after[t - 1] if t else None)
+            if n == 0:
+                rows = slice(t, min(t + length, T))
+                flat = d_gates[: rows.stop - t].flatten(0, 1)
                 read = reads[:, : len(flat)]
                 read[:width].copy_(x_low[rows].reshape(-1, width).t())
                 read[width:].copy_(states[rows].view(-1, C + H).t())

@@ -150,6 +150,8 @@ def test_product_with_one_weight_is_the_product(pack, monkeypatch):
         x = torch.randn(rows, 20).bfloat16()
         expected = x.double() @ weight.double().t()
         torch.testing.assert_close(product(x).double(), expected, rtol=0.01, atol=0.05)
+        added = torch.randn(rows, 48).bfloat16()
+        torch.testing.assert_close(product(x, added).double(), expected + added.double(), rtol=0.01, atol=0.05)
 
 
 @pytest.mark.parametrize("make", [PlainDecoder, make_decoder])
