@@ -13,15 +13,25 @@ recurrent weights (4H, C + H) give those of (w, h) at the point before. The gate
 gates, and the states that are kept, are in `matmul_dtype`. Gates, cells, window, and sums of gradients, all that adds
 up over the line, are in the type of the weights.
 
+What is between two products of a layer, `Cells` does in a dozen operations, and `CompiledCells` in one, which kernels.c
+has. Where there is a C compiler (`cc`), that file is compiled when it is first wanted, in a second.
+
 Gates stand in the order output, input, forget, candidate: the three sigmoids are neighbours, and so are the three that
 lead to the cell. `gate_weights` brings PyTorch's order (input, forget, candidate, output) to this one.
 """
 
+import ctypes
+import functools
+import hashlib
 import math
 import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -144,6 +154,46 @@ def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> tuple[Tensor, Tensor, Tensor]:
     of_input, of_hidden, *biases = (getattr(layer, name + suffix) for name in names)
     H = layer.hidden_size
     return of_input.roll(H, 0), of_hidden.roll(H, 0), (biases[0] + biases[1]).roll(H)
+
+
+# ------------------------------------------------------------------------------------------------------------ kernels.c
+
+# The vectors that a processor has, as PyTorch names them and as compilers do. Others have those of every processor.
+VECTORS = {
+    "AVX2": ["-mavx2", "-mfma"],
+    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+}
+OPTIONS = ["-std=c11", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL | None:
+    """The functions of kernels.c, compiled if they are not yet. None without the file, a compiler or a place to write.
+
+    The library is kept where Python keeps what it compiles. Its name is made of all that it depends on, and it appears
+    there whole, so that processes and machines can share the folder.
+    """
+    source, compiler = Path(__file__).with_name("kernels.c"), shutil.which("cc")
+    if not source.is_file() or not compiler:
+        return None
+    options = OPTIONS + VECTORS.get(torch.backends.cpu.get_cpu_capability(), [])
+    key = hashlib.sha256(repr((source.read_bytes(), options, platform.platform())).encode()).hexdigest()[:16]
+    path = source.parent / "__pycache__" / f"kernels-{key}.so"
+    beside = path.with_suffix(f".{os.getpid()}")
+    try:
+        if not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            subprocess.run([compiler, *options, "-o", beside, source], check=True, capture_output=True, timeout=60)
+            beside.replace(path)
+        library = ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        note(f"{compiler} cannot compile kernels.c to {path.parent}; going on slower")
+        return None
+    number, array = ctypes.c_long, ctypes.c_void_p
+    library.cells_forward.argtypes = [number] * 2 + [array] * 5
+    library.cells_backward.argtypes = [number] * 2 + [array] * 4 + [number] + [array] * 2
+    library.cells_forward.restype = library.cells_backward.restype = None
+    return library
 
 
 # ---------------------------------------------------------------------------------------------------------- whole lines
@@ -305,6 +355,36 @@ class Cells:
         d_z.copy_(self.d_gates.flatten(1))
 
 
+class CompiledCells:
+    """What `Cells` does, by kernels.c: a layer in float32 whose products are in bfloat16."""
+
+    def __init__(self, gates: Tensor, cells: Tensor):
+        """gates (n, B, 4, H), cells (n + 1, B, H), the first that before the first point."""
+        self.gates, self.cells = gates, cells
+        self.B, self.H = cells.shape[1:]
+        self.library, self.gate, self.cell = load_library(), gates.data_ptr(), cells.data_ptr()
+        self.step = self.B * self.H * cells.element_size()  # bytes of the cells of a point
+
+    def forward(self, n: int, z: Tensor, h: Tensor) -> None:
+        """Point n: what comes into the gates, z (B, 4H) -> h (B, H)."""
+        before, gates = self.cell + n * self.step, self.gate + 4 * n * self.step
+        self.library.cells_forward(self.B, self.H, z.data_ptr(), before, gates, before + self.step, h.data_ptr())
+
+    def backward(self, n: int, d_h: Tensor, d_cell: Tensor, d_z: Tensor) -> None:
+        """Point n: d_h (B, H) -> d_z (B, 4H); d_cell (B, H) of this point becomes that of the point before."""
+        before, gates = self.cell + n * self.step, self.gate + 4 * n * self.step
+        self.library.cells_backward(
+            self.B, self.H, before, gates, before + self.step, d_h.data_ptr(), d_h.stride(0), d_cell.data_ptr(),
+            d_z.data_ptr(),
+        )  # fmt: skip
+
+
+def choose_cells(dtype: torch.dtype, matmul_dtype: torch.dtype) -> type[Cells] | type[CompiledCells]:
+    """The quickest of the two that is there for a layer of that type, with products in `matmul_dtype`."""
+    is_right = dtype == torch.float32 and matmul_dtype == torch.bfloat16
+    return CompiledCells if is_right and load_library() else Cells
+
+
 class FusedLSTM(torch.autograd.Function):
     """A layer of LSTM over a whole line, with or without a window, and its gradient in closed form: see above."""
 
@@ -330,7 +410,7 @@ class FusedLSTM(torch.autograd.Function):
         input_points = length if width > WIDTH_STEP else BLOCK
         input_product = pack_linear(weight.to(x.dtype), input_points * B)
         recurrent_product = pack_linear(recurrent.to(matmul_dtype), B)
-        chunks: list[Cells] = []
+        chunks, make_cells = [], choose_cells(cell.dtype, matmul_dtype)
         h = cell.new_empty(B, H)
         for t in range(T):
             if t % input_points == 0:
@@ -340,7 +420,7 @@ class FusedLSTM(torch.autograd.Function):
             if n == 0:
                 if needs_backward or not chunks:
                     points = min(length, T - t)
-                    chunks.append(Cells(cell.new_empty(points, B, 4, H), cell.new_empty(points + 1, B, H)))
+                    chunks.append(make_cells(cell.new_empty(points, B, 4, H), cell.new_empty(points + 1, B, H)))
                 chunks[-1].cells[0] = cell
             chunks[-1].forward(n, recurrent_product(state[t], of_input[t % input_points]), h)
             hs[t + 1].copy_(h)
@@ -368,7 +448,8 @@ class FusedLSTM(torch.autograd.Function):
         """
         d_ws, d_cell, _, _, d_kappas = d_others if ctx.window else (None, *d_others, None, None, None)
         x, weight, recurrent, states, *kept = ctx.saved_tensors
-        chunks = [Cells(gates, cells) for gates, cells in zip(kept[::2], kept[1::2], strict=True)]
+        make_cells = choose_cells(weight.dtype, states.dtype)
+        chunks = [make_cells(gates, cells) for gates, cells in zip(kept[::2], kept[1::2], strict=True)]
         window = ctx.window
         (T, B, width), H, low = x.shape, weight.shape[0] // 4, states.dtype
         C, length = states.shape[2] - H, min(chunk_length(B), T)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,15 @@ kernels = pytest.importorskip("kernels")
 def switched_on(monkeypatch):
     """The kernels are what these tests are of, however the others run."""
     monkeypatch.setenv("HANDWRITING_KERNELS", "1")
+
+
+@pytest.fixture(params=["Cells", "CompiledCells"])
+def cells(request, monkeypatch):
+    """Have a layer's cells in PyTorch or in C."""
+    if request.param == "Cells":
+        monkeypatch.setattr(kernels, "load_library", lambda: None)
+    elif not kernels.load_library():
+        pytest.skip("there is no C compiler")
 
 
 def make_decoder(model, text, batch_size):
@@ -67,7 +77,7 @@ def test_fused_lstm_has_the_outputs_and_gradients_of_torch(T, B, width, H):
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])
-def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars):
+def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars, cells):
     """A product of 800 gates of 0.9985: it is 0.3, and 1 if each is rounded to bfloat16."""
     torch.manual_seed(0)
     model = make_model(1, num_chars, cell_size=16).float()
@@ -87,6 +97,29 @@ def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars):
         found[dtype] = torch.autograd.grad(after.cell.sum(), state.cell)[0]
     wanted = found[torch.float32]
     assert (found[torch.bfloat16] - wanted).norm() < 0.05 * wanted.norm()
+
+
+@pytest.mark.parametrize("cells", ["CompiledCells"], indirect=True)
+@pytest.mark.parametrize(("B", "H"), [(1, 1), (3, 37), (2, 400)])
+def test_compiled_cells_are_those_of_pytorch(B, H, cells):
+    torch.manual_seed(H)
+    points, rare = 3, torch.tensor([0.0, -0.0, 1e-30, 30, -30, 90, -90, 1e30, -1e30, math.inf, -math.inf, math.nan])
+    z = (4 * torch.randn(points, B, 4 * H)).bfloat16()
+    z[-1].view(-1)[: len(rare)] = rare[: z[-1].numel()].bfloat16()
+    first, d_h, d_cell = torch.randn(B, H), torch.randn(points, B, H + 5)[..., 5:], torch.randn(B, H)
+    found = []
+    for make in (kernels.Cells, kernels.CompiledCells):
+        kept = make(torch.empty(points, B, 4, H), torch.empty(points + 1, B, H))
+        kept.cells[0] = first
+        hs, d_zs, d_c = torch.empty(points, B, H), torch.empty_like(z), d_cell.clone()
+        for n in range(points):
+            kept.forward(n, z[n], hs[n])
+        for n in reversed(range(points)):
+            kept.backward(n, d_h[n], d_c, d_zs[n])
+        found.append((kept.gates, kept.cells, hs, d_c, d_zs.float()))
+    for part, (a, b) in enumerate(zip(*found, strict=True)):
+        tolerance = {"rtol": 0.01, "atol": 1e-6} if part == 4 else {"rtol": 2e-5, "atol": 2e-6}
+        torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -215,7 +248,7 @@ def test_decoder_with_half_precision_weights_is_the_network():
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])
-def test_bfloat16_products_stay_near_float32(num_chars):
+def test_bfloat16_products_stay_near_float32(num_chars, cells):
     model = make_model(2, num_chars, cell_size=32).float()
     points = make_points(131, 4).float()
     characters = model.one_hot(make_text(4, 8, [8, 8, 5, 3])) if num_chars else None
@@ -293,6 +326,36 @@ def test_the_project_works_without_the_file(data_file, tmp_path):
         )
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "abc.png").is_file()
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+def test_the_c_file_is_compiled_once_if_it_can_be(tmp_path):
+    for name in ("kernels.py", "kernels.c", "utils.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    broken, libraries = tmp_path / "bin" / "cc", tmp_path / "__pycache__"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+
+    def load(path):
+        code = "import kernels; print(kernels.load_library() is not None)"
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment() | {"PATH": path},
+            capture_output=True,
+            text=True,
+        )
+        return result.stdout.strip(), result.stderr
+
+    found, note = load(str(broken.parent))
+    assert found == "False" and note.startswith("note:") and note.count("\n") == 1
+    assert load("") == ("False", "")  # no compiler
+    assert load(os.environ["PATH"]) == ("True", "")
+    assert [path.suffix for path in libraries.glob("kernels-*")] == [".so"]
+    assert load(str(broken.parent)) == ("True", "")  # there already
+    (tmp_path / "kernels.c").unlink()
+    assert load(os.environ["PATH"]) == ("False", "")
 
 
 MISSING = {
