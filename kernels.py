@@ -457,8 +457,9 @@ class FusedLSTM(torch.autograd.Function):
         weight_low, x_low = weight.to(low), x.to(low)
         d_x = x_low.new_empty(x.shape) if ctx.needs_input_grad[0] else None
         # Each column is what a gate reads at a point of a line: (x, w, h). To have these as columns, and the gradients
-        # as rows, is quicker than the other way round.
-        reads = states.new_empty(width + C + H, length * B)
+        # as rows, is quicker than the other way round. Zeros, because oneDNN reads beyond the columns of a short chunk:
+        # it multiplies them by 0, but what memory holds may be no number.
+        reads = states.new_zeros(width + C + H, length * B)
         d_weights_t = weight.new_zeros(len(reads), 4 * H)
         d_cell = d_cell.clone(memory_format=torch.contiguous_format)
         d_after = (torch.cat([d_ws, d_hiddens], dim=2) if window else d_hiddens.contiguous()).unbind(0)
