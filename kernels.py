@@ -362,21 +362,23 @@ class CompiledCells:
         """gates (n, B, 4, H), cells (n + 1, B, H), the first that before the first point."""
         self.gates, self.cells = gates, cells
         self.B, self.H = cells.shape[1:]
-        self.library, self.gate, self.cell = load_library(), gates.data_ptr(), cells.data_ptr()
+        self.functions, self.gate, self.cell = load_library(), gates.data_ptr(), cells.data_ptr()
         self.step = self.B * self.H * cells.element_size()  # bytes of the cells of a point
+
+    def addresses(self, n: int) -> tuple[int, int, int]:
+        """Where the cell before point n, its gates and its cell are in memory."""
+        before = self.cell + n * self.step
+        return before, self.gate + 4 * n * self.step, before + self.step
 
     def forward(self, n: int, z: Tensor, h: Tensor) -> None:
         """Point n: what comes into the gates, z (B, 4H) -> h (B, H)."""
-        before, gates = self.cell + n * self.step, self.gate + 4 * n * self.step
-        self.library.cells_forward(self.B, self.H, z.data_ptr(), before, gates, before + self.step, h.data_ptr())
+        before, gates, cell = self.addresses(n)
+        self.functions.cells_forward(self.B, self.H, z.data_ptr(), before, gates, cell, h.data_ptr())
 
     def backward(self, n: int, d_h: Tensor, d_cell: Tensor, d_z: Tensor) -> None:
         """Point n: d_h (B, H) -> d_z (B, 4H); d_cell (B, H) of this point becomes that of the point before."""
-        before, gates = self.cell + n * self.step, self.gate + 4 * n * self.step
-        self.library.cells_backward(
-            self.B, self.H, before, gates, before + self.step, d_h.data_ptr(), d_h.stride(0), d_cell.data_ptr(),
-            d_z.data_ptr(),
-        )  # fmt: skip
+        gradients = d_h.data_ptr(), d_h.stride(0), d_cell.data_ptr(), d_z.data_ptr()
+        self.functions.cells_backward(self.B, self.H, *self.addresses(n), *gradients)
 
 
 def choose_cells(dtype: torch.dtype, matmul_dtype: torch.dtype) -> type[Cells] | type[CompiledCells]:
