@@ -5,281 +5,37 @@
 What the file holds is written at `Dataset`. Coordinates are in whiteboard units, y grows downwards.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
+from __future__ import annotations
 
 import codecs
 import gzip
-import hashlib
-import io
-import math
 import multiprocessing
 import os
-import re
+import signal
 import tarfile
 import threading
-import zipfile
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields
 from itertools import groupby
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from xml.parsers import expat
 
 import numpy as np
-from lxml import etree
 from tqdm import tqdm
 
-from transcriptions import read_transcription, tidy_texts
-from utils import (
-    MAX_MEAN,
-    MAX_STD,
-    MIN_STD,
-    PERIOD,
-    SHORTEST_STEP,
-    USUAL_STEP,
-    InputError,
-    Parser,
-    atomic_write,
-    check_writable,
-    printable,
-    run_cli,
-)
+from handwriting.data.dataset import MIN_STD, SPLITS, Dataset, save_dataset
+from handwriting.data.recordings import LINE_NAME, MAX_FILE_BYTES, clean_strokes, drop_rests, read_strokes, usable_bytes
+from handwriting.data.transcriptions import read_transcription, tidy_texts
+from handwriting.program import InputError, Parser, check_writable, printable, run_cli
+from handwriting.strokes import SHORTEST_STEP
 
-# A step within a stroke that takes more than this has lost two readings or more, which are `PERIOD` apart. They are
-# filled in `USUAL_STEP` apart, so that a resting pen gets none.
-GAP = 0.045  # s
-# Of 1.5 million steps, ten took longer than half a second or went back in time: the clock, or a pen at rest.
-GREATEST_GAP = 0.5  # s
-# 99.98 % of the steps within a stroke are shorter than this, eleven times the median. The longer ones point in all
-# directions alike and few come back: the pen was lifted, or lost, without a record of it. They are no ink, so the
-# stroke is cut in two there. What follows keeps its place. Jumps between strokes are longer by nature (median 175, up
-# to the length of a line, for the dot of an i) and stay.
-LONGEST_STEP = 200.0  # whiteboard units
-
-MAX_POSITION = 15_000  # whiteboard units, in x and y; two of them differ by an int16
-MAX_DATASET_BYTES = 1 << 30  # all of IAM-OnDB takes 40 MB
-MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
 STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink there is not what the text says
 LISTS = {"trainset.txt": "train", "testset_f.txt": "train", "testset_t.txt": "train", "testset_v.txt": "validation"}
-LINE_NAME = re.compile(r"([\w.-]{1,60})-([0-9]{1,3})")  # a01-000u-03: the third line of form a01-000u
-SPLITS = ("train", "validation", "unlisted")
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The prepared data: N points in L lines, each field an array of the .npz under its own name.
-
-    The first point of a line is where the pen first touches the board, with offset (0, 0). A line without a usable
-    text (no transcription, or struck-out words) has the text "" and serves prediction only.
-    """
-
-    offsets: np.ndarray  # (N, 2) int16: x and y from the point before, whiteboard units
-    ends: np.ndarray  # (N,) bool: the pen is lifted after this point
-    starts: np.ndarray  # (L + 1,) int64: line i is the rows starts[i] to starts[i + 1]
-    texts: np.ndarray  # (L,) str
-    names: np.ndarray  # (L,) str, as a01-000u-01
-    splits: np.ndarray  # (L,) str, one of SPLITS
-    charset: np.ndarray  # (C,) str, one character each, sorted; a character's code is its place here
-    char_counts: np.ndarray  # (C,) int64: how often the training lines have it
-    mean: np.ndarray  # (2,) float64: of the offsets over the training lines, per axis
-    std: np.ndarray  # (2,) float64
-    has_rests: np.ndarray  # () bool: points where the pen rests were kept, as in the paper
-
-    def points(self, line: int) -> np.ndarray:
-        """Line number `line` as (T, 3) float32: x and y offset in whiteboard units, end-of-stroke bit."""
-        rows = slice(self.starts[line], self.starts[line + 1])
-        return np.column_stack([self.offsets[rows], self.ends[rows]]).astype(np.float32)
-
-    @property
-    def rests(self) -> str:
-        """What was done with the points where the pen rests, for whoever reports a figure on this data."""
-        return "rests kept" if self.has_rests else "rests dropped"
-
-    def fingerprint(self) -> str:
-        """A hash of all that the data set holds, to tell whether a run goes on with the data it began with."""
-        found = hashlib.sha256()
-        for field in fields(self):
-            array = np.ascontiguousarray(getattr(self, field.name))
-            found.update(f"{field.name} {array.dtype} {array.shape}".encode() + array.tobytes())
-        return found.hexdigest()
-
-    def lines(self, split: str, with_text: bool) -> np.ndarray:
-        """Numbers of the lines of a split; `with_text`: only those whose text can be used."""
-        return np.flatnonzero((self.splits == split) & ((self.texts != "") | (not with_text)))
-
-
-def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Write the .npz, whole or not at all."""
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for field in fields(Dataset):  # np.savez_compressed, but for the level: a fifth larger in a third of the time
-            entry = zipfile.ZipInfo(f"{field.name}.npy")  # dated 1980: the same input gives the same bytes
-            array = io.BytesIO()
-            np.lib.format.write_array(array, getattr(dataset, field.name), allow_pickle=False)
-            archive.writestr(entry, array.getbuffer(), zipfile.ZIP_DEFLATED, compresslevel=2)
-
-
-def load_dataset(path: Path) -> Dataset:
-    """Read the .npz. Raises InputError for a file that is missing, damaged or not of this form."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; make it with: python data_preprocessing.py --output {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if sum(entry.file_size for entry in file.zip.infolist()) > MAX_DATASET_BYTES:
-                raise InputError(f"{path}: more than {MAX_DATASET_BYTES >> 20} MiB unpacked; make it anew")
-            data = Dataset(**{field.name: file[field.name] for field in fields(Dataset)})
-    except (PermissionError, InputError):
-        raise
-    except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
-        reason = str(error) if isinstance(error, KeyError) else type(error).__name__  # numpy's words advise to trust it
-        raise InputError(f"{path}: not a data set of this version, or damaged ({reason}); make it anew") from None
-    try:
-        check_dataset(data)
-    except ValueError as error:
-        raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
-    return data
-
-
-def check_dataset(data: Dataset) -> None:
-    """Raise ValueError that says what is wrong with a data set, if anything is."""
-    lines, points, chars = data.names.size, data.ends.size, data.charset.size  # whatever their shapes
-    expected = {
-        "offsets": ("i", (points, 2)), "ends": ("b", (points,)), "starts": ("i", (lines + 1,)),
-        "texts": ("U", (lines,)), "names": ("U", (lines,)), "splits": ("U", (lines,)), "charset": ("U", (chars,)),
-        "char_counts": ("i", (chars,)), "mean": ("f", (2,)), "std": ("f", (2,)), "has_rests": ("b", ()),
-    }  # fmt: skip
-    for name, form in expected.items():
-        if (getattr(data, name).dtype.kind, getattr(data, name).shape) != form:
-            raise ValueError(f"{name} has the wrong type or shape")
-    starts = data.starts
-    if lines == 0 or starts[0] != 0 or starts[-1] != points or starts.min() < 0 or starts.max() > points:
-        raise ValueError("the starts of its lines are beyond its points")
-    if (np.diff(starts) < 2).any():
-        raise ValueError("a line of fewer than two points")
-    if data.offsets.min() < -2 * MAX_POSITION or data.offsets.max() > 2 * MAX_POSITION:
-        raise ValueError(f"an offset of more than {2 * MAX_POSITION} units")
-    if not ((np.abs(data.mean) <= MAX_MEAN) & (data.std >= MIN_STD) & (data.std <= MAX_STD)).all():
-        raise ValueError(
-            f"its statistics are not usable (mean {data.mean}, standard deviation {data.std}, wanted from {MIN_STD:g})"
-        )
-    if not set(data.splits.tolist()) <= set(SPLITS):
-        raise ValueError(f"a split other than {', '.join(SPLITS)}")
-    charset = data.charset.tolist()
-    if charset != sorted(set(charset)) or not all(len(c) == 1 and c.isprintable() for c in charset):
-        raise ValueError("its character set is not made of single characters, sorted, each once")
-    counts = Counter("".join(data.texts.tolist()))
-    if not counts.keys() <= set(charset):
-        raise ValueError("a text with characters that are not in its character set")
-    if not all(0 <= count <= counts[c] for c, count in zip(charset, data.char_counts.tolist(), strict=True)):
-        raise ValueError("its character counts do not fit its texts")
-
-
-def usable_bytes(data: bytes | None) -> bytes:
-    """The bytes of a file as `read_files` gives them. Raises ValueError if it is no regular file, or too large."""
-    if data is None:
-        raise ValueError("no regular file")
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-    return data
-
-
-# No entities and nothing from the network; lxml's limits on sizes stand. The last two only save time.
-PARSER = etree.XMLParser(resolve_entities=False, no_network=True, collect_ids=False, remove_blank_text=True)
-# XPath hands out attributes without making a Python object of each of eight million elements.
-POINT_COLUMNS = [etree.XPath(f"//Stroke/Point/@{name}", smart_strings=False) for name in ("x", "y", "time")]
-
-
-def refuse_doctype(data: bytes) -> None:
-    """Raise ValueError for an XML file with a DOCTYPE, or one that is no XML up to its first element.
-
-    A DOCTYPE can make lxml read other local files, whatever the parser's flags. Expat reads none, and stops before it.
-    """
-
-    def refuse(*_: object) -> None:
-        raise ValueError("has a DOCTYPE, which could name other files to read")
-
-    def accept(*_: object) -> None:
-        raise StopIteration
-
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = accept  # no DOCTYPE can follow the first element
-    try:
-        parser.Parse(data, True)
-    except StopIteration:
-        pass
-    except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding that Python does not know
-        raise ValueError(f"XML error: {error}") from None
-
-
-def read_strokes(data: bytes | None) -> tuple[np.ndarray, np.ndarray]:
-    """Points of a line file (n, 3): x, y, time in seconds; and which are the last of a stroke (n,).
-
-    Raises ValueError if the file cannot be read.
-    """
-    refuse_doctype(usable_bytes(data))
-    try:
-        root = etree.fromstring(data, PARSER)
-    except etree.XMLSyntaxError as error:
-        raise ValueError(f"XML error: {error}") from None
-    try:
-        points = np.array([column(root) for column in POINT_COLUMNS], dtype=np.float64).T
-    except ValueError:  # not a number, or columns of different lengths
-        raise ValueError("a point without a number for x, y or time") from None
-    if not np.isfinite(points).all() or (np.abs(points[:, :2]) > MAX_POSITION).any():
-        raise ValueError("a point far outside the whiteboard")
-    if len(points) < 2:
-        raise ValueError("fewer than two points")
-    counts = [len(stroke) for stroke in root.iter("Stroke") if len(stroke)]
-    if sum(counts) != len(points):
-        raise ValueError("a stroke with something else than points in it")
-    last = np.zeros(len(points), dtype=bool)
-    last[np.cumsum(counts) - 1] = True
-    return points, last
-
-
-def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, Counter]:
-    """Mend recording errors (section 4: missing readings interpolated, steps above a threshold removed).
-
-    Takes what `read_strokes` returns. Returns positions (T, 2) in whole whiteboard units, end-of-stroke bits (T,), and
-    how many points were filled in and how many steps cut.
-    """
-    step, gap = np.hypot(*np.diff(points[:, :2], axis=0).T), np.diff(points[:, 2])  # (n - 1,)
-    lost = ~last[:-1] & (gap > GAP) & (gap <= GREATEST_GAP)
-    pieces = np.minimum(np.rint(gap / PERIOD), np.ceil(step / USUAL_STEP))
-    lost &= step <= LONGEST_STEP * pieces  # else it is no ink, and is cut below
-    pieces = np.where(lost, np.maximum(pieces, 1), 1).astype(int)  # a step of k pieces gets k - 1 new points
-    place = np.concatenate([[0], np.cumsum(pieces)])  # of the recorded points among the new ones
-    at = np.arange(place[-1] + 1)
-    positions = np.rint(np.column_stack([np.interp(at, place, points[:, axis]) for axis in (0, 1)]))
-    ends = np.zeros(len(positions), dtype=bool)
-    ends[place] = last
-    cut = ~ends[:-1] & (np.hypot(*np.diff(positions, axis=0).T) > LONGEST_STEP)
-    ends[:-1] |= cut
-    return positions, ends, Counter(filled=len(positions) - len(points), cut=int(cut.sum()))
-
-
-def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Which points stay when the pen's rests go, (T,) bool, for positions (T, 2) and end-of-stroke bits (T,).
-
-    Within a stroke a point nearer than `SHORTEST_STEP` to the last one that stayed goes. A stroke's first and last
-    points stay.
-    """
-    stays = []
-    begins_stroke, last_x, last_y = True, 0.0, 0.0  # of the last point that stayed
-    for x, y, ends_stroke in zip(*positions.T.tolist(), ends.tolist(), strict=True):
-        stay = begins_stroke or ends_stroke or math.hypot(x - last_x, y - last_y) >= SHORTEST_STEP
-        if stay:
-            last_x, last_y = x, y
-        stays.append(stay)
-        begins_stroke = ends_stroke
-    return np.array(stays, dtype=bool)
 
 
 PreparedLine = tuple[str, np.ndarray, np.ndarray, Counter]  # name, offsets (T, 2), ends (T,), what was mended

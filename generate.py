@@ -9,40 +9,27 @@
 From Python: `Writer`, `generate_conditionally` and `generate_unconditionally`.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
+from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from batch import MANIFEST, write_many
-from ink.formats import ENDINGS, Ink, Page, check_ending, encode_latin, save
-from ink.gcode import PENS, Plotter
-from ink.pictures import Drawing
-from layout import PageFormat, lay_out, parse_margins, parse_page, stack_lines
-from model import Mixture, Model, mixture
-from sampling import Line, default_steps
-from utils import (
-    InputError,
-    Parser,
-    ResultError,
-    check_writable,
-    draw_attention,
-    draw_density,
-    note,
-    run_cli,
-    save_figure,
-)
-from writer import (
+from handwriting.bulk import MANIFEST, write_many
+from handwriting.figures import density_map, draw_attention, draw_density, save_figure
+from handwriting.ink.formats import ENDINGS, Ink, Page, check_ending, encode_latin, save
+from handwriting.ink.gcode import PENS, Plotter
+from handwriting.ink.pictures import Drawing
+from handwriting.pages import PageFormat, lay_out, parse_margins, parse_page, stack_lines
+from handwriting.program import InputError, Parser, ResultError, check_writable, note, run_cli
+from handwriting.sampling import Line, default_steps
+from handwriting.writer import (
     MOST_ATTEMPTS,
     RETRIES,
     STYLES,
@@ -58,6 +45,10 @@ from writer import (
     prepare_line,
     write_checked,
 )
+from model import Model
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
 
 __all__ = ["Writer", "generate_conditionally", "generate_unconditionally"]
 
@@ -103,54 +94,6 @@ def generate_conditionally(
     texts = [t for t in prepared for _ in range(samples)]
     caps = [default_steps(t) if steps is None else steps for t in texts]
     return write_checked(network, texts, [seed + i for i in range(len(texts))], bias, caps, retries, with_outputs)
-
-
-def cell_masses(
-    mu: np.ndarray, sigma: np.ndarray, rho: float, edges: tuple[np.ndarray, np.ndarray], nodes: int = 8
-) -> np.ndarray:
-    """The probability of each cell of a grid under one bivariate normal distribution: (rows, columns).
-
-    mu (2,), sigma (2,) and the cells' edges, (columns + 1,) in x and (rows + 1,) in y, are in one unit. The sums along
-    the axis of the greater deviation are exact, and so is that of all cells of the plane, 1, whatever the deviations.
-    How a column's share is spread along the other axis is the mean of what it is at `nodes` of its points: with eight
-    some 0.1 % of the mass is in a cell beside its own for |rho| up to 0.9, 1 % up to 0.99 and 2 % beyond.
-    """
-    if sigma[0] < sigma[1]:
-        return cell_masses(mu[::-1], sigma[::-1], rho, edges[::-1], nodes).T
-    x, y = ((torch.from_numpy(e) - m) / s for e, m, s in zip(edges, mu, sigma, strict=True))  # standard normal each
-    below = torch.special.ndtr(x)  # (columns + 1,)
-    parts = (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes
-    share = below.diff()  # (columns,)
-    middles = torch.special.ndtri(below[:-1, None] + share[:, None] * parts).clamp(-9, 9)  # (columns, nodes)
-    shifted = (y - rho * middles[..., None]) / (1 - rho**2) ** 0.5  # given x, y is normal about rho x
-    return (torch.special.ndtr(shifted).diff(dim=-1).mean(1) * share[:, None]).T.numpy()
-
-
-def density_map(
-    model: Model, line: Line, bias: float, cell: float = 4.0
-) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """The densities of the next pen position, added up over the line, in cells of `cell` whiteboard units.
-
-    As in the paper's figure 10, for a line with its outputs. Each cell has the mass that falls into it, see
-    `cell_masses`, by its area. Returns (rows, columns), per square whiteboard unit, and the
-    extent (left, right, bottom, top), y downwards.
-    """
-    path = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)  # (T + 1, 2)
-    low, high = path.min(0) - 80, path.max(0) + 80
-    counts = np.ceil((high - low) / cell).astype(int)  # columns, rows
-    total = np.zeros(counts[::-1])
-    mix = Mixture(*(p.double() for p in mixture(torch.from_numpy(line.outputs), bias)))
-    std, mean = (statistic.double().cpu().numpy() for statistic in (model.std, model.mean))
-    mu, sigma = mix.mu.numpy() * std + mean, mix.log_sigma.exp().numpy() * std  # (T, M, 2), whiteboard units
-    weight, rho = mix.log_pi.exp().numpy(), mix.atanh_rho.clamp(-6, 6).tanh().numpy()  # (T, M)
-    for t, m in np.argwhere(weight > 1e-4):  # one with next to no weight is nothing anywhere
-        center = path[t] - low + mu[t, m]  # path[t] is where the pen is when the network speaks
-        # Nor is one anything beyond five deviations.
-        first, last = (np.clip(center + side * 5 * sigma[t, m], 0, counts * cell) // cell for side in (-1, 1))
-        (left, upper), (right, lower) = first.astype(int), np.minimum(last.astype(int) + 1, counts)
-        edges = np.arange(left, right + 1) * cell, np.arange(upper, lower + 1) * cell
-        total[upper:lower, left:right] += weight[t, m] * cell_masses(center, sigma[t, m], rho[t, m], edges)
-    return total / cell**2, (low[0], low[0] + counts[0] * cell, low[1] + counts[1] * cell, low[1])
 
 
 def write_figures(options: argparse.Namespace, line: Line, model: Model) -> None:

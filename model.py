@@ -9,7 +9,7 @@ Numbers in brackets, such as (eq. 46), are the paper's equations. Shapes are wri
 A point is (x offset, y offset, end-of-stroke bit). Inside the network offsets have mean 0 and standard deviation 1
 over the training lines; `Model.normalise` and `Model.denormalise` go from and to whiteboard units.
 
-On a processor kernels.py computes the same numbers faster. Without that file everything here still works.
+On a processor handwriting/kernels computes the same numbers faster. Without that file everything here still works.
 """
 
 import math
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 try:
-    import kernels
+    from handwriting import kernels
 except ModuleNotFoundError:  # the file was deleted
     kernels = None
 
@@ -29,6 +29,10 @@ POINTS_PER_CHARACTER = 25  # of a line of IAM-OnDB (section 5.1); an untrained w
 # Guard against overflow: the window's logarithms are cut off here. A trained window's go up to 12 where it leaves the
 # text behind; with this, kappa squared, times alpha and beta, is within float32 for a hundred thousand points.
 MAX_LOG_WINDOW = 16.0
+BOUNDS = {
+    "num_layers": (1, 1000), "cell_size": (1, 10**5), "num_clusters": (1, 10**4), "K": (1, 10**4),
+    "num_chars": (0, 10**5),
+}  # fmt: skip
 LOSS_CHUNK = 64  # points whose mixtures are computed at once, so that they stay in the processor's cache
 
 
@@ -43,10 +47,9 @@ class Config:
     num_chars: int = 0
 
     def __post_init__(self):
-        for name, least in [("num_layers", 1), ("cell_size", 1), ("num_clusters", 1), ("K", 1), ("num_chars", 0)]:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        for name, (least, most) in BOUNDS.items():
+            if type(value := getattr(self, name)) is not int or not least <= value <= most:
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
 class State(NamedTuple):
@@ -82,7 +85,7 @@ class WindowLSTM(nn.Module):
     It always computes in the type of its weights; only its kernel knows lower precision.
     """
 
-    max_log = MAX_LOG_WINDOW  # for kernels.py, which cannot import this file
+    max_log = MAX_LOG_WINDOW  # for handwriting/kernels, which cannot import this file
 
     def __init__(self, config: Config):
         super().__init__()
@@ -337,5 +340,5 @@ class Model(nn.Module):
 
 
 def has_kernels(device: torch.device) -> bool:
-    """Whether kernels.py is there and runs on that device."""
+    """Whether handwriting/kernels is there and runs on that device."""
     return kernels is not None and kernels.can_run(device)

@@ -34,9 +34,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data_preprocessing import Dataset, load_dataset
-from model import Model
-from training.flags import (
+from handwriting.data.dataset import Dataset, load_dataset
+from handwriting.program import InputError, check_writable, run_cli
+from handwriting.training.batches import draw_lines, line_weights, make_batches
+from handwriting.training.flags import (
     FIXED,
     PRECISIONS,
     SETTINGS,
@@ -46,22 +47,13 @@ from training.flags import (
     make_parser,
     parse_flags,
 )
-from training.optimisation import WeightAverage, learning_rate, make_optimizer, restore_optimizer
-from training.processes import Group, NotedSignals, run_lock, start_group, torchrun_group, tune_malloc
-from training.progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
-from training.tasks import (
-    SIZES,
-    Reading,
-    Writing,
-    deepen,
-    draw_lines,
-    line_weights,
-    load_network,
-    make_batches,
-    make_task,
-)
-from training.weight_noise import WeightNoise
-from utils import InputError, check_writable, run_cli, save_checkpoint
+from handwriting.training.optimisation import WeightAverage, learning_rate, make_optimizer, restore_optimizer
+from handwriting.training.processes import Group, NotedSignals, run_lock, start_group, torchrun_group, tune_malloc
+from handwriting.training.progress import STEPS_OF_A_ROW, Logs, Progress, Row, Sums
+from handwriting.training.tasks import SIZES, Reading, Writing, deepen, make_task
+from handwriting.training.weight_noise import WeightNoise
+from model import Model
+from utils import load_checkpoint, save_checkpoint
 
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
@@ -121,8 +113,8 @@ class Run:
         options, path = self.options, self.options.init
         if not path:
             return self.task.new_network(options)
-        network, content = load_network(path)
-        if task_of(content) != options.task:
+        network, content = load_checkpoint(path)
+        if content["task"] != options.task:
             raise InputError(f"--init {path}: is not a network for the task {options.task}")
         if content["charset"] != self.task.charset:
             raise InputError(f"--init {path}: its character set is not that of {options.data}")
@@ -195,7 +187,7 @@ class Run:
         """The score of the best checkpoint that is there; infinite if there is none for this data."""
         if not self.path("best").is_file():
             return math.inf
-        _, content = load_network(self.path("best"))
+        _, content = load_checkpoint(self.path("best"))
         return content["progress"]["best"] if content.get("fingerprint") == self.fingerprint else math.inf
 
     def write_checkpoints(self, is_best: bool) -> None:
@@ -436,27 +428,22 @@ def newest_checkpoint(folder: Path, task: str) -> Checkpoint:
     paths = newest_checkpoints(folder, task)
     if not paths:
         raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
-    found = [Checkpoint(path, *load_network(path)) for path in paths]
+    found = [Checkpoint(path, *load_checkpoint(path)) for path in paths]
     for path, _, content in found:
         if not holds_run(content):
             raise InputError(f"{path}: holds no run of this version; weights alone can be the --init of a new one")
     return max(found, key=lambda checkpoint: checkpoint.content["progress"]["step"])
 
 
-def task_of(content: dict[str, Any]) -> str:
-    """The task that a checkpoint's network was trained for."""
-    return content.get("task", "synthesis" if content["charset"] else "rand_write")
-
-
 def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     """Print a checkpoint's figures on the validation split."""
-    model, content = load_network(path, choose_device(options.device))
+    model, content = load_checkpoint(path, choose_device(options.device))
     model.matmul_dtype = choose_precision(options.precision, next(model.parameters()).device)
     dataset = load_dataset(options.data)
     unknown = set("".join(dataset.texts)) - set(content["charset"])
     if content["charset"] and unknown:
         raise InputError(f"{options.data}: has characters that {path} does not know: {' '.join(sorted(unknown))}")
-    task = make_task(task_of(content), dataset, charset=content["charset"])
+    task = make_task(content["task"], dataset, charset=content["charset"])
     if not len(dataset.lines("validation", task.with_text)):
         raise InputError(f"{options.data}: its validation split holds no line for {path}")
     print(f"{path} on the validation split of {options.data} ({dataset.rests}):")
@@ -549,8 +536,8 @@ def tell_start(run: Run, dataset: Dataset, resumed: Checkpoint | None) -> None:
 
 def export_weights(path: Path, options: argparse.Namespace) -> None:
     """Write the weights of the run's best network, or of --init, in half precision and without all that is training."""
-    network, content = load_network(options.init or options.model_dir / f"{options.task}_best.pt")
-    save_checkpoint(path, network, content["charset"], content["char_counts"], half=True, task=task_of(content))
+    network, content = load_checkpoint(options.init or options.model_dir / f"{options.task}_best.pt")
+    save_checkpoint(path, network, content["charset"], content["char_counts"], half=True, task=content["task"])
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -29,9 +29,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import train
-from data_preprocessing import Dataset, load_dataset, save_dataset
-from utils import InputError, ResultError, run_cli
-from writer import Writer
+from handwriting.data.dataset import Dataset, load_dataset, save_dataset
+from handwriting.program import InputError, ResultError, run_cli
+from handwriting.writer import Writer
 
 TASK = "synthesis"
 FLAGS = (

@@ -19,11 +19,11 @@ from pathlib import Path
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import writer
-from ink.formats import save
-from layout import PageFormat
-from sampling import Sampler
-from utils import Parser, ResultError, run_cli
+from handwriting import writer
+from handwriting.ink.formats import save
+from handwriting.pages import PageFormat
+from handwriting.program import Parser, ResultError, run_cli
+from handwriting.sampling import Sampler
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = (Path(__file__).parent / "sentences.txt").read_text(encoding="utf-8").split("\n")[:-1]
@@ -69,7 +69,7 @@ def warm_page(folder: Path, text: str) -> tuple[float, dict[str, float]]:
     writer.Writer().write("warm")  # loads both networks
     with (
         mock.patch.object(Sampler, "write", timed("the network writes", Sampler.write)),
-        mock.patch.object(writer, "check_lines", timed("the reader checks", writer.check_lines)),
+        mock.patch.object(writer, "check_lines", timed("the recogniser checks", writer.check_lines)),
     ):
         started = time.perf_counter()
         pages = writer.Writer().page(text, PAGE_FORMAT)

@@ -1,9 +1,9 @@
-"""How legible the network's ink is: the share of characters that a reader gets wrong, and where the ink fails.
+"""How legible the network's ink is: the share of characters that a recogniser gets wrong, and where the ink fails.
 
     python benchmarks/quality.py            # 300 texts at three biases, some two minutes on two cores
     python benchmarks/quality.py --quick    # every fifth text
 
-Each text is written once at each bias, with a seed of its own, and read by the network of reader.py. The table has a
+Each text is written once at each bias, with a seed of its own, and read by the network of recogniser.py. The table has a
 row for each text set and bias, and one for recorded lines where there are any. What its columns say:
 
 - characters wrong: sum of the lines' edit distances over sum of their lengths; of a line, its own distance over its
@@ -26,11 +26,14 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data_preprocessing import Dataset, load_dataset
 from generate import FORMATS, generate_conditionally, load_writer
-from reader import Reader, align, load_reader
-from training.flags import at_least
-from utils import SHORTEST_STEP, InputError, Parser, atomic_write, lines_figure, run_cli, save_figure
+from handwriting.checks import load_recogniser
+from handwriting.data.dataset import Dataset, load_dataset
+from handwriting.figures import lines_figure, save_figure
+from handwriting.program import InputError, Parser, atomic_write, run_cli
+from handwriting.recogniser import Recogniser, align
+from handwriting.strokes import SHORTEST_STEP
+from handwriting.training.flags import at_least
 
 HERE = Path(__file__).parent
 TEXTS = [HERE / "sentences.txt", HERE / "numbers.txt"]
@@ -58,7 +61,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Ink:
-    """A line of T points with what it says, and what the reader and the window say of it."""
+    """A line of T points with what it says, and what the recogniser and the window say of it."""
 
     text: str
     points: np.ndarray  # (T, 3): x and y offset in whiteboard units, end-of-stroke bit
@@ -121,7 +124,12 @@ def repeated_letters(phi: np.ndarray, text: str) -> int:
 
 
 def write_lines(
-    texts: list[str], reader: Reader, bias: float, seed: int = 0, checkpoint: Path | None = None, retries: int = 0
+    texts: list[str],
+    recogniser: Recogniser,
+    bias: float,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    retries: int = 0,
 ) -> list[Ink]:
     """Write each text, number i with the seed `seed` + i, and read it. The network's outputs are not kept."""
     lines = []
@@ -129,17 +137,19 @@ def write_lines(
         written = generate_conditionally(
             texts[start : start + WRITE_BATCH], bias=bias, seed=seed + start, checkpoint=checkpoint, retries=retries
         )
-        for line, read in zip(written, reader.read([line.points for line in written]), strict=True):
+        for line, read in zip(written, recogniser.read([line.points for line in written]), strict=True):
             window = (skipped_letters(line.phi, line.text), repeated_letters(line.phi, line.text))
             lines.append(Ink(line.text, line.points, read, line.finished, *window))
     return lines
 
 
-def recorded_lines(dataset: Dataset, reader: Reader, every: int = 1) -> list[Ink]:
+def recorded_lines(dataset: Dataset, recogniser: Recogniser, every: int = 1) -> list[Ink]:
     """The validation lines that have a text, read; of `every` such lines one."""
     numbers = dataset.lines("validation", with_text=True)[::every]
     points = [dataset.points(n) for n in numbers]
-    return [Ink(str(dataset.texts[n]), *inked) for n, *inked in zip(numbers, points, reader.read(points), strict=True)]
+    return [
+        Ink(str(dataset.texts[n]), *inked) for n, *inked in zip(numbers, points, recogniser.read(points), strict=True)
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------- figures
@@ -251,7 +261,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description="Measure how legible the network's ink is.")
     add = parser.add_argument
     add("--checkpoint", type=Path, help="the network that writes (default: save/synthesis.pt)")
-    add("--reader", type=Path, help="the network that reads (default: save/reader.pt)")
+    add("--recogniser", type=Path, help="the network that reads (default: save/recogniser.pt)")
     add("--texts", type=Path, nargs="+", default=TEXTS, metavar="FILE", help="other texts, files of one a line")
     help_bias = "as for generate.py, one or several (default: 0 0.5 1)"
     add("--bias", type=at_least(0, float), nargs="+", default=[0.0, 0.5, 1.0], help=help_bias)
@@ -265,13 +275,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def measure(
-    options: argparse.Namespace, text_sets: list[tuple[str, list[str]]], reader: Reader
+    options: argparse.Namespace, text_sets: list[tuple[str, list[str]]], recogniser: Recogniser
 ) -> list[tuple[dict[str, Any], list[Ink]]]:
     """Write and read all texts, and print the rows. Returns for each row its figures and its lines."""
     measured = []
     for name, texts in text_sets:
         for bias in options.bias:
-            lines = write_lines(texts, reader, bias, options.seed, options.checkpoint, options.retries)
+            lines = write_lines(texts, recogniser, bias, options.seed, options.checkpoint, options.retries)
             row = {"name": f"{name}, bias {bias:g}", "texts": name, "bias": bias}
             row |= ink_figures(lines) | window_figures(lines)
             print(table_row(row), flush=True)
@@ -286,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{options.picture}: not a picture that can be written; name a .png, .svg or .pdf file")
     every = EVERY if options.quick else 1
     text_sets = [(path.stem, read_texts(path)[::every]) for path in options.texts]
-    reader = load_reader(options.reader)
+    recogniser = load_recogniser(options.recogniser)
     alphabet = load_writer(options.checkpoint, "synthesis").alphabet
     for text in (text for _, texts in text_sets for text in texts):
         alphabet.prepare(text)  # complains before minutes have passed
@@ -295,11 +305,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{options.data}: its validation split holds no line with a text")
 
     print(table_head(), flush=True)
-    measured = measure(options, text_sets, reader)
+    measured = measure(options, text_sets, recogniser)
     rows = [row for row, _ in measured]
     if dataset is not None:
         rows.append({"name": f"recorded validation lines, {dataset.rests}"})
-        rows[-1] |= ink_figures(recorded_lines(dataset, reader, every))
+        rows[-1] |= ink_figures(recorded_lines(dataset, recogniser, every))
         print(table_row(rows[-1]))
     else:
         print(f"\nno recorded lines to compare with: {options.data} is not there")

@@ -25,10 +25,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from speed import BATCH, CHARS, TIMESTEPS, made_up_lines, other_process, shared_steps, timed, trainer
 
-from data_preprocessing import Dataset
+from handwriting.data.dataset import Dataset
+from handwriting.program import run_cli
+from handwriting.training.processes import Group, start_group
 from model import Config, Model, WindowLSTM
-from training.processes import Group, start_group
-from utils import run_cli
 
 TASK = "synthesis"
 LINES = 10_646  # of an epoch: those of IAM-OnDB's training split with a text

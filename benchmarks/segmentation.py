@@ -2,7 +2,7 @@
 
     python benchmarks/segmentation.py    # some two minutes on two cores
 
-The judge is the reader, which knows nothing of the window. Lines that it reads without a mistake are aligned with their
+The judge is the recogniser, which knows nothing of the window. Lines that it reads without a mistake are aligned with their
 text: the likeliest way to read the text in them (Viterbi, over the labels of CTC) has for each letter a frame where it
 is surest of it. The network's character of the point in the frame's middle should be that letter.
 Beside it stands the same for a line that is cut into equal pieces, one for each character.
@@ -15,11 +15,21 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from checks import find_reader
-from ink.formats import Ink
-from reader import BLANK, MAX_POINTS, SPACING, Reader, collate_features, features, resample, straighten
-from utils import InputError, Parser, run_cli, to_strokes
-from writer import Writer, derived_seed
+from handwriting.checks import find_recogniser
+from handwriting.ink.formats import Ink
+from handwriting.program import InputError, Parser, run_cli
+from handwriting.recogniser import (
+    BLANK,
+    MAX_POINTS,
+    SPACING,
+    Recogniser,
+    collate_features,
+    features,
+    resample,
+    straighten,
+)
+from handwriting.strokes import to_strokes
+from handwriting.writer import Writer, derived_seed
 
 SENTENCES = Path(__file__).parent / "sentences.txt"
 
@@ -52,7 +62,7 @@ def forced_alignment(log_probabilities: np.ndarray, labels: list[int]) -> np.nda
 
 
 def resampled_places(points: np.ndarray) -> np.ndarray:
-    """Which of the points (T, 3) is nearest to each point that the reader sees, (N,): see `reader.features`."""
+    """Which of the points (T, 3) is nearest to each point that the recogniser sees, (N,): see `recogniser.features`."""
     strokes = straighten(to_strokes(points))
     lengths = [np.hypot(*np.diff(stroke, axis=0).T).cumsum() for stroke in strokes]  # to each point but the first
     spacing = max(SPACING, sum(length[-1] for length in lengths if len(length)) / MAX_POINTS)
@@ -65,12 +75,12 @@ def resampled_places(points: np.ndarray) -> np.ndarray:
     return np.concatenate(places)
 
 
-def letter_points(ink: Ink, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
+def letter_points(ink: Ink, recogniser: Recogniser) -> tuple[np.ndarray, np.ndarray]:
     """The letters of a line, blanks left out: their places in the text (n,), and the point where each is read (n,)."""
     places = np.array([place for place, character in enumerate(ink.text) if character != " "])
     with torch.no_grad():
-        log_probabilities, _ = reader(*collate_features([features(ink.points)]))
-    labels = [reader.config.charset.index(character) + 1 for character in ink.text]
+        log_probabilities, _ = recogniser(*collate_features([features(ink.points)]))
+    labels = [recogniser.config.charset.index(character) + 1 for character in ink.text]
     frames = forced_alignment(log_probabilities[:, 0].numpy(), labels)[places]
     seen = resampled_places(ink.points)
     return places, seen[4 * frames]
@@ -84,21 +94,21 @@ def shares(found: np.ndarray, places: np.ndarray) -> tuple[float, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write, read, and print the table."""
-    parser = Parser(description="Compare the window's letters with the reader's.")
+    parser = Parser(description="Compare the window's letters with the recogniser's.")
     parser.add_argument("--lines", type=int, default=200, help="that are written (default: %(default)s)")
     options = parser.parse_args(arguments)
-    reader = find_reader()
-    if reader is None:
-        raise InputError("letters are compared with what the reader reads; save/reader.pt is missing")
+    recogniser = find_recogniser()
+    if recogniser is None:
+        raise InputError("letters are compared with what the recogniser reads; save/recogniser.pt is missing")
     texts = SENTENCES.read_text(encoding="utf-8").splitlines()[: options.lines]
     inks = Writer(retries=0).write_lines(texts, [derived_seed(0, number) for number in range(len(texts))])
-    said = reader.read([ink.points for ink in inks])
+    said = recogniser.read([ink.points for ink in inks])
     read = [ink for ink, text in zip(inks, said, strict=True) if ink.text == text]
     if not read:
         raise InputError(f"none of {len(inks)} lines is read without a mistake; write more --lines")
     by_window, by_width, all_places = [], [], []
     for ink in read:
-        places, points = letter_points(ink, reader)
+        places, points = letter_points(ink, recogniser)
         x = np.cumsum(ink.points[:, 0])
         all_places.append(places)
         by_window.append(np.asarray(ink.characters)[points])

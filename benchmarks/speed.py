@@ -27,14 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data_preprocessing import Dataset, load_dataset
+from handwriting.data.dataset import Dataset, load_dataset
+from handwriting.program import Parser, run_cli
+from handwriting.sampling import Sampler
+from handwriting.training.batches import collate, encode_texts, make_batches
+from handwriting.training.flags import choose_precision, choose_processes, make_parser
+from handwriting.training.processes import Group, start_group, tune_malloc
 from model import Config, Model
-from sampling import Sampler
 from train import Run
-from training.flags import choose_precision, choose_processes, make_parser
-from training.processes import Group, start_group, tune_malloc
-from training.tasks import collate, encode_texts, make_batches
-from utils import Parser, run_cli
 
 CHARS = 79
 BATCH, TIMESTEPS = 50, 800

@@ -18,12 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from checks import check_lines, find_reader
-from ink.formats import Ink
-from ink.geometry import hand_measures
-from reader import edit_distance
-from utils import InputError, Parser, run_cli
-from writer import STYLES, Writer, derived_seed, list_styles, load_style
+from handwriting.checks import check_lines, find_recogniser
+from handwriting.ink.formats import Ink
+from handwriting.ink.geometry import hand_measures
+from handwriting.program import InputError, Parser, run_cli
+from handwriting.recogniser import edit_distance
+from handwriting.writer import STYLES, Writer, derived_seed, list_styles, load_style
 
 HERE = Path(__file__).parent
 TEXTS = ("We saw her again in a warm room.", "I am never sure when summer comes.", "A new sun rose over our river.")
@@ -52,7 +52,7 @@ def write_candidates(seed: int) -> list[Ink]:
         texts = [TEXTS[n % len(TEXTS)] for n in range(CANDIDATES // len(BIASES))]
         seeds = [derived_seed(seed, number, n) for n in range(len(texts))]
         lines = writer.write_raw(texts, seeds)
-        verdicts = check_lines(lines, with_reader=True)
+        verdicts = check_lines(lines, with_recogniser=True)
         for line, line_seed, verdict in zip(lines, seeds, verdicts, strict=True):
             if verdict.finished and not verdict.errors and verdict.resting <= MAX_RESTING:
                 inks.append(writer.to_ink(line, line_seed))
@@ -77,10 +77,10 @@ def try_hand(hand: Ink | str, seed: int, count: int) -> tuple[float, np.ndarray]
     writer = Writer(style=hand, bias=BIAS, seed=seed, retries=0)
     texts = read_sentences(count)
     inks = writer.write_lines(texts, [derived_seed(seed, n) for n in range(len(texts))])
-    reader = find_reader()
-    if reader is None:
-        raise InputError("hands are chosen by what the reader reads; save/reader.pt is missing")
-    said = reader.read([ink.points for ink in inks])
+    recogniser = find_recogniser()
+    if recogniser is None:
+        raise InputError("hands are chosen by what the recogniser reads; save/recogniser.pt is missing")
+    said = recogniser.read([ink.points for ink in inks])
     errors = sum(edit_distance(ink.text, text.strip()) for ink, text in zip(inks, said, strict=True))
     found = np.array([measures(ink) for ink in inks])
     return errors / sum(len(ink.text) for ink in inks), found[np.isfinite(found).all(1)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_preprocessing import Dataset, save_dataset
+from handwriting.data.dataset import Dataset, save_dataset
 from model import Config, Model
 from utils import save_checkpoint
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ink.formats import Ink
-from ink.geometry import to_points
+from handwriting.ink.formats import Ink
+from handwriting.strokes import to_points
 
 TALL, LONG = "bdfhklt", "gjpqy"
 

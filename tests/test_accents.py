@@ -8,15 +8,15 @@ from lxml import etree
 from made_up_ink import letter, write_line
 
 import generate
-from alphabet import Alphabet
-from batch import write_many
-from ink.accents import APART, NEAR, draw_marks, split_character, without_marks
-from ink.formats import ENDINGS, Ink
-from ink.read_ink import read_ink
-from layout import PageFormat
-from sampling import Sampler
-from utils import InputError
-from writer import Writer
+from handwriting.alphabet import Alphabet
+from handwriting.bulk import write_many
+from handwriting.ink.accents import APART, NEAR, draw_marks, split_character, without_marks
+from handwriting.ink.formats import ENDINGS, Ink
+from handwriting.ink.read_ink import read_ink
+from handwriting.pages import PageFormat
+from handwriting.program import InputError
+from handwriting.sampling import Sampler
+from handwriting.writer import Writer
 
 ASCII = "".join(map(chr, range(32, 127)))
 LATIN = [chr(n) for n in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)) if chr(n).isalpha()]

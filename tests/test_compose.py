@@ -6,13 +6,14 @@ import torch
 from conftest import make_dataset
 from test_model import make_model
 
-import compose
-from alphabet import Alphabet
-from compose import Piece, add_lines, choose_glyph, compose_line, cut_line, cut_words, join, to_offsets
-from data_preprocessing import load_dataset, save_dataset
-from sampling import Line, Sampler
-from utils import InputError, to_strokes
-from writer import Network
+from handwriting import compose
+from handwriting.alphabet import Alphabet
+from handwriting.compose import Piece, add_lines, choose_glyph, compose_line, cut_line, cut_words, join, to_offsets
+from handwriting.data.dataset import load_dataset, save_dataset
+from handwriting.program import InputError
+from handwriting.sampling import Line, Sampler
+from handwriting.strokes import to_strokes
+from handwriting.writer import Network
 
 TEXT = "man 57 one, wave"
 SLOPE, X_HEIGHT, SLANT = 0.05, 100.0, 0.3
@@ -182,7 +183,7 @@ def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
         return [spell(text, "cut off" if len(tries) % compose.WRITE_TRIES == 2 else "") for text in texts]
 
     monkeypatch.setattr(compose, "write_checked", write)
-    monkeypatch.setattr(compose, "load_reader", SpellingReader)
+    monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
     dataset, network = make_dataset(), Network(None, None, Alphabet(" 7Qabc"), "")
     more = compose.add_written(network, dataset, 30, seed=0)
     assert [len(texts) for texts in tries[:3]] == [len(tries[0])] * 3 and len(tries) == 3  # and none for a fourth
@@ -195,13 +196,13 @@ def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
 
 def test_a_network_that_cannot_write_is_told(monkeypatch):
     monkeypatch.setattr(compose, "write_checked", lambda network, texts, *_: [spell(text + "?") for text in texts])
-    monkeypatch.setattr(compose, "load_reader", SpellingReader)
+    monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
     with pytest.raises(InputError, match="without a mistake"):
         compose.add_written(Network(None, None, Alphabet(" 7Qabc"), ""), make_dataset(), 5, seed=0)
 
 
 def test_a_network_that_knows_no_character_of_the_texts_is_told(monkeypatch):
-    monkeypatch.setattr(compose, "load_reader", SpellingReader)
+    monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
     with pytest.raises(InputError, match="without a mistake"):
         compose.add_written(Network(None, None, Alphabet("xyz"), ""), make_dataset(), 5, seed=0)
 

@@ -13,14 +13,15 @@ from lxml import etree
 from made_up_ink import write_line
 from PIL import Image
 
-from data_preprocessing import build_dataset, read_strokes
-from ink.formats import DOT, ENDINGS, Ink, Page, Placed, save, save_corpus
-from ink.gcode import Plotter
-from ink.pictures import Drawing
-from ink.read_ink import read_ink, read_lines
-from ink.read_xml import read_trace
-from ink.svg import read_svg
-from utils import InputError
+from data_preprocessing import build_dataset
+from handwriting.data.recordings import read_strokes
+from handwriting.ink.formats import DOT, ENDINGS, Ink, Page, Placed, save, save_corpus
+from handwriting.ink.gcode import Plotter
+from handwriting.ink.pictures import Drawing
+from handwriting.ink.read_ink import read_ink, read_lines
+from handwriting.ink.read_xml import read_trace
+from handwriting.ink.svg import read_svg
+from handwriting.program import InputError
 
 
 def make_page(**options) -> Page:
@@ -348,7 +349,7 @@ STRETCHED = "translate(5) scale(2,-1)", "matrix(1 .2 -.3 1.5 4 5), rotate(30 10 
 TRANSFORMED = [(name, transform) for name in PATHS for transform in ("", "rotate(30) scale(2)", *STRETCHED)]
 
 
-# The other reader keeps the axes of an ellipse at right angles when it is stretched, which is wrong.
+# The other recogniser keeps the axes of an ellipse at right angles when it is stretched, which is wrong.
 @pytest.mark.parametrize(("name", "transform"), [p for p in TRANSFORMED if "arcs" not in p[0] or p[1] not in STRETCHED])
 def test_paths_are_those_of_another_reader(name, transform):
     vpype = pytest.importorskip("vpype", reason="vpype is not installed: pip install -r tests/requirements.txt")

@@ -5,15 +5,17 @@ import pytest
 import torch
 from conftest import CHARSET, assert_refused, run_script
 
-import checks
 import generate
-from alphabet import Alphabet
-from checks import Verdict, longest_rest
+from handwriting import checks
+from handwriting.alphabet import Alphabet
+from handwriting.checks import Verdict, load_recogniser, longest_rest
+from handwriting.program import InputError, ResultError
+from handwriting.recogniser import RecogniserConfig
+from handwriting.sampling import Line, Sampler, default_steps
+from handwriting.strokes import to_strokes
+from handwriting.writer import Writer
 from model import Config, Model
-from reader import ReaderConfig, load_reader
-from sampling import Line, Sampler, default_steps
-from utils import InputError, ResultError, save_checkpoint, to_strokes
-from writer import Writer
+from utils import save_checkpoint
 
 # ------------------------------------------------------------------------------------------------------------ sampling
 
@@ -226,7 +228,7 @@ class StubReader:
 
     def __init__(self, answer):
         self.answer, self.shown = answer, []
-        self.config = ReaderConfig(CHARSET)
+        self.config = RecogniserConfig(CHARSET)
 
     def read(self, lines):
         self.shown.append(lines)
@@ -234,22 +236,22 @@ class StubReader:
 
 
 def test_a_text_that_the_reader_has_no_characters_for_is_not_its_to_judge(monkeypatch):
-    monkeypatch.setattr(checks, "find_reader", lambda: StubReader(lambda points: "x"))
+    monkeypatch.setattr(checks, "find_recogniser", lambda: StubReader(lambda points: "x"))
     ink = np.tile(np.float32([20, 0, 0]), (30, 1))
     lines = [Line(ink, np.zeros(0), None, True, text) for text in ("abc", "\u00e4bc")]
-    assert [bool(verdict.fault) for verdict in checks.check_lines(lines, with_reader=True)] == [True, False]
+    assert [bool(verdict.fault) for verdict in checks.check_lines(lines, with_recogniser=True)] == [True, False]
 
 
 @pytest.fixture
 def put_reader(monkeypatch):
-    """Puts a function in the place of `load_reader`."""
+    """Puts a function in the place of `load_recogniser`."""
 
     def put(load):
-        checks.find_reader.cache_clear()
-        monkeypatch.setattr(checks, "load_reader", load)
+        checks.find_recogniser.cache_clear()
+        monkeypatch.setattr(checks, "load_recogniser", load)
 
     yield put
-    checks.find_reader.cache_clear()
+    checks.find_recogniser.cache_clear()
 
 
 def resting_points(runs):
@@ -272,7 +274,7 @@ def test_the_longest_rest_is_counted(runs, longest):
         (Verdict(True, 20, "a line of text", "a line of text"), ""),
         (Verdict(True, 0, " a line of text ", "a lime of tex"), ""),  # 2 of 14
         (Verdict(True, 0, "a line of text", "A lime tot"), "A lime tot"),
-        (Verdict(True, 0, "Q", "9"), ""),  # one character may be the reader's mistake
+        (Verdict(True, 0, "Q", "9"), ""),  # one character may be the recogniser's mistake
         (Verdict(True, 0, "Q", "97"), "97"),
         (Verdict(True, 0, "Q7", None), ""),
         (Verdict(False, 0, "ab", "ab"), "cap"),
@@ -347,25 +349,25 @@ def test_the_reader_is_loaded_after_the_ink_and_only_if_it_is_asked(checkpoints,
     order = []
     written = Sampler.write
     monkeypatch.setattr(Sampler, "write", lambda *given: order.append("ink") or written(*given))
-    put_reader(lambda: order.append("reader") or StubReader(lambda points: "ab"))
+    put_reader(lambda: order.append("recogniser") or StubReader(lambda points: "ab"))
     given = {"checkpoint": checkpoints / "synthesis.pt", "steps": 20}
     (line,) = generate.generate_conditionally("ab", retries=0, **given)
     generate.generate_unconditionally(steps=20, checkpoint=checkpoints / "rand_write.pt")
-    assert order == ["ink", "ink"] and "cap" in line.fault  # which needs no reader
+    assert order == ["ink", "ink"] and "cap" in line.fault  # which needs no recogniser
     generate.generate_conditionally("ab", retries=1, **given)
-    assert order == ["ink"] * 3 + ["reader", "ink"]
+    assert order == ["ink"] * 3 + ["recogniser", "ink"]
 
 
 def test_without_a_reader_the_other_checks_go_on(checkpoints, put_reader, monkeypatch, capsys, tmp_path):
-    path = tmp_path / "reader.pt"
-    monkeypatch.setattr(checks, "SHIPPED_READER", path)
-    put_reader(lambda: load_reader(path))
+    path = tmp_path / "recogniser.pt"
+    monkeypatch.setattr(checks, "SHIPPED_RECOGNISER", path)
+    put_reader(lambda: load_recogniser(path))
     given = {"checkpoint": checkpoints / "synthesis.pt"}
     assert not generate.generate_conditionally("ab", **given)[0].fault
     assert "cap" in generate.generate_conditionally("ab", steps=9, **given)[0].fault
     assert capsys.readouterr().err.count("note: ") == 1
     path.write_bytes(b"nonsense")
-    checks.find_reader.cache_clear()
+    checks.find_recogniser.cache_clear()
     with pytest.raises(InputError, match="damaged"):
         generate.generate_conditionally("ab", **given)
 

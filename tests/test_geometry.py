@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_up_ink import write_line
 
-from ink.geometry import (
+from handwriting.ink.geometry import (
     USUAL_X_HEIGHT,
     find_level,
     find_slant,
@@ -12,11 +12,10 @@ from ink.geometry import (
     resample,
     segments,
     smooth,
-    to_points,
     to_writing_scale,
     turning_points,
 )
-from utils import USUAL_STEP, to_strokes
+from handwriting.strokes import USUAL_STEP, to_points, to_strokes
 
 TEXT = "the quick dog jumps high up again"
 

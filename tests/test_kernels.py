@@ -14,8 +14,8 @@ import torch
 from conftest import ROOT, environment
 from test_model import ASTRAY, astray, make_model, make_points, make_text
 
+from handwriting.sampling import PlainDecoder, has_written_text
 from model import State, Window, window_weights
-from sampling import PlainDecoder, has_written_text
 
 kernels = pytest.importorskip("kernels")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from made_up_ink import write_line
 
-from ink.formats import Ink, Page
-from ink.geometry import find_level
-from layout import (
+from handwriting.ink.formats import Ink, Page
+from handwriting.ink.geometry import find_level
+from handwriting.pages import (
     PageFormat,
     TextLine,
     WidthEstimate,
@@ -19,7 +19,7 @@ from layout import (
     parse_page,
     write_text,
 )
-from utils import InputError
+from handwriting.program import InputError
 
 LETTER = """                 12 March 2024
 

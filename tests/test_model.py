@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
 
-from data_preprocessing import MAX_POSITION
+from handwriting.data.dataset import MAX_POSITION
 from model import (
     Config,
     Model,

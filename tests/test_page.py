@@ -9,7 +9,7 @@ from conftest import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 import page
 
-from utils import ResultError
+from handwriting.program import ResultError
 
 
 def test_a_page_and_a_data_set_are_written_and_the_stages_are_the_whole(capsys):

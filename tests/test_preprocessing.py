@@ -20,8 +20,8 @@ import pytest
 from conftest import ROOT, assert_refused
 
 import data_preprocessing as dp
-from transcriptions import tidy_texts
-from utils import InputError
+from handwriting.data.transcriptions import tidy_texts
+from handwriting.program import InputError
 
 # Form: its transcription as found in the file (None: there is no file), and the numbers of its line files.
 FORMS = {

@@ -8,10 +8,10 @@ from corpus import write_corpus
 from nbclient import NotebookClient
 
 import generate
-from alphabet import Alphabet
-from ink.geometry import hand_measures
+from handwriting.alphabet import Alphabet
+from handwriting.ink.geometry import hand_measures
+from handwriting.writer import Writer, list_styles, load_style
 from utils import load_checkpoint
-from writer import Writer, list_styles, load_style
 
 TASKS = ("synthesis", "rand_write")
 

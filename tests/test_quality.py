@@ -11,10 +11,12 @@ from conftest import CHARSET, assert_refused, run_script
 from benchmarks import quality
 from benchmarks.quality import Ink, character_errors, ink_figures, repeated_letters, resting_steps, skipped_letters
 from generate import generate_conditionally, load_writer
+from handwriting.figures import lines_figure
+from handwriting.program import InputError
+from handwriting.recogniser import Recogniser, RecogniserConfig
+from handwriting.sampling import Line
 from model import Config, Model
-from reader import Reader, ReaderConfig
-from sampling import Line
-from utils import InputError, lines_figure, save_checkpoint
+from utils import save_checkpoint
 
 LINE = np.array([[0, 0, 0], [40, 0, 1]], dtype=np.float32)  # one long step
 
@@ -162,7 +164,7 @@ def files(tmp_path_factory):
 
 def measure(monkeypatch, capsys, files, *flags) -> tuple[dict, list[str]]:
     """Run quality.py with the stub; returns its JSON and the rows that it printed."""
-    monkeypatch.setattr(quality, "load_reader", lambda path: ReaderOfA())
+    monkeypatch.setattr(quality, "load_recogniser", lambda path: ReaderOfA())
     texts = ["--texts", files / "words.txt", files / "digits.txt"]
     arguments = ["--checkpoint", files / "synthesis.pt", *texts, "--json", files / "found.json", *flags]
     quality.main([str(argument) for argument in arguments])
@@ -243,9 +245,16 @@ def test_the_picture_has_the_worst_lines_of_each_set(monkeypatch, tmp_path):
 
 
 def test_the_script_with_a_small_untrained_reader(files):
-    reader = Reader(ReaderConfig(CHARSET, num_layers=1, cell_size=8, channels=8))
-    save_checkpoint(files / "reader.pt", reader, CHARSET, [5] * len(CHARSET), half=True, task="read")
-    flags = ["--checkpoint", files / "synthesis.pt", "--reader", files / "reader.pt", "--texts", files / "words.txt"]
+    recogniser = Recogniser(RecogniserConfig(CHARSET, num_layers=1, cell_size=8, channels=8))
+    save_checkpoint(files / "recogniser.pt", recogniser, CHARSET, [5] * len(CHARSET), half=True, task="read")
+    flags = [
+        "--checkpoint",
+        files / "synthesis.pt",
+        "--recogniser",
+        files / "recogniser.pt",
+        "--texts",
+        files / "words.txt",
+    ]
     result = run_script("benchmarks/quality.py", *flags, "--bias", 1, cwd=files)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[2].startswith("| words, bias 1 | ")
@@ -254,7 +263,7 @@ def test_the_script_with_a_small_untrained_reader(files):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--reader", "none.pt"], ["none.pt", "no such"]),
+        (["--recogniser", "none.pt"], ["none.pt", "no such"]),
         (["--picture", "worst.gif"], ["worst.gif", ".png"]),
         (["--texts", "none.txt"], ["none.txt"]),
     ],

@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from test_model import ASTRAY, astray, make_model, reference_distribution
 
-import sampling
+from handwriting import sampling
+from handwriting.figures import draw_lines
+from handwriting.sampling import draw_noise, draw_points
 from model import Window, window_weights
-from sampling import draw_noise, draw_points
-from utils import draw_lines
 
 sample = partial(sampling.sample, with_outputs=True)
 

@@ -1,4 +1,4 @@
-"""benchmarks/segmentation.py: its alignment against all that there are, and its points against the reader's."""
+"""benchmarks/segmentation.py: its alignment against all that there are, and its points against the recogniser's."""
 
 import itertools
 
@@ -7,8 +7,8 @@ import pytest
 from made_up_ink import write_line
 
 from benchmarks.segmentation import forced_alignment, resampled_places, shares
-from reader import BLANK, features, straighten
-from utils import to_strokes
+from handwriting.recogniser import BLANK, features, straighten
+from handwriting.strokes import to_strokes
 
 
 def best_by_trying_all(log_probabilities, labels):

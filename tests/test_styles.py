@@ -5,7 +5,7 @@ import pytest
 from made_up_ink import write_line
 
 from benchmarks import styles
-from ink.geometry import hand_measures
+from handwriting.ink.geometry import hand_measures
 
 
 def test_shear_and_width_are_those_of_the_hand():

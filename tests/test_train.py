@@ -17,15 +17,16 @@ import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 
 import train
-from data_preprocessing import load_dataset, save_dataset
+from handwriting.checks import load_recogniser
+from handwriting.data.dataset import load_dataset, save_dataset
+from handwriting.program import InputError
+from handwriting.recogniser import align
+from handwriting.training import optimisation, tasks
+from handwriting.training.flags import PRECISIONS, choose_precision, choose_processes
+from handwriting.training.processes import Group, start_group
+from handwriting.training.weight_noise import WeightNoise
 from model import Config, Model
-from reader import align, load_reader
-from training import optimisation, tasks
-from training.flags import PRECISIONS, choose_precision, choose_processes
-from training.processes import Group, start_group
-from training.tasks import load_network
-from training.weight_noise import WeightNoise
-from utils import InputError, load_checkpoint, save_checkpoint
+from utils import load_checkpoint, save_checkpoint
 
 TINY = ["--cell_size", "8", "--batch_size", "6", "--precision", "fp32", "--warmup", "0", "--anneal", "none"]
 TINY_MIXTURE = ["--num_clusters", "2", "--K", "2"]
@@ -43,7 +44,7 @@ def read_log(folder, task, kind="log") -> list[dict[str, str]]:
 
 
 def weights_of(path) -> dict[str, torch.Tensor]:
-    return load_network(path)[0].state_dict()
+    return load_checkpoint(path)[0].state_dict()
 
 
 def assert_same_weights(a, b) -> None:
@@ -208,7 +209,7 @@ def test_average_is_what_is_evaluated_and_kept(data_file, tmp_path, monkeypatch,
     for name in ("best", "epoch_1"):
         for key, value in weights_of(tmp_path / f"rand_write_{name}.pt").items():
             torch.testing.assert_close(value, expected[key])
-    model, dataset = load_network(tmp_path / "rand_write_best.pt")[0], load_dataset(data_file)
+    model, dataset = load_checkpoint(tmp_path / "rand_write_best.pt")[0], load_dataset(data_file)
     logged = float(read_log(tmp_path, "rand_write")[0]["validation_loss"])
     assert tasks.make_task("rand_write", dataset).evaluate(model)["loss"] == pytest.approx(logged, rel=1e-5)
 
@@ -235,7 +236,7 @@ def test_weight_noise_retrains_a_network_and_tells_the_description_length(data_f
     for rows in (small, large):  # and the validation loss has none
         assert float(rows[0]["validation_loss"]) < float(read_log(tmp_path / "plain", "rand_write")[0]["train_loss"])
     content = torch.load(tmp_path / "0.5" / "rand_write_epoch_2.pt", weights_only=True)
-    network = load_network(tmp_path / "0.5" / "rand_write_epoch_2.pt")[0]
+    network = load_checkpoint(tmp_path / "0.5" / "rand_write_epoch_2.pt")[0]
     means = torch.cat([value.flatten() for value in network.parameters()])
     logs = torch.cat([value.flatten() for value in content["weight_noise"].values()])
     prior = torch.distributions.Normal(means.mean(), ((means - means.mean()) ** 2 + (2 * logs).exp()).mean().sqrt())
@@ -287,7 +288,7 @@ def test_weights_of_any_task_are_exported_and_fit_that_task_only(data_file, tmp_
     run_in_process(data_file, tmp_path, "--task", "synthesis", "--num_epochs", 1)
     small, best = tmp_path / "small.pt", tmp_path / "synthesis_best.pt"
     train.main(["--export", str(small), "--init", str(best)])
-    model, content = load_network(small)
+    model, content = load_checkpoint(small)
     assert content["task"] == "synthesis"
     for name, value in weights_of(best).items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
@@ -302,7 +303,7 @@ def test_weights_of_any_task_are_exported_and_fit_that_task_only(data_file, tmp_
 def test_deeper_network_begins_where_that_of_init_ended_and_all_of_it_learns(data_file, dataset, tmp_path):
     run_in_process(data_file, tmp_path / "two", "--task", "synthesis", "--num_epochs", 1)
     best = tmp_path / "two" / "synthesis_best.pt"
-    network = load_network(best)[0]
+    network = load_checkpoint(best)[0]
     deeper = tasks.deepen(network, 4)
     assert len(deeper.layers) == 4
     task = tasks.make_task("synthesis", dataset)
@@ -345,8 +346,8 @@ def test_a_reader_learns_is_evaluated_and_exported(data_file, tmp_path, capsys):
     run_in_process(data_file, tmp_path, "--task", "read", "--num_epochs", 30, "--learning_rate", 0.01)
     rows = read_log(tmp_path, "read")
     assert float(rows[-1]["train_loss"]) < 0.5 * float(rows[0]["train_loss"])
-    train.main(["--export", str(tmp_path / "reader.pt"), "--task", "read", "--model_dir", str(tmp_path)])
-    model = load_reader(tmp_path / "reader.pt")
+    train.main(["--export", str(tmp_path / "recogniser.pt"), "--task", "read", "--model_dir", str(tmp_path)])
+    model = load_recogniser(tmp_path / "recogniser.pt")
     dataset = load_dataset(data_file)
     capsys.readouterr()
     train.main(["--evaluate", str(tmp_path / "read_best.pt"), "--data", str(data_file), "--precision", "fp32"])
@@ -360,7 +361,7 @@ def test_a_reader_learns_is_evaluated_and_exported(data_file, tmp_path, capsys):
 
 
 def test_best_reader_is_the_one_that_reads_best(dataset, tmp_path, capsys, monkeypatch):
-    """A line has too few frames for its text, which makes each loss infinite. Label and message are a reader's."""
+    """A line has too few frames for its text, which makes each loss infinite. Label and message are a recogniser's."""
     texts = dataset.texts.astype("U200")
     texts[dataset.lines("validation", True)[0]] = "ab" * 100
     save_dataset(replace(dataset, texts=texts), tmp_path / "long.npz")
@@ -379,7 +380,7 @@ def test_best_reader_is_the_one_that_reads_best(dataset, tmp_path, capsys, monke
     assert "log and curve are in" in stopped and "samples" not in stopped
     run_in_process(tmp_path / "long.npz", tmp_path, "--task", "read", "--resume", "--max_steps", 10000)
     assert [row["validation_loss"] for row in read_rows()] == ["inf"] * 4
-    best = load_network(tmp_path / "read_best.pt")[1]["progress"]
+    best = load_checkpoint(tmp_path / "read_best.pt")[1]["progress"]
     assert (best["epoch"], best["best"]) == (3, 0.5)  # of two that are as good the later one
     assert "done: best validation error rate 50.00%" in capsys.readouterr().out
     assert set(labels) == {"loss, nats a line"}
@@ -422,7 +423,7 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
     assert ("weight_noise" in contents[0]) == ("--weight_noise" in flags)
     for name in ("raw_weights", "weight_noise"):
         assert_same_weights(*(content.get(name, {}) for content in contents))
-    best = [load_network(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
+    best = [load_checkpoint(tmp_path / run / f"{task}_best.pt") for run in ("broken", "unbroken")]
     assert_same_weights(*(model.state_dict() for model, _ in best))
     assert best[0][1]["progress"]["best"] == best[1][1]["progress"]["best"]
     assert not (tmp_path / "broken" / f"{task}_interrupted.pt").exists()

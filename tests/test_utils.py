@@ -17,8 +17,10 @@ import torch
 from conftest import ROOT, assert_refused, environment, run_script
 from matplotlib.figure import Figure
 
+from handwriting.figures import lines_figure, save_figure
+from handwriting.program import InputError, atomic_write, check_writable
 from model import Config, Model
-from utils import InputError, atomic_write, check_writable, lines_figure, load_checkpoint, save_checkpoint, save_figure
+from utils import load_checkpoint, save_checkpoint
 
 SMALL = Config(num_layers=2, cell_size=8, num_clusters=2, K=2, num_chars=3)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from training.weight_noise import WeightNoise
+from handwriting.training.weight_noise import WeightNoise
 
 LINES = 7
 

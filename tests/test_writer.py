@@ -14,14 +14,14 @@ from conftest import ROOT, assert_refused, environment, run_script
 from made_up_ink import write_line
 
 import generate
-import writer as writer_module
-from batch import MANIFEST, write_many
-from ink.formats import Ink
-from ink.geometry import find_level, to_writing_scale
-from ink.read_ink import read_ink, read_lines
-from layout import PageFormat
-from utils import InputError, ResultError
-from writer import MOST_ATTEMPTS, Writer, list_styles, load_hand, load_style
+from handwriting import writer as writer_module
+from handwriting.bulk import MANIFEST, write_many
+from handwriting.ink.formats import Ink
+from handwriting.ink.geometry import find_level, to_writing_scale
+from handwriting.ink.read_ink import read_ink, read_lines
+from handwriting.pages import PageFormat
+from handwriting.program import InputError, ResultError
+from handwriting.writer import MOST_ATTEMPTS, Writer, list_styles, load_hand, load_style
 
 TEXT = "ab ca 7ab cabc ab a ccc abab bcab\n\nabc abc"
 PAGE = PageFormat(100, 100, margins=(10, 10, 10, 10))

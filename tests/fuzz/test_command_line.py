@@ -15,7 +15,7 @@ from strategies import ARGUMENTS, KNOWN, NUMBERS, TEXTS, changed, damaged
 import data_preprocessing
 import generate
 import train
-from ink.formats import ENDINGS
+from handwriting.ink.formats import ENDINGS
 
 FILES = st.one_of(
     st.lists(KNOWN | TEXTS, max_size=5).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")),

@@ -11,11 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ink.formats import Ink
-from ink.gcode import Plotter
-from ink.pictures import Drawing
-from utils import InputError, atomic_write
-from writer import RETRIES, USUAL_BIAS, WRITE_BATCH, Writer, derived_seed, known_styles, load_writer, prepare_line
+from handwriting.ink.formats import Ink
+from handwriting.ink.gcode import Plotter
+from handwriting.ink.pictures import Drawing
+from handwriting.program import InputError, atomic_write
+from handwriting.writer import (
+    RETRIES,
+    USUAL_BIAS,
+    WRITE_BATCH,
+    Writer,
+    derived_seed,
+    known_styles,
+    load_writer,
+    prepare_line,
+)
 
 MANIFEST = "manifest.jsonl"
 BIASES = (0.3, 1.0)  # between which a line's bias is drawn

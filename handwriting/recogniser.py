@@ -9,18 +9,14 @@ only. Shapes are written with these letters:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ink import geometry
-from utils import load_checkpoint, to_strokes
-
-SHIPPED_READER = Path(__file__).parent / "save" / "reader.pt"
+from handwriting.ink import geometry
+from handwriting.strokes import to_strokes
 
 SPACING = 1 / 3  # between resampled points, in standard deviations of a line's height: some 15 points a character
 FEATURES = 6
@@ -31,14 +27,22 @@ BLANK = 0  # the label of no character (CTC); character number c of the alphabet
 
 
 @dataclass(frozen=True)
-class ReaderConfig:
-    """The alphabet and the sizes of a reader. A character's code is its place in `charset`."""
+class RecogniserConfig:
+    """The alphabet and the sizes of a recogniser. A character's code is its place in `charset`."""
 
     charset: str
     num_layers: int = 3
     cell_size: int = 144
     channels: int = 96
     dropout: float = 0.2
+
+    def __post_init__(self):
+        for name, kind, least, most in (
+            ("num_layers", int, 1, 1000), ("cell_size", int, 1, 10**5), ("channels", int, 2, 10**5),
+            ("dropout", float, 0, 0.999),
+        ):  # fmt: skip
+            if type(value := getattr(self, name)) not in (int, kind) or not least <= value <= most:
+                raise ValueError(f"{name} must be a number from {least} to {most}, not {value!r}")
 
     @property
     def num_chars(self) -> int:
@@ -121,13 +125,13 @@ class BidirectionalLSTM(nn.Module):
         return torch.cat([self.forwards(x)[0], turn(self.backwards(turn(x))[0])], dim=-1)
 
 
-class Reader(nn.Module):
+class Recogniser(nn.Module):
     """Features of ink -> log probabilities of labels, four points to a frame.
 
     Set `matmul_dtype` to torch.bfloat16 for faster products; parameters, probabilities and loss stay float32.
     """
 
-    def __init__(self, config: ReaderConfig):
+    def __init__(self, config: RecogniserConfig):
         super().__init__()
         self.config, H = config, config.cell_size
         self.matmul_dtype = torch.float32
@@ -199,21 +203,6 @@ class Reader(nn.Module):
     def texts_of(self, log_probabilities: Tensor, frames: Tensor) -> list[str]:
         """The text of each line's likeliest labels, for what `forward` returns."""
         return ["".join(self.config.charset[code] for code in codes) for codes in best_path(log_probabilities, frames)]
-
-
-def build_reader(content: dict[str, Any]) -> Reader:
-    """The reader of a checkpoint's content, without its weights. Raises ValueError if it is none."""
-    if content.get("task") != "read":
-        raise ValueError("it is a network that writes, not a reader")
-    return Reader(ReaderConfig(**content["config"]))
-
-
-def load_reader(path: Path | None = None, device: str | torch.device = "cpu") -> Reader:
-    """The reader in a checkpoint, by default the one that this project ships.
-
-    Raises InputError for a file that is missing, damaged or not a reader.
-    """
-    return load_checkpoint(SHIPPED_READER if path is None else path, device, build_reader)[0]
 
 
 def best_path(log_probabilities: Tensor, frames: Tensor) -> list[list[int]]:

@@ -9,7 +9,7 @@ out of the training lines, where their strokes are their own, and be set between
 size, on the baseline and with the slant of these.
 
 A network loses its place in some lines, and it never sees that in training. So it can learn from its own good ones:
-with `--written` it writes texts with numbers and capitals in many hands, and those that the reader reads without a
+with `--written` it writes texts with numbers and capitals in many hands, and those that the recogniser reads without a
 mistake are added.
 
 The output is the data set with the new lines among its training lines; nothing else changes. Lengths are in x-heights
@@ -31,14 +31,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from batch import BIASES
-from data_preprocessing import Dataset, drop_rests, load_dataset, save_dataset
+from handwriting.bulk import BIASES
+from handwriting.checks import load_recogniser
+from handwriting.data.dataset import Dataset, load_dataset, save_dataset
+from handwriting.data.recordings import drop_rests
+from handwriting.program import InputError, Parser, run_cli
+from handwriting.recogniser import Recogniser, align, edit_distance
+from handwriting.sampling import default_steps
+from handwriting.strokes import to_strokes
+from handwriting.training.batches import collate, make_batches
+from handwriting.writer import load_writer, write_checked
 from model import Window, window_weights
-from reader import Reader, align, edit_distance, load_reader
-from sampling import default_steps
-from training.tasks import collate, make_batches
-from utils import InputError, Parser, run_cli, to_strokes
-from writer import load_writer, write_checked
 
 FLAT_LETTERS = set("acemnorsuvwxz")  # they reach from the baseline to the x-height
 TOKEN_CHARACTERS = set(string.digits + string.ascii_uppercase + ":/.,-+()")  # what new words are made of
@@ -46,7 +49,7 @@ MIN_OWN = 0.6  # share of the points of a stroke that its character or word must
 NEAREST = 12  # glyphs of a character, those nearest in slant, of which one is taken
 ALIGN_BATCH = 32
 READ_LINES = 256  # new lines read at once
-MAX_WRONG = 0.25  # share of a new line's characters that a reader may get wrong
+MAX_WRONG = 0.25  # share of a new line's characters that a recogniser may get wrong
 MAX_CHARACTERS = 45  # of a new line
 RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share of lines are cut, and of the others
 OTHER_LINES = 800
@@ -324,8 +327,8 @@ def compose(network, dataset: Dataset, count: int, seed: int) -> Dataset:
     is_rare = np.array([bool(text & rare) for text in texts])
     lines = np.concatenate([training[is_rare], rng.permutation(training[~is_rare])[:OTHER_LINES]])
     aligned = align_characters(network, dataset, lines)
-    reader, cut = load_reader(), []
-    for line, read in zip(lines, reader.read([dataset.points(line) for line in lines]), strict=True):
+    recogniser, cut = load_recogniser(), []
+    for line, read in zip(lines, recogniser.read([dataset.points(line) for line in lines]), strict=True):
         text = str(dataset.texts[line])
         cut.append(cut_line(dataset.points(line), aligned[int(line)], text, places_read_right(text, read)))
     cut = [line for line in cut if line is not None]
@@ -344,7 +347,7 @@ def compose(network, dataset: Dataset, count: int, seed: int) -> Dataset:
         chosen = [bases[place] for place in rng.integers(len(bases), size=READ_LINES)]
         composed = [compose_line(base, glyphs, rng) for base in chosen]
         made = [to_offsets(line, base, bool(dataset.has_rests)) for line, base in zip(composed, chosen, strict=True)]
-        read = reader.read([np.column_stack(line).astype(np.float32) for line in made])
+        read = recogniser.read([np.column_stack(line).astype(np.float32) for line in made])
         tries += len(made)
         for line, ink, said in zip(composed, made, read, strict=True):
             if edit_distance(line.text, said) <= MAX_WRONG * len(line.text):
@@ -369,7 +372,7 @@ def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def write_well(network, reader: Reader, texts: list[str], rng: np.random.Generator) -> dict[int, np.ndarray]:
+def write_well(network, recogniser: Recogniser, texts: list[str], rng: np.random.Generator) -> dict[int, np.ndarray]:
     """Have a network (`writer.Network`) write each text until it is read without a mistake, or `WRITE_TRIES` times.
 
     Returns the points (T, 3) in whiteboard units of the texts that succeeded, by their place in `texts`.
@@ -382,7 +385,7 @@ def write_well(network, reader: Reader, texts: list[str], rng: np.random.Generat
         given = [texts[n] for n in left]
         seeds = rng.integers(2**62, size=len(left)).tolist()
         lines = write_checked(network, given, seeds, biases[left].tolist(), [default_steps(t) for t in given], 0)
-        for n, line, said in zip(left, lines, reader.read([line.points for line in lines]), strict=True):
+        for n, line, said in zip(left, lines, recogniser.read([line.points for line in lines]), strict=True):
             if said == texts[n] and not line.fault:
                 found[n] = line.points
         left = [n for n in left if n not in found]
@@ -394,7 +397,7 @@ def add_written(network, dataset: Dataset, count: int, seed: int) -> Dataset:
 
     Raises InputError if it writes hardly a line without a mistake.
     """
-    rng, reader = np.random.default_rng(seed), load_reader()
+    rng, recogniser = np.random.default_rng(seed), load_recogniser()
     training = dataset.texts[dataset.lines("train", with_text=True)]
     known = set(network.alphabet.learned)
     new, tries = [], 0  # (offsets, ends, text) of each line
@@ -403,7 +406,7 @@ def add_written(network, dataset: Dataset, count: int, seed: int) -> Dataset:
             texts = [random_text(training, rng) for _ in range(WRITE_TEXTS)]
             tries += WRITE_TEXTS
             texts = [text for text in texts if text and set(text) <= known]
-            for n, points in write_well(network, reader, texts, rng).items():
+            for n, points in write_well(network, recogniser, texts, rng).items():
                 positions, ends = np.cumsum(points[:, :2], axis=0, dtype=float), points[:, 2] > 0.5
                 new.append((*round_offsets(positions, ends, bool(dataset.has_rests)), texts[n]))
             progress.update(min(len(new), count) - progress.n)

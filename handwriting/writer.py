@@ -9,18 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alphabet import Alphabet
-from checks import check_lines
-from ink.accents import draw_marks, without_marks
-from ink.formats import Ink, Page
-from ink.geometry import hand_measures, to_points, to_writing_scale
-from ink.read_ink import read_ink
-from layout import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
+from handwriting.alphabet import Alphabet
+from handwriting.checks import check_lines
+from handwriting.ink.accents import draw_marks, without_marks
+from handwriting.ink.formats import Ink, Page
+from handwriting.ink.geometry import hand_measures, to_writing_scale
+from handwriting.ink.read_ink import read_ink
+from handwriting.pages import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
+from handwriting.program import InputError
+from handwriting.sampling import Line, Primed, Sampler, default_steps
+from handwriting.strokes import to_points, to_strokes
 from model import Model
-from sampling import Line, Primed, Sampler, default_steps
-from utils import InputError, load_checkpoint, to_strokes
+from utils import SHIPPED, load_checkpoint
 
-SHIPPED = Path(__file__).parent / "save"
 STYLES = SHIPPED / "styles"
 RETRIES = 3  # how often a line that is wrong is written again
 USUAL_BIAS = 0.75  # of pages and of `Writer`
@@ -120,7 +121,7 @@ def write_checked(
         )
         if texts is not None:
             lines = [replace(line, text=texts[i]) for i, line in zip(doubtful, lines, strict=True)]
-        for i, verdict, line in zip(doubtful, check_lines(lines, with_reader=retries > 0), lines, strict=True):
+        for i, verdict, line in zip(doubtful, check_lines(lines, with_recogniser=retries > 0), lines, strict=True):
             if i not in best or verdict.badness < best[i][0].badness:
                 best[i] = verdict, line
         doubtful = [i for i in doubtful if best[i][0].is_doubtful]
@@ -234,7 +235,7 @@ class Writer:
         codes = [self.network.alphabet.encode(text)] * HANDS
         lines = self.network.sampler.write(codes, seeds, self.bias, default_steps(text))
         lines = [replace(line, text=text) for line in lines]
-        verdicts = check_lines(lines, with_reader=True)
+        verdicts = check_lines(lines, with_recogniser=True)
         best = min(range(HANDS), key=lambda n: (verdicts[n].badness[:3], n))  # the first of equals
         return self.read_hand(self.to_ink(lines[best], seeds[best]))
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ink.accents import split_character
-from utils import InputError
+from handwriting.ink.accents import split_character
+from handwriting.program import InputError
 
 # What stands for characters that are neither learned nor drawn (`ink.accents`); accents that are not drawn are taken
 # off, and what Unicode has a plain form for, such as ligatures and fractions, is written in it.

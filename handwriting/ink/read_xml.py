@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from lxml import etree
 
-from data_preprocessing import LINE_NAME, PARSER, clean_strokes, read_strokes, refuse_doctype
-from ink.svg import local_name, read_svg
-from transcriptions import read_transcription, tidy_texts
+from handwriting.data.recordings import LINE_NAME, PARSER, clean_strokes, read_strokes, refuse_doctype
+from handwriting.data.transcriptions import read_transcription, tidy_texts
+from handwriting.ink.svg import local_name, read_svg
 
 InkLine = tuple[list[np.ndarray], str]  # strokes (n, 2) in the file's unit, y downwards, and the text or ""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils import InputError
+from handwriting.program import InputError
 
 # What lifts the pen, and how a pause is written. A servo is told by M280 (Marlin) or as if it was a spindle by M3
 # (GRBL's builds for servos); a third motor by its height.

@@ -10,18 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils import USUAL_STEP
+from handwriting.strokes import USUAL_STEP, to_points
 
 USUAL_X_HEIGHT = 130.0  # whiteboard units: the median of recorded lines, as `find_level` measures it
 DOWNSTROKE = np.radians(50)  # from the vertical, once the slant is out: what is flatter is no downstroke
-
-
-def to_points(strokes: list[np.ndarray]) -> np.ndarray:
-    """Strokes (n, 2) -> points (T, 3) float32 of offsets and end-of-stroke bits; the first offset is (0, 0)."""
-    positions = np.concatenate(strokes)
-    ends = np.zeros(len(positions))
-    ends[np.cumsum([len(stroke) for stroke in strokes]) - 1] = 1
-    return np.column_stack([np.diff(positions, axis=0, prepend=positions[:1]), ends]).astype(np.float32)
 
 
 def segments(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ink.geometry import USUAL_X_HEIGHT, Level, find_level, find_slant, resample, segments, smooth
-from utils import USUAL_STEP
+from handwriting.ink.geometry import USUAL_X_HEIGHT, Level, find_level, find_slant, resample, segments, smooth
+from handwriting.strokes import USUAL_STEP
 
 # Marks: Unicode's combining character, or characters that it does not take apart; the letters that the network writes
 # for these; where the mark goes; and its strokes, in the order and direction of a pen, as corners `x,y` in hundredths

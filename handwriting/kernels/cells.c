@@ -1,6 +1,6 @@
 /* What a layer of LSTM does between its products, at one point of B lines, in one pass over the memory.
  *
- * `Cells` of kernels.py is the same in PyTorch, one operation after the other, and kernels.py has this file compiled.
+ * `Cells` of cells.py is the same in PyTorch, one operation after the other, and cells.py has this file compiled.
  * All arrays but d_h are contiguous. Gates stand in the order output, input, forget, candidate. There is no branch in
  * the loops, so that compilers make vectors of them.
  */

@@ -9,7 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from utils import atomic_write, draw_losses, save_figure
+from handwriting.figures import draw_losses, save_figure
+from handwriting.program import atomic_write
 
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 

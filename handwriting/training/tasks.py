@@ -3,103 +3,31 @@
 A run (train.py) is the same for all tasks. `Writing` serves `rand_write` and `synthesis`, `Reading` the task `read`.
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from alphabet import Alphabet
-from data_preprocessing import Dataset
+from handwriting.alphabet import Alphabet
+from handwriting.data.dataset import Dataset
+from handwriting.figures import lines_figure, save_figure
+from handwriting.recogniser import Recogniser, RecogniserConfig, collate_features, edit_distance, features
+from handwriting.sampling import default_steps, sample
+from handwriting.training.batches import change_hand, collate, encode_texts, make_batches, pad_codes, random_by_line
+from handwriting.training.processes import Group
 from model import Config, Model
-from reader import Reader, ReaderConfig, build_reader, collate_features, edit_distance, features
-from sampling import default_steps, sample
-from training.processes import Group
-from utils import lines_figure, load_checkpoint, save_figure
 
-SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a reader has the first two
-MAX_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
+SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a recogniser has the first two
 SAMPLE_TEXT = "The quick brown fox jumps over 12 dogs."
-
-
-def line_weights(texts: np.ndarray, rare_share: float) -> np.ndarray:
-    """How often each line is seen beside a line of common characters alone, (N,), for texts (N,).
-
-    A line with a character that is on fewer than `rare_share` of the lines is seen as often as if that character was on
-    this share of them, but at most `MAX_REPEATED` times as often. Its rarest character counts.
-    """
-    lines_with = Counter(character for text in texts for character in set(text))
-    wanted = rare_share * len(texts)
-    weights = [max([1.0, *(wanted / lines_with[character] for character in set(text))]) for text in texts.tolist()]
-    return np.minimum(weights, MAX_REPEATED)
-
-
-def draw_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Indices of N lines for an epoch, (N,), for weights (N,): each as often as its weight asks, rounded up or down."""
-    ends = np.cumsum(weights) / weights.sum() * len(weights)
-    return np.searchsorted(ends, np.arange(len(weights)) + rng.uniform(), side="right").clip(max=len(weights) - 1)
-
-
-def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
-    """Put lines of similar length together: arrays of indices into `lengths`, in random order if there is an `rng`.
-
-    With `rng` lengths are blurred by up to 5 %, so that a line has other neighbours in each epoch.
-    """
-    key = lengths if rng is None else lengths * rng.uniform(0.95, 1.05, len(lengths))
-    order = np.argsort(key, kind="stable")
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
-
-
-def random_by_line(seed: Sequence[int], lines: np.ndarray) -> list[np.random.Generator]:
-    """A source of random numbers for each line, (B,), that depends on `seed` and the line's number alone."""
-    return [np.random.default_rng([*seed, line]) for line in lines.tolist()]
-
-
-def change_hand(points: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Points (T, 3) in another hand: width, height and slant of the whole line are changed at random.
-
-    `strength` is the standard deviation of the logarithms of width and height, and of the slant.
-    """
-    width, height = np.exp(rng.normal(0, strength, 2))
-    matrix = np.array([[width, 0], [rng.normal(0, strength), height]])  # of (x, y) as a row
-    return np.column_stack([points[:, :2] @ matrix, points[:, 2]])
-
-
-def encode_texts(dataset: Dataset, charset: str) -> list[Tensor]:
-    """Codes (U,) of every line's text. Raises InputError for characters that are not in `charset`."""
-    alphabet = Alphabet(charset)
-    return [torch.from_numpy(alphabet.encode(text)) for text in dataset.texts.tolist()]
-
-
-def pad_codes(codes: list[Tensor]) -> Tensor:
-    """Codes (U,) of B texts -> (B, U), -1 for padding."""
-    return nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
-
-
-def collate(
-    lines: list[np.ndarray], codes: list[Tensor] | None = None, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pad lines of points (T + 1, 3) in whiteboard units, and the codes (U,) of their texts, each to one length.
-
-    Returns the arguments of `Model.losses`: points (T + 1, B, 3), mask (T, B), and text (B, U) with -1 for padding, or
-    None without codes.
-    """
-    lengths = np.array([len(line) for line in lines])
-    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
-    for b, line in enumerate(lines):
-        points[: len(line), b] = line
-    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
-    text = pad_codes(codes).to(device) if codes is not None else None
-    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
 
 
 def sums_over(
@@ -253,7 +181,7 @@ class Writing:
 
 
 class Reading:
-    """The task `read`: a `Reader` learns to read recorded lines. Its methods do what those of `Writing` do."""
+    """The task `read`: a `Recogniser` learns to read recorded lines. Its methods do what those of `Writing` do."""
 
     unit = "character"
     loss_label = "loss, nats a line"
@@ -266,27 +194,27 @@ class Reading:
         self.num_points = np.diff(dataset.starts)  # of each line
         self.codes = encode_texts(dataset, self.charset)
 
-    def new_network(self, options: argparse.Namespace) -> Reader:
-        """An untrained reader of the sizes asked for."""
-        return Reader(ReaderConfig(self.charset, num_layers=options.num_layers, cell_size=options.cell_size))
+    def new_network(self, options: argparse.Namespace) -> Recogniser:
+        """An untrained recogniser of the sizes asked for."""
+        return Recogniser(RecogniserConfig(self.charset, num_layers=options.num_layers, cell_size=options.cell_size))
 
     def lengths(self, lines: np.ndarray) -> np.ndarray:
         """Points of each line."""
         return self.num_points[lines]
 
     def batch(self, lines: np.ndarray, device: torch.device, seed: Sequence[int]) -> tuple:
-        """The arguments of `Reader.losses` for training on lines: the ink is distorted. It follows from `seed` how."""
+        """The arguments of `Recogniser.losses` for training on lines: the ink is distorted. It follows from `seed` how."""
         return self.collate(lines, device, random_by_line(seed, lines))
 
     def collate(
         self, lines: np.ndarray, device: torch.device, rngs: Sequence[np.random.Generator | None] | None = None
     ) -> tuple:
-        """The arguments of `Reader.losses`. With `rngs` the ink is distorted."""
+        """The arguments of `Recogniser.losses`. With `rngs` the ink is distorted."""
         pairs = zip(lines, rngs or [None] * len(lines), strict=True)
         x, lengths = collate_features([features(self.dataset.points(line), rng) for line, rng in pairs])
         return x.to(device), lengths.to(device), pad_codes([self.codes[line] for line in lines]).to(device)
 
-    def nats(self, model: Reader, batch: tuple) -> Tensor:
+    def nats(self, model: Recogniser, batch: tuple) -> Tensor:
         """The sum of a batch's losses, ()."""
         return model.losses(*batch).sum()
 
@@ -295,7 +223,7 @@ class Reading:
         return int((batch[2] >= 0).sum())
 
     @torch.no_grad()
-    def evaluate(self, model: Reader, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
+    def evaluate(self, model: Recogniser, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
         """Figures over the whole validation split.
 
         Returns loss (nats a line), per_character (nats), error_rate (edit distance a character) and lines.
@@ -329,7 +257,7 @@ class Reading:
         """The validation figures of a row of the log."""
         return f"{row['validation_loss']:.2f} a line, {row['validation_error_rate']:.2%} of characters wrong"
 
-    def table(self, model: Reader, found: dict[str, float]) -> str:
+    def table(self, model: Recogniser, found: dict[str, float]) -> str:
         """All figures of an evaluation."""
         return "\n".join(
             [
@@ -340,12 +268,12 @@ class Reading:
             ]
         )
 
-    def scale(self, model: Reader) -> str:
+    def scale(self, model: Recogniser) -> str:
         """What ink is brought to."""
         return "each line is brought to one height, and its slope taken out"
 
-    def draw_samples(self, model: Reader, path: Path) -> bool:
-        """A reader writes nothing."""
+    def draw_samples(self, model: Recogniser, path: Path) -> bool:
+        """A recogniser writes nothing."""
         return False
 
 
@@ -356,18 +284,6 @@ def make_task(
     if name == "read":
         return Reading(dataset, charset)
     return Writing(dataset, name == "synthesis", timesteps, charset, augment)
-
-
-def build_network(content: dict[str, Any]) -> nn.Module:
-    """The network of a checkpoint's content, without its weights: a `Reader` or a `Model`."""
-    if content.get("task") == "read":
-        return build_reader(content)
-    return Model(Config(**content["config"]))
-
-
-def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
-    """`load_checkpoint` for a network of any task."""
-    return load_checkpoint(path, device, build_network)
 
 
 def deepen(network: Model, num_layers: int) -> Model:

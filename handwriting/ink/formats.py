@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ink.gcode import Plotter, gcode_bytes
-from ink.pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
-from utils import PERIOD, InputError, atomic_write, to_strokes
+from handwriting.ink.gcode import Plotter, gcode_bytes
+from handwriting.ink.pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
+from handwriting.program import InputError, atomic_write
+from handwriting.strokes import PERIOD, to_strokes
 
 DOT = 0.3  # mm: what is smaller is drawn as a stroke of this length, for pens that need to move
 MM_PER_UNIT = 0.02  # of a line that is drawn without a page: letters are some 2.5 mm high
@@ -120,7 +121,7 @@ class Page:
         """The page as an SVG file."""
         from matplotlib.colors import to_hex
 
-        from ink.svg import svg_bytes
+        from handwriting.ink.svg import svg_bytes
 
         return svg_bytes(self.groups(), self.width, self.height, drawing.pen_width, to_hex(drawing.colour))
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from utils import PERIOD, InputError
+from handwriting.program import InputError
+from handwriting.strokes import PERIOD
 
 if TYPE_CHECKING:  # they take a second, and not all formats need them
     from matplotlib.collections import LineCollection

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.weight_noise import RATE, WeightNoise
+from handwriting.training.weight_noise import RATE, WeightNoise
 
 
 class GravesRMSprop(torch.optim.Optimizer):

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from model import has_kernels, kernels
-from training.tasks import SIZES
-from utils import CONFIG_BOUNDS, TASKS, InputError, Parser
+from handwriting.program import InputError, Parser
+from handwriting.training.tasks import SIZES
+from model import BOUNDS, has_kernels, kernels
+from utils import NETWORKS
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
 FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
@@ -56,9 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     whole, number = at_least(1), at_least(1e-12, float)
-    size = {name: at_least(least, below=most + 1) for name, (_, least, most) in CONFIG_BOUNDS.items()}
+    size = {name: at_least(least, below=most + 1) for name, (least, most) in BOUNDS.items()}
     add = parser.add_argument_group("task and files").add_argument
-    add("--task", choices=TASKS, default="rand_write", help="write at random, write a given text, or read ink")
+    add(
+        "--task", choices=tuple(NETWORKS), default="rand_write", help="write at random, write a given text, or read ink"
+    )
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")

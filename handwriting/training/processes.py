@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from utils import InputError
+from handwriting.program import InputError
 
 try:
     import fcntl

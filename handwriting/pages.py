@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ink.formats import MARGIN, MM_PER_UNIT, Ink, Page, Placed
-from ink.geometry import Level, find_level, smooth
-from utils import InputError
+from handwriting.ink.formats import MARGIN, MM_PER_UNIT, Ink, Page, Placed
+from handwriting.ink.geometry import Level, find_level, smooth
+from handwriting.program import InputError
 
 SIZES = {"a4": (210.0, 297.0), "a5": (148.0, 210.0), "letter": (215.9, 279.4)}  # mm
 SIZE = re.compile(r"(\d+(?:\.\d+)?)[xX×](\d+(?:\.\d+)?)")

@@ -1,17 +1,22 @@
-"""What can be wrong with a written line: it was cut off, the pen rests, or a reader reads another text."""
+"""What can be wrong with a written line: it was cut off, the pen rests, or a recogniser reads another text."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from reader import SHIPPED_READER, Reader, edit_distance, load_reader
-from utils import SHORTEST_STEP, InputError, note
+from handwriting.program import InputError, note
+from handwriting.recogniser import Recogniser, edit_distance
+from handwriting.strokes import SHORTEST_STEP
+from utils import SHIPPED, load_checkpoint
 
+SHIPPED_RECOGNISER = SHIPPED / "recogniser.pt"
 # Steps shorter than `SHORTEST_STEP` in a row. Recorded lines have at most 3 where rests were dropped, and with rests
 # more than 20 in one line of 250. Where a network rests, it is for 25 to 500.
 MOST_RESTING = 20
-# The share of characters read wrong: a line that loses 30 % is hard to read, and some are the reader's own mistakes.
+# The share of characters read wrong: a line that loses 30 % is hard to read, and some are the recogniser's own mistakes.
 MOST_WRONG = 0.25
 # With a larger share wrong than this, a line is worth another try: a mistake in a time or a price, two in a long date.
 MOST_DOUBTED = 0.1
@@ -62,28 +67,37 @@ def longest_rest(points: np.ndarray) -> int:
     return int(max(changes[1::2] - changes[::2], default=0))
 
 
-@lru_cache(maxsize=1)
-def find_reader() -> Reader | None:
-    """The reader that the project ships, kept in memory; None, and a note on stderr once, where it is missing."""
-    try:
-        return load_reader()
-    except InputError:
-        if SHIPPED_READER.exists():
-            raise
-        note(f"{SHIPPED_READER} is missing: whether lines say their text is not checked")
-        return None
+def load_recogniser(path: Path | str | None = None, device: str | torch.device = "cpu") -> Recogniser:
+    """The recogniser in a checkpoint, by default the one that this project ships.
 
-
-def check_lines(lines: list, with_reader: bool) -> list[Verdict]:
-    """A verdict on each of the lines (`sampling.Line`). `with_reader`: those with a text that it knows are read, too.
-
-    Raises InputError for a reader that cannot be used.
+    Raises InputError for a file that is missing, damaged or not a recogniser.
     """
-    reader = find_reader() if with_reader and any(line.text for line in lines) else None
+    path = SHIPPED_RECOGNISER if path is None else Path(path)
+    recogniser, content = load_checkpoint(path, device)
+    if content["task"] != "read":
+        raise InputError(f"{path}: its contents do not fit together (it is a network that writes, not a recogniser)")
+    return recogniser
+
+
+@lru_cache(maxsize=1)
+def find_recogniser() -> Recogniser | None:
+    """The recogniser that the project ships, kept in memory; None, and a note on stderr once, where it is missing."""
+    if not SHIPPED_RECOGNISER.exists():
+        note(f"{SHIPPED_RECOGNISER} is missing: whether lines say their text is not checked")
+        return None
+    return load_recogniser()
+
+
+def check_lines(lines: list, with_recogniser: bool) -> list[Verdict]:
+    """A verdict on each of the lines (`sampling.Line`). `with_recogniser`: those with a text that it knows are read, too.
+
+    Raises InputError for a recogniser that cannot be used.
+    """
+    recogniser = find_recogniser() if with_recogniser and any(line.text for line in lines) else None
     read: list[str | None] = [None] * len(lines)
-    if reader:
-        read = list(reader.read([line.points for line in lines]))
-    known = set(reader.config.charset) if reader else set()
+    if recogniser:
+        read = list(recogniser.read([line.points for line in lines]))
+    known = set(recogniser.config.charset) if recogniser else set()
     can_tell = [bool(line.text.strip()) and set(line.text) <= known for line in lines]
     read = [said if can else None for said, can in zip(read, can_tell, strict=True)]
     return [

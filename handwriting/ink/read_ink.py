@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ink.formats import DETAILS, VERSION, Ink
-from ink.geometry import to_points
-from utils import InputError
+from handwriting.ink.formats import DETAILS, VERSION, Ink
+from handwriting.program import InputError
+from handwriting.strokes import to_points
 
 MAX_FILE_BYTES = 32 << 20
 MAX_UNPACKED_BYTES = 256 << 20
@@ -111,7 +111,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
 
 def from_xml(path: Path, data: bytes) -> Iterator[Ink]:
     """Lines of .xml, .svg or .inkml."""
-    from ink.read_xml import XML_READERS  # imports lxml and the preprocessing of IAM-OnDB: other files need neither
+    from handwriting.ink.read_xml import XML_READERS
 
     for strokes, text in XML_READERS[path.suffix.lower()](path, data):
         yield make_ink(strokes, text)

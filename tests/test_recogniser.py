@@ -1,4 +1,4 @@
-"""The reader of ink: features, padding, its loss, its alignment, and that it learns to read made-up ink."""
+"""The recogniser of ink: features, padding, its loss, its alignment, and that it learns to read made-up ink."""
 
 import itertools
 
@@ -6,16 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-import reader
-from reader import Reader, ReaderConfig, align, best_path, collate_features, features, load_reader
-from utils import InputError, load_checkpoint, save_checkpoint
+from handwriting import recogniser as recogniser
+from handwriting.program import InputError
+from handwriting.recogniser import (
+    Recogniser,
+    RecogniserConfig,
+    align,
+    best_path,
+    collate_features,
+    features,
+    load_recogniser,
+)
+from utils import load_checkpoint, save_checkpoint
 
 CHARSET = "abc"
 
 
-def make_reader() -> Reader:
+def make_reader() -> Recogniser:
     torch.manual_seed(0)
-    return Reader(ReaderConfig(CHARSET, num_layers=2, cell_size=6, channels=8)).eval()
+    return Recogniser(RecogniserConfig(CHARSET, num_layers=2, cell_size=6, channels=8)).eval()
 
 
 def make_ink(seed: int = 0, length: int = 60) -> np.ndarray:
@@ -44,25 +53,25 @@ def test_features_do_not_depend_on_size_place_and_slope():
 def test_features_follow_the_path_at_equal_steps():
     ink = make_ink()
     found = features(ink)
-    assert found.shape[1] == reader.FEATURES and found[:, 5].sum() == (ink[:-1, 2] > 0).sum() + 1
+    assert found.shape[1] == recogniser.FEATURES and found[:, 5].sum() == (ink[:-1, 2] > 0).sum() + 1
     within = found[found[:, 5] == 0, :2]
     assert np.hypot(*within.T).max() < 1.5  # a chord is shorter than its arc; a short stroke is one step
-    heights = np.concatenate(reader.straighten(reader.to_strokes(ink)))[:, 1]
+    heights = np.concatenate(recogniser.straighten(recogniser.to_strokes(ink)))[:, 1]
     assert heights.std() == pytest.approx(1) and heights.mean() == pytest.approx(0, abs=1e-9)
 
 
 def test_resampling_keeps_the_ends_and_the_path():
     corner = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]])
-    np.testing.assert_allclose(reader.resample(corner, 0.5)[:, 0], [0, 0.5, 1, 1, 1, 1, 1])
-    np.testing.assert_allclose(reader.resample(corner, 0.5)[:, 1], [0, 0, 0, 0.5, 1, 1.5, 2])
+    np.testing.assert_allclose(recogniser.resample(corner, 0.5)[:, 0], [0, 0.5, 1, 1, 1, 1, 1])
+    np.testing.assert_allclose(recogniser.resample(corner, 0.5)[:, 1], [0, 0, 0, 0.5, 1, 1.5, 2])
     dot = np.array([[3.0, 4.0]])
-    assert (reader.resample(dot, 0.5) == dot).all() and len(reader.resample(dot, 0.5)) >= 1
+    assert (recogniser.resample(dot, 0.5) == dot).all() and len(recogniser.resample(dot, 0.5)) >= 1
 
 
 @pytest.mark.parametrize("step", [0.01, 1e4])
 def test_flat_ink_does_not_make_points_without_end(step):
     flat = np.array([[0, 0, 0], [step, 0, 0], [step, 1e-9, 1]], dtype=np.float32)
-    assert 2 <= len(features(flat)) <= reader.MAX_POINTS + 10
+    assert 2 <= len(features(flat)) <= recogniser.MAX_POINTS + 10
 
 
 def test_distorted_ink_follows_from_its_seed():
@@ -135,7 +144,7 @@ def test_it_learns_to_read_and_comes_back_from_its_file(tmp_path):
         return ink
 
     torch.manual_seed(0)
-    model = Reader(ReaderConfig(CHARSET, num_layers=1, cell_size=24, channels=16, dropout=0.0))
+    model = Recogniser(RecogniserConfig(CHARSET, num_layers=1, cell_size=24, channels=16, dropout=0.0))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(400):
         texts = ["".join(rng.choice(list(CHARSET), 5)) for _ in range(16)]
@@ -144,9 +153,9 @@ def test_it_learns_to_read_and_comes_back_from_its_file(tmp_path):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    save_checkpoint(tmp_path / "reader.pt", model, CHARSET, [1, 1, 1], half=True, task="read")
+    save_checkpoint(tmp_path / "recogniser.pt", model, CHARSET, [1, 1, 1], half=True, task="read")
     texts = ["abc", "ccab", "bacba", "abab"]
-    found = load_reader(tmp_path / "reader.pt").read([write(text) for text in texts])
+    found = load_recogniser(tmp_path / "recogniser.pt").read([write(text) for text in texts])
     errors = sum(a != b for text, read in zip(texts, found, strict=True) for a, b in align(text, read))
     assert errors <= 3, found  # of 16 characters
 
@@ -163,8 +172,8 @@ def test_lines_of_many_lengths_are_read_as_alone_in_few_sizes(monkeypatch):
     """PyTorch keeps some memory for each size that it meets."""
     network, lines = make_reader(), [make_ink(n, 40 + n) for n in range(30)]
     alone = [network.texts_of(*network(*collate_features([features(line)])))[0] for line in lines]
-    sizes, forward = set(), Reader.forward
-    monkeypatch.setattr(Reader, "forward", lambda self, x, lengths: sizes.add(x.shape) or forward(self, x, lengths))
+    sizes, forward = set(), Recogniser.forward
+    monkeypatch.setattr(Recogniser, "forward", lambda self, x, lengths: sizes.add(x.shape) or forward(self, x, lengths))
     assert [network.read([line])[0] for line in lines] == alone
     assert len({len(features(line)) for line in lines}) > 20
     assert len(sizes) < 10
@@ -174,13 +183,13 @@ def test_a_network_that_writes_is_no_reader(tmp_path):
     from model import Config, Model
 
     save_checkpoint(tmp_path / "synthesis.pt", Model(Config(cell_size=4, num_chars=3)), CHARSET, [1] * 3)
-    with pytest.raises(InputError, match=r"synthesis\.pt.*not a reader"):
-        load_reader(tmp_path / "synthesis.pt")
-    save_checkpoint(tmp_path / "reader.pt", make_reader(), CHARSET, [1] * 3, task="read")
-    with pytest.raises(InputError, match=r"reader\.pt.*is a reader"):
-        load_checkpoint(tmp_path / "reader.pt")
+    with pytest.raises(InputError, match=r"synthesis\.pt.*not a recogniser"):
+        load_recogniser(tmp_path / "synthesis.pt")
+    save_checkpoint(tmp_path / "recogniser.pt", make_reader(), CHARSET, [1] * 3, task="read")
+    with pytest.raises(InputError, match=r"recogniser\.pt.*is a recogniser"):
+        load_checkpoint(tmp_path / "recogniser.pt")
     with pytest.raises(InputError, match="no such"):
-        load_reader(tmp_path / "none.pt")
+        load_recogniser(tmp_path / "none.pt")
 
 
 # ----------------------------------------------------------------------------------------------------------- alignment

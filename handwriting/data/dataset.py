@@ -1,0 +1,133 @@
+"""The prepared data set, and its file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from handwriting.program import InputError, atomic_write
+
+MAX_POSITION = 15_000  # whiteboard units, in x and y; two of them differ by an int16
+MAX_DATASET_BYTES = 1 << 30  # all of IAM-OnDB takes 40 MB
+# Of offsets, in whiteboard units: far beyond what a whiteboard and a pen can give, and safe to divide by.
+MIN_STD, MAX_STD, MAX_MEAN = 1e-3, 1e6, 1e6
+SPLITS = ("train", "validation", "unlisted")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The prepared data: N points in L lines, each field an array of the .npz under its own name.
+
+    The first point of a line is where the pen first touches the board, with offset (0, 0). A line without a usable
+    text (no transcription, or struck-out words) has the text "" and serves prediction only.
+    """
+
+    offsets: np.ndarray  # (N, 2) int16: x and y from the point before, whiteboard units
+    ends: np.ndarray  # (N,) bool: the pen is lifted after this point
+    starts: np.ndarray  # (L + 1,) int64: line i is the rows starts[i] to starts[i + 1]
+    texts: np.ndarray  # (L,) str
+    names: np.ndarray  # (L,) str, as a01-000u-01
+    splits: np.ndarray  # (L,) str, one of SPLITS
+    charset: np.ndarray  # (C,) str, one character each, sorted; a character's code is its place here
+    char_counts: np.ndarray  # (C,) int64: how often the training lines have it
+    mean: np.ndarray  # (2,) float64: of the offsets over the training lines, per axis
+    std: np.ndarray  # (2,) float64
+    has_rests: np.ndarray  # () bool: points where the pen rests were kept, as in the paper
+
+    def points(self, line: int) -> np.ndarray:
+        """Line number `line` as (T, 3) float32: x and y offset in whiteboard units, end-of-stroke bit."""
+        rows = slice(self.starts[line], self.starts[line + 1])
+        return np.column_stack([self.offsets[rows], self.ends[rows]]).astype(np.float32)
+
+    @property
+    def rests(self) -> str:
+        """What was done with the points where the pen rests, for whoever reports a figure on this data."""
+        return "rests kept" if self.has_rests else "rests dropped"
+
+    def fingerprint(self) -> str:
+        """A hash of all that the data set holds, to tell whether a run goes on with the data it began with."""
+        found = hashlib.sha256()
+        for field in fields(self):
+            array = np.ascontiguousarray(getattr(self, field.name))
+            found.update(f"{field.name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return found.hexdigest()
+
+    def lines(self, split: str, with_text: bool) -> np.ndarray:
+        """Numbers of the lines of a split; `with_text`: only those whose text can be used."""
+        return np.flatnonzero((self.splits == split) & ((self.texts != "") | (not with_text)))
+
+
+def save_dataset(dataset: Dataset, path: Path) -> None:
+    """Write the .npz, whole or not at all."""
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for field in fields(Dataset):  # np.savez_compressed, but for the level: a fifth larger in a third of the time
+            entry = zipfile.ZipInfo(f"{field.name}.npy")  # dated 1980: the same input gives the same bytes
+            array = io.BytesIO()
+            np.lib.format.write_array(array, getattr(dataset, field.name), allow_pickle=False)
+            archive.writestr(entry, array.getbuffer(), zipfile.ZIP_DEFLATED, compresslevel=2)
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Read the .npz. Raises InputError for a file that is missing, damaged or not of this form."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; make it with: python data_preprocessing.py --output {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if sum(entry.file_size for entry in file.zip.infolist()) > MAX_DATASET_BYTES:
+                raise InputError(f"{path}: more than {MAX_DATASET_BYTES >> 20} MiB unpacked; make it anew")
+            data = Dataset(**{field.name: file[field.name] for field in fields(Dataset)})
+    except (PermissionError, InputError):
+        raise
+    except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
+        reason = str(error) if isinstance(error, KeyError) else type(error).__name__  # numpy's words advise to trust it
+        raise InputError(f"{path}: not a data set of this version, or damaged ({reason}); make it anew") from None
+    try:
+        check_dataset(data)
+    except ValueError as error:
+        raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
+    return data
+
+
+def check_statistics(mean: np.ndarray, std: np.ndarray) -> None:
+    """Raise ValueError for a mean or standard deviation of offsets (2,) that no handwriting has."""
+    if not ((np.abs(mean) <= MAX_MEAN) & (std >= MIN_STD) & (std <= MAX_STD)).all():  # true for NaN
+        raise ValueError(
+            f"its offsets have mean {mean} and standard deviation {std}, which must be from {MIN_STD:g} to {MAX_STD:g}"
+        )
+
+
+def check_dataset(data: Dataset) -> None:
+    """Raise ValueError that says what is wrong with a data set, if anything is."""
+    lines, points, chars = data.names.size, data.ends.size, data.charset.size  # whatever their shapes
+    expected = {
+        "offsets": ("i", (points, 2)), "ends": ("b", (points,)), "starts": ("i", (lines + 1,)),
+        "texts": ("U", (lines,)), "names": ("U", (lines,)), "splits": ("U", (lines,)), "charset": ("U", (chars,)),
+        "char_counts": ("i", (chars,)), "mean": ("f", (2,)), "std": ("f", (2,)), "has_rests": ("b", ()),
+    }  # fmt: skip
+    for name, form in expected.items():
+        if (getattr(data, name).dtype.kind, getattr(data, name).shape) != form:
+            raise ValueError(f"{name} has the wrong type or shape")
+    starts = data.starts
+    if lines == 0 or starts[0] != 0 or starts[-1] != points or starts.min() < 0 or starts.max() > points:
+        raise ValueError("the starts of its lines are beyond its points")
+    if (np.diff(starts) < 2).any():
+        raise ValueError("a line of fewer than two points")
+    if data.offsets.min() < -2 * MAX_POSITION or data.offsets.max() > 2 * MAX_POSITION:
+        raise ValueError(f"an offset of more than {2 * MAX_POSITION} units")
+    check_statistics(data.mean, data.std)
+    if not set(data.splits.tolist()) <= set(SPLITS):
+        raise ValueError(f"a split other than {', '.join(SPLITS)}")
+    charset = data.charset.tolist()
+    if charset != sorted(set(charset)) or not all(len(c) == 1 and c.isprintable() for c in charset):
+        raise ValueError("its character set is not made of single characters, sorted, each once")
+    counts = Counter("".join(data.texts.tolist()))
+    if not counts.keys() <= set(charset):
+        raise ValueError("a text with characters that are not in its character set")
+    if not all(0 <= count <= counts[c] for c, count in zip(charset, data.char_counts.tolist(), strict=True)):
+        raise ValueError("its character counts do not fit its texts")

@@ -1,0 +1,129 @@
+"""Line files of IAM-OnDB: reading them, and mending what went wrong in recording."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from xml.parsers import expat
+
+import numpy as np
+from lxml import etree
+
+from handwriting.data.dataset import MAX_POSITION
+from handwriting.strokes import PERIOD, SHORTEST_STEP, USUAL_STEP
+
+# A step within a stroke that takes more than this has lost two readings or more, which are `PERIOD` apart. They are
+# filled in `USUAL_STEP` apart, so that a resting pen gets none.
+GAP = 0.045  # s
+# Of 1.5 million steps, ten took longer than half a second or went back in time: the clock, or a pen at rest.
+GREATEST_GAP = 0.5  # s
+# 99.98 % of the steps within a stroke are shorter than this, eleven times the median. The longer ones point in all
+# directions alike and few come back: the pen was lifted, or lost, without a record of it. They are no ink, so the
+# stroke is cut in two there. What follows keeps its place. Jumps between strokes are longer by nature (median 175, up
+# to the length of a line, for the dot of an i) and stay.
+LONGEST_STEP = 200.0  # whiteboard units
+MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
+LINE_NAME = re.compile(r"([\w.-]{1,60})-([0-9]{1,3})")  # a01-000u-03: the third line of form a01-000u
+
+
+def usable_bytes(data: bytes | None) -> bytes:
+    """The bytes of a file as `read_files` gives them. Raises ValueError if it is no regular file, or too large."""
+    if data is None:
+        raise ValueError("no regular file")
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    return data
+
+
+# No entities and nothing from the network; lxml's limits on sizes stand. The last two only save time.
+PARSER = etree.XMLParser(resolve_entities=False, no_network=True, collect_ids=False, remove_blank_text=True)
+# XPath hands out attributes without making a Python object of each of eight million elements.
+POINT_COLUMNS = [etree.XPath(f"//Stroke/Point/@{name}", smart_strings=False) for name in ("x", "y", "time")]
+
+
+def refuse_doctype(data: bytes) -> None:
+    """Raise ValueError for an XML file with a DOCTYPE, or one that is no XML up to its first element.
+
+    A DOCTYPE can make lxml read other local files, whatever the parser's flags. Expat reads none, and stops before it.
+    """
+
+    def refuse(*_: object) -> None:
+        raise ValueError("has a DOCTYPE, which could name other files to read")
+
+    def accept(*_: object) -> None:
+        raise StopIteration
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = accept  # no DOCTYPE can follow the first element
+    try:
+        parser.Parse(data, True)
+    except StopIteration:
+        pass
+    except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding that Python does not know
+        raise ValueError(f"XML error: {error}") from None
+
+
+def read_strokes(data: bytes | None) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a line file (n, 3): x, y, time in seconds; and which are the last of a stroke (n,).
+
+    Raises ValueError if the file cannot be read.
+    """
+    refuse_doctype(usable_bytes(data))
+    try:
+        root = etree.fromstring(data, PARSER)
+    except etree.XMLSyntaxError as error:
+        raise ValueError(f"XML error: {error}") from None
+    try:
+        points = np.array([column(root) for column in POINT_COLUMNS], dtype=np.float64).T
+    except ValueError:  # not a number, or columns of different lengths
+        raise ValueError("a point without a number for x, y or time") from None
+    if not np.isfinite(points).all() or (np.abs(points[:, :2]) > MAX_POSITION).any():
+        raise ValueError("a point far outside the whiteboard")
+    if len(points) < 2:
+        raise ValueError("fewer than two points")
+    counts = [len(stroke) for stroke in root.iter("Stroke") if len(stroke)]
+    if sum(counts) != len(points):
+        raise ValueError("a stroke with something else than points in it")
+    last = np.zeros(len(points), dtype=bool)
+    last[np.cumsum(counts) - 1] = True
+    return points, last
+
+
+def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, Counter]:
+    """Mend recording errors (section 4: missing readings interpolated, steps above a threshold removed).
+
+    Takes what `read_strokes` returns. Returns positions (T, 2) in whole whiteboard units, end-of-stroke bits (T,), and
+    how many points were filled in and how many steps cut.
+    """
+    step, gap = np.hypot(*np.diff(points[:, :2], axis=0).T), np.diff(points[:, 2])  # (n - 1,)
+    lost = ~last[:-1] & (gap > GAP) & (gap <= GREATEST_GAP)
+    pieces = np.minimum(np.rint(gap / PERIOD), np.ceil(step / USUAL_STEP))
+    lost &= step <= LONGEST_STEP * pieces  # else it is no ink, and is cut below
+    pieces = np.where(lost, np.maximum(pieces, 1), 1).astype(int)  # a step of k pieces gets k - 1 new points
+    place = np.concatenate([[0], np.cumsum(pieces)])  # of the recorded points among the new ones
+    at = np.arange(place[-1] + 1)
+    positions = np.rint(np.column_stack([np.interp(at, place, points[:, axis]) for axis in (0, 1)]))
+    ends = np.zeros(len(positions), dtype=bool)
+    ends[place] = last
+    cut = ~ends[:-1] & (np.hypot(*np.diff(positions, axis=0).T) > LONGEST_STEP)
+    ends[:-1] |= cut
+    return positions, ends, Counter(filled=len(positions) - len(points), cut=int(cut.sum()))
+
+
+def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which points stay when the pen's rests go, (T,) bool, for positions (T, 2) and end-of-stroke bits (T,).
+
+    Within a stroke a point nearer than `SHORTEST_STEP` to the last one that stayed goes. A stroke's first and last
+    points stay.
+    """
+    stays = []
+    begins_stroke, last_x, last_y = True, 0.0, 0.0  # of the last point that stayed
+    for x, y, ends_stroke in zip(*positions.T.tolist(), ends.tolist(), strict=True):
+        stay = begins_stroke or ends_stroke or math.hypot(x - last_x, y - last_y) >= SHORTEST_STEP
+        if stay:
+            last_x, last_y = x, y
+        stays.append(stay)
+        begins_stroke = ends_stroke
+    return np.array(stays, dtype=bool)

@@ -1,0 +1,150 @@
+"""Figures as the paper has them: lines of ink, the window over the text, densities of the next point, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from handwriting.program import atomic_write
+from handwriting.sampling import Line
+from handwriting.strokes import to_strokes
+from model import Mixture, Model, mixture
+
+if TYPE_CHECKING:  # matplotlib takes a second to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_lines(axes: Axes, lines: list[np.ndarray], titles: list[str] | None = None, width: float = 1.2) -> None:
+    """Draw lines of handwriting, points (T, 3) each, left-aligned below each other and at one scale.
+
+    The axes are in whiteboard units with y downwards; `width` is the pen's, in typographic points.
+    """
+    from matplotlib.collections import LineCollection
+
+    segments, right, top = [], 0.0, 0.0
+    for number, points in enumerate(lines):
+        strokes = to_strokes(points)
+        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
+        if titles:
+            axes.text(0, top, titles[number], fontsize=8, color="gray", va="top")
+            top += 160
+        moved = [stroke - low + [0, top] for stroke in strokes]
+        segments += [stroke if len(stroke) > 1 else np.repeat(stroke, 2, axis=0) for stroke in moved]  # dots are lines
+        right, top = max(right, high[0] - low[0]), top + max(high[1] - low[1], 200) + 120
+    axes.add_collection(LineCollection(segments, colors="black", linewidths=width, capstyle="round", joinstyle="round"))
+    axes.set(xlim=(-60, right + 60), ylim=(top - 60, -60), aspect="equal")
+    axes.axis("off")
+
+
+def lines_figure(lines: list[np.ndarray], titles: list[str] | None = None) -> Figure:
+    """A figure of `draw_lines`, 400 whiteboard units to the inch: a recorded line would be some 14 inches wide."""
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_lines(axes, lines, titles)
+    figure.set_size_inches(np.ptp(axes.get_xlim()) / 400, np.ptp(axes.get_ylim()) / 400)
+    return figure
+
+
+def draw_attention(axes: Axes, phi: np.ndarray, text: str) -> None:
+    """The window over the text, phi (T, U) of (eq. 46), as in the paper's figure 13."""
+    axes.imshow(phi.T, aspect="auto", origin="lower", cmap="inferno", interpolation="nearest")
+    axes.set_yticks(range(len(text)), list(text.replace(" ", "\u2423")), fontsize=7)
+    axes.set(xlabel="point", ylabel="character")
+
+
+def draw_density(axes: Axes, density: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+    """The added densities of the next point, (rows, columns) over `extent`, as in the paper's figure 10.
+
+    The colours follow the fourth root, or the dense spots within strokes would hide the rest.
+    """
+    axes.imshow(density**0.25, extent=extent, cmap="inferno", aspect="equal", interpolation="bilinear")
+    axes.axis("off")
+
+
+def draw_losses(
+    axes: Axes,
+    log: dict[str, Sequence[float]],
+    steps: dict[str, Sequence[float]] | None = None,
+    label: str = "loss, nats a line (normalised units)",
+) -> None:
+    """Training and validation loss by step. The `label` says what the losses are in.
+
+    `log` has the columns of a log by epoch; those of one by step, if there are any, are the training loss in its place.
+    """
+    training = steps or log
+    axes.plot(training["step"], training["train_loss"], ".-" if steps else "o-", markersize=3, label="training")
+    if log:
+        axes.plot(log["step"], log["validation_loss"], "o-", markersize=3, label="validation")
+    axes.set(xlabel="step", ylabel=label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as the ending of `path` says; the same figure gives the same bytes.
+
+    Very large figures get fewer pixels to the inch: at most 60,000 along a side and 50 million in all.
+    """
+    from matplotlib import rc_context
+
+    width, height = figure.get_size_inches()
+    dpi = min(150, 60_000 / max(width, height), (5e7 / (width * height)) ** 0.5)
+    kind = path.suffix.lower().lstrip(".")
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with atomic_write(path) as file, rc_context({"svg.hashsalt": "ink"}):
+        figure.savefig(file, format=kind, dpi=dpi, metadata=dates.get(kind))
+
+
+def cell_masses(
+    mu: np.ndarray, sigma: np.ndarray, rho: float, edges: tuple[np.ndarray, np.ndarray], nodes: int = 8
+) -> np.ndarray:
+    """The probability of each cell of a grid under one bivariate normal distribution: (rows, columns).
+
+    mu (2,), sigma (2,) and the cells' edges, (columns + 1,) in x and (rows + 1,) in y, are in one unit. The sums along
+    the axis of the greater deviation are exact, and so is that of all cells of the plane, 1, whatever the deviations.
+    How a column's share is spread along the other axis is the mean of what it is at `nodes` of its points: with eight
+    some 0.1 % of the mass is in a cell beside its own for |rho| up to 0.9, 1 % up to 0.99 and 2 % beyond.
+    """
+    if sigma[0] < sigma[1]:
+        return cell_masses(mu[::-1], sigma[::-1], rho, edges[::-1], nodes).T
+    x, y = ((torch.from_numpy(e) - m) / s for e, m, s in zip(edges, mu, sigma, strict=True))  # standard normal each
+    below = torch.special.ndtr(x)  # (columns + 1,)
+    parts = (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes
+    share = below.diff()  # (columns,)
+    middles = torch.special.ndtri(below[:-1, None] + share[:, None] * parts).clamp(-9, 9)  # (columns, nodes)
+    shifted = (y - rho * middles[..., None]) / (1 - rho**2) ** 0.5  # given x, y is normal about rho x
+    return (torch.special.ndtr(shifted).diff(dim=-1).mean(1) * share[:, None]).T.numpy()
+
+
+def density_map(
+    model: Model, line: Line, bias: float, cell: float = 4.0
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """The densities of the next pen position, added up over the line, in cells of `cell` whiteboard units.
+
+    As in the paper's figure 10, for a line with its outputs. Each cell has the mass that falls into it, see
+    `cell_masses`, by its area. Returns (rows, columns), per square whiteboard unit, and the
+    extent (left, right, bottom, top), y downwards.
+    """
+    path = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)  # (T + 1, 2)
+    low, high = path.min(0) - 80, path.max(0) + 80
+    counts = np.ceil((high - low) / cell).astype(int)  # columns, rows
+    total = np.zeros(counts[::-1])
+    mix = Mixture(*(p.double() for p in mixture(torch.from_numpy(line.outputs), bias)))
+    std, mean = (statistic.double().cpu().numpy() for statistic in (model.std, model.mean))
+    mu, sigma = mix.mu.numpy() * std + mean, mix.log_sigma.exp().numpy() * std  # (T, M, 2), whiteboard units
+    weight, rho = mix.log_pi.exp().numpy(), mix.atanh_rho.clamp(-6, 6).tanh().numpy()  # (T, M)
+    for t, m in np.argwhere(weight > 1e-4):  # one with next to no weight is nothing anywhere
+        center = path[t] - low + mu[t, m]  # path[t] is where the pen is when the network speaks
+        # Nor is one anything beyond five deviations.
+        first, last = (np.clip(center + side * 5 * sigma[t, m], 0, counts * cell) // cell for side in (-1, 1))
+        (left, upper), (right, lower) = first.astype(int), np.minimum(last.astype(int) + 1, counts)
+        edges = np.arange(left, right + 1) * cell, np.arange(upper, lower + 1) * cell
+        total[upper:lower, left:right] += weight[t, m] * cell_masses(center, sigma[t, m], rho[t, m], edges)
+    return total / cell**2, (low[0], low[0] + counts[0] * cell, low[1] + counts[1] * cell, low[1])

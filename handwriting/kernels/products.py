@@ -1,0 +1,119 @@
+"""Products of one weight with many rows, in the type that the processor multiplies fastest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from handwriting.program import note
+
+MAX_HALF = torch.finfo(torch.half).max
+CHUNK_ROWS = 1600  # points times lines that go into one product where many can
+WIDTH_STEP = 32  # rows of a multiple of it are multiplied up to a third faster
+
+
+def can_run(device: torch.device) -> bool:
+    """Whether the kernels are for that device, a processor, and not switched off."""
+    return device.type == "cpu" and os.environ.get("HANDWRITING_KERNELS", "1") != "0"
+
+
+# ---------------------------------------------------------------------------------- products with one weight many times
+
+
+def pack_linear_bf16(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """`pack_linear` of a bfloat16 weight, quickest for n = `rows`.
+
+    oneDNN puts the weight in order once, not at every product. PyTorch's compiler uses these operations; they are not
+    part of its public interface.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+    linear = torch.ops.mkldnn._linear_pointwise
+
+    def product(x: Tensor, added: Tensor | None = None) -> Tensor:
+        if added is None:
+            return linear.default(x, packed, None, "none", [], "")
+        return linear.binary(x, added, packed, None, "add")
+
+    return product
+
+
+def pack_linear_fp16(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function x (n, I) -> x @ weight.T for one float32 weight (N, I), kept in half precision; sums are float32's.
+
+    A weight in half precision is half as much to read, which is most of the time for few rows.
+    """
+    packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
+    linear = torch.ops.quantized.linear_dynamic_fp16.default
+    # Without it PyTorch looks for an overriding method on `packed`, some ten microseconds a call.
+    no_overriding = getattr(torch._C, "DisableTorchFunctionSubclass", nullcontext)
+
+    def product(x: Tensor) -> Tensor:
+        with no_overriding():
+            return linear(x, packed)
+
+    return product
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware, and oneDNN is not told to use an older instruction set."""
+    is_capped = not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)()
+    if is_capped:
+        return False
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+
+
+def works(pack: Callable, dtype: torch.dtype, *arguments: int) -> bool:
+    """Try a way to pack weights on a tiny example; tell on stderr if it fails."""
+    try:
+        weight = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]], dtype=dtype)
+        product = pack(weight, *arguments)
+        found = product(weight[:1])
+        is_right = found.tolist() == [[14.0, 2.0]]
+        if dtype == torch.bfloat16:
+            is_right = is_right and product(weight[:1], found).tolist() == [[28.0, 4.0]]
+    except Exception:  # operations that have gone or changed fail in any way
+        is_right = False
+    if not is_right:
+        note(f"{pack.__name__} does not work with PyTorch {torch.__version__}; going on slower")
+    return is_right
+
+
+HAS_BF16_PACKING = multiplies_bfloat16() and works(pack_linear_bf16, torch.bfloat16, 1)
+HAS_FP16_PACKING = torch.backends.quantized.engine in ("fbgemm", "x86") and works(pack_linear_fp16, torch.float32)
+
+
+def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """The function (x (n, I), added (n, N) or nothing) -> x @ weight.T + added, for one weight (N, I) and many x.
+
+    All are of one type.
+    """
+    if weight.dtype == torch.bfloat16 and HAS_BF16_PACKING:
+        return pack_linear_bf16(weight, rows)
+    weight_t = weight.t().contiguous()
+    return lambda x, added=None: x @ weight_t if added is None else torch.addmm(added, x, weight_t)
+
+
+def chunk_length(B: int) -> int:
+    """Points of B lines that go into one product where many can."""
+    return max(1, CHUNK_ROWS // B)
+
+
+def padding_to_step(width: int) -> int:
+    """Columns to add to rows of that width, so that products with them are quick. Narrow ones are so already."""
+    return -width % WIDTH_STEP if width > WIDTH_STEP else 0
+
+
+def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of the input (4H, I) and of h (4H, H), and bias (4H,) of a layer, with gates in the kernels' order."""
+    suffix = "_l0" if isinstance(layer, nn.LSTM) else ""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    of_input, of_hidden, *biases = (getattr(layer, name + suffix) for name in names)
+    H = layer.hidden_size
+    return of_input.roll(H, 0), of_hidden.roll(H, 0), (biases[0] + biases[1]).roll(H)
