@@ -313,7 +313,8 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_old_checkpoint(written_be
     code = f"""
         import resource, signal
         from pathlib import Path
-        from utils import load_checkpoint, run_cli, save_checkpoint
+        from handwriting.program import run_cli
+        from utils import load_checkpoint, save_checkpoint
 
         def main():
             model, content = load_checkpoint(Path({str(path)!r}))
@@ -332,7 +333,7 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_old_checkpoint(written_be
 
 PROGRAM = """
     import sys, warnings
-    from utils import InputError, ResultError, note, run_cli
+    from handwriting.program import InputError, ResultError, note, run_cli
 
     def main():
         note("first\\nof\\x1b[31m two")
@@ -356,7 +357,7 @@ def test_output_that_cannot_be_written_is_one_line():
     assert_refused(run_code(PROGRAM.format(end=""), ">/dev/full"), os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("program", ["generate.py", "train.py", "data_preprocessing.py", "compose.py"])
+@pytest.mark.parametrize("program", ["generate.py", "train.py", "data_preprocessing.py"])
 def test_a_wrong_flag_is_one_line(program):
     assert_refused(run_script(program, "--seed=\na", "--x"), "--help")
 
@@ -375,7 +376,7 @@ def test_names_that_no_encoding_has_can_be_printed():
     assert (result.returncode, result.stdout) == (0, "output\n\\udcff\n")
 
 
-@pytest.mark.parametrize("program", ["train", "generate", "data_preprocessing", "compose"])
+@pytest.mark.parametrize("program", ["train", "generate", "data_preprocessing"])
 def test_ctrl_c_during_the_imports_ends_without_a_traceback(program, tmp_path):
     """A module that all of them import sends it."""
     (tmp_path / "argparse.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")

@@ -20,7 +20,7 @@ from hypothesis import settings
 from lxml import etree
 from PIL import Image
 
-import utils
+from handwriting import program
 
 MEMORY = 1 << 30  # bytes that a case may add
 LIMITS = ((signal.ITIMER_PROF, signal.SIGPROF, 10), (signal.ITIMER_REAL, signal.SIGALRM, 60))  # s: computing, in all
@@ -91,7 +91,7 @@ def run(main: Callable[[list[str]], None], arguments: list[str], folder: Path) -
     os.chdir(folder)
     try:
         with warnings.catch_warnings(), limited():
-            utils.run_cli(lambda: main(arguments))
+            program.run_cli(lambda: main(arguments))
     except SystemExit as end:
         status: object = end.code
         if status == 130:  # Ctrl-C is for the whole campaign
@@ -101,7 +101,7 @@ def run(main: Callable[[list[str]], None], arguments: list[str], folder: Path) -
     finally:
         sys.stdout, sys.stderr = before[:2]
         os.chdir(before[2])
-        utils._held_notes = None  # as before any program
+        program._held_notes = None  # as before any program
     return status, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()
 
 
