@@ -1,0 +1,50 @@
+"""Build the package: `handwriting`, with the modules and networks of the top level inside.
+
+In the repository model.py, utils.py and generate.py are on the top level. Installed there, they would be in the way of
+a program's own utils.py. So the built package has them as `handwriting.model` and so on, its imports name them so, and
+the networks are in handwriting/save/. All else is in pyproject.toml.
+"""
+
+import re
+from glob import glob
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+TOP_LEVEL = ("model", "utils", "generate")
+IMPORT = re.compile(rf"^(\s*)(?:from ({'|'.join(TOP_LEVEL)}) import|import ({'|'.join(TOP_LEVEL)})\b)", re.MULTILINE)
+NETWORKS = [*glob("save/*.pt"), *glob("save/styles/*.json")]
+
+
+def import_in_package(match: re.Match[str]) -> str:
+    """`from model import` -> `from handwriting.model import`; `import model` -> `from handwriting import model`."""
+    indent, package, module = match.groups()
+    return f"{indent}from handwriting.{package} import" if package else f"{indent}from handwriting import {module}"
+
+
+class BuildPackage(build_py):
+    """Copies the package and what belongs to it on the top level."""
+
+    def find_package_modules(self, package, package_dir):
+        top_level = [(package, name, f"{name}.py") for name in TOP_LEVEL] if package == "handwriting" else []
+        return super().find_package_modules(package, package_dir) + top_level
+
+    def build_module(self, module, module_file, package):
+        built, copied = super().build_module(module, module_file, package)
+        source = Path(built).read_text(encoding="utf-8")
+        Path(built).write_text(IMPORT.sub(import_in_package, source), encoding="utf-8")
+        return built, copied
+
+    def run(self):
+        super().run()
+        for path in [] if self.editable_mode else NETWORKS:
+            target = Path(self.build_lib, "handwriting", path)
+            self.mkpath(str(target.parent))
+            self.copy_file(path, str(target))
+
+    def get_source_files(self):  # for `python -m build --sdist`
+        return super().get_source_files() + NETWORKS
+
+
+setup(cmdclass={"build_py": BuildPackage})
