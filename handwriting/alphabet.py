@@ -1,15 +1,18 @@
-"""Characters: those that a network knows, and what is written for those that it does not."""
+"""Texts made ready for the network: the characters that it knows, and what is written for others."""
 
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from handwriting.ink.accents import split_character
 from handwriting.program import InputError
 
-# What stands for characters that are neither learned nor drawn (`ink.accents`); accents that are not drawn are taken
-# off, and what Unicode has a plain form for, such as ligatures and fractions, is written in it.
+MAX_CHARACTERS = 2000  # of a line; pages break their lines
+
+# What is written for characters that are neither learned nor drawn (`ink.accents`). Accents that are not drawn are left
+# out, and what Unicode has a plain form for, such as ligatures and fractions, is written in it.
 REPLACEMENTS = str.maketrans(
     {
         "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'", "`": "'",
@@ -23,6 +26,16 @@ REPLACEMENTS = str.maketrans(
 )  # fmt: skip
 
 
+class Prepared(NamedTuple):
+    """A text that is ready to be written as a line."""
+
+    text: str  # what is to stand on the paper
+    letters: (
+        str  # what the network writes, a character for each of `text`; `ink.accents.draw_marks` draws the difference
+    )
+    codes: np.ndarray  # (U,) int64, of the letters
+
+
 class Alphabet:
     """The characters that a network knows. A character's code is its place in `characters`."""
 
@@ -32,54 +45,63 @@ class Alphabet:
         self.learned = "".join(c for c, n in zip(characters, counts or [1] * len(characters), strict=True) if n)
 
     def encode(self, text: str) -> np.ndarray:
-        """Codes of a text's characters, (U,) int64. Raises InputError that names those that it does not know."""
-        self._refuse_others(text, self.characters)
+        """Codes of a text's characters, (U,) int64. Raises InputError that names those that the network lacks."""
+        refuse_others(text, self.characters)
         return np.array([self.characters.index(character) for character in text], dtype=np.int64)
 
-    def _refuse_others(self, text: str, known: str) -> None:
-        unknown = sorted(set(text) - set(known))
-        if unknown:
-            raise InputError(f"the network never learned {' '.join(map(repr, unknown))}; it knows {known!r}")
+    def prepare(self, text: str) -> tuple[Prepared, list[str]]:
+        """Make a text ready to be written as one line.
 
-    def prepare(self, text: str) -> tuple[str, list[str]]:
-        """Replace what the network did not learn and nobody draws (curly quotes, long dashes, ...) by what it did.
+        What the network did not learn and nobody draws (curly quotes, long dashes, ...) is replaced by what it did.
+        Returns also a note for each character that is not written as it is. Raises InputError that names characters
+        that cannot be written, and for a text without characters or with too many.
+        """
+        replaced, notes = self.replace(" ".join(text.split()))
+        if not replaced:
+            raise InputError("the text is empty; give some characters to write")
+        if len(replaced) > MAX_CHARACTERS:
+            raise InputError(
+                f"{len(replaced)} characters are too long for a line, which holds {MAX_CHARACTERS} at most; "
+                "write a page (--file, or --page A4), or cut the text in pieces"
+            )
+        return self.spell(replaced), notes
 
-        Returns the text to write and, for each character that the network does not write as it is, a note that tells
-        it. Raises InputError that names the characters that cannot be written, and for a text without any character.
+    def prepare_page(self, text: str) -> tuple[str, list[str]]:
+        """Likewise for a text of several lines, each a paragraph; blanks at the beginning of a line stay.
+
+        Returns the text whose pieces `spell` takes.
+        """
+        lines = text.expandtabs(4).splitlines()
+        replaced, notes = self.replace("\n".join(" ".join(line.split()) for line in lines))
+        if not replaced.strip():
+            raise InputError("the text is empty; give some characters to write")
+        indents = [" " * (len(line) - len(line.lstrip())) for line in lines]
+        pairs = zip(indents, replaced.split("\n"), strict=True)
+        return "\n".join(indent + line if line else "" for indent, line in pairs), notes
+
+    def spell(self, text: str) -> Prepared:
+        """A line of a text in which all that the network lacks is replaced, ready to be written."""
+        letters = self._letters(text)
+        return Prepared(text, letters, self.encode(letters))
+
+    def replace(self, text: str) -> tuple[str, list[str]]:
+        """A text of one or more lines with what the network did not learn replaced, and a note for each such character.
+
+        Raises InputError that names the characters that cannot be written.
         """
         notes, pieces = [], []
-        for character in unicodedata.normalize("NFC", " ".join(text.split())):
-            piece = self._replacement(character)
-            if piece != character or character not in self.learned:
-                told = self._note(character, piece)
-                notes += [told] if told not in notes else []
+        for character in unicodedata.normalize("NFC", text):
+            piece = character if character == "\n" else self._replacement(character)
+            if piece != character or character not in self.learned + "\n":
+                notes.append(self._note(character, piece))
             pieces.append(piece)
-        prepared = "".join(pieces)
-        if not prepared:
-            raise InputError("the text is empty; give some characters to write")
-        self._refuse_others(self.letters(prepared), self.learned)
-        return prepared, notes
+        replaced = "".join(pieces)
+        refuse_others(self._letters(replaced), self.learned + "\n")
+        return replaced, list(dict.fromkeys(notes))
 
-    def _note(self, character: str, piece: str) -> str:
-        """What is told of a character for which `piece` is written, or which is drawn."""
-        if not piece:
-            return f"left out {character!a}"
-        letter = self._letter(piece)
-        if letter == " ":
-            return f"drew {character!r}"
-        return f"wrote {(letter or piece)!r} for {character!r}" + (" and drew the rest" if letter else "")
-
-    def letters(self, text: str) -> str:
-        """What the network writes of a prepared text, a character for each: letters without the marks that are drawn.
-
-        `ink.accents.draw_marks` draws the difference.
-        """
+    def _letters(self, text: str) -> str:
+        """What the network writes of a text, a character for each."""
         return "".join(self._letter(character) or character for character in text)
-
-    def _letter(self, character: str) -> str:
-        """What the network writes of a character that is drawn in part, a blank for one that is drawn; else ""."""
-        letter, _ = split_character(character) or ("", "")
-        return letter if character not in self.learned and letter in self.learned else ""
 
     def _replacement(self, character: str) -> str:
         """What is written for a character: itself if it was learned, is drawn, or has no replacement."""
@@ -89,3 +111,23 @@ class Alphabet:
         plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
         is_invisible = unicodedata.combining(character) or unicodedata.category(character) == "Cf"
         return plain if (plain or is_invisible) and set(plain) <= set(self.learned) else character
+
+    def _letter(self, character: str) -> str:
+        """What the network writes of a character that is drawn in part, a blank for one that is drawn; else ""."""
+        letter, _ = split_character(character) or ("", "")
+        return letter if character not in self.learned and letter in self.learned else ""
+
+    def _note(self, character: str, piece: str) -> str:
+        """What to tell of a character for which `piece` is written, or which is drawn."""
+        if not piece:
+            return f"left out {character!a}"
+        letter = self._letter(piece)
+        if letter == " ":
+            return f"drew {character!r}"
+        return f"wrote {(letter or piece)!r} for {character!r}" + (" and drew the rest" if letter else "")
+
+
+def refuse_others(text: str, known: str) -> None:
+    """Raise InputError that names the characters of a text that are not among the known ones."""
+    if unknown := sorted(set(text) - set(known)):
+        raise InputError(f"the network never learned {' '.join(map(repr, unknown))}; it knows {known!r}")

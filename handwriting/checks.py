@@ -16,7 +16,7 @@ SHIPPED_RECOGNISER = SHIPPED / "recogniser.pt"
 # Steps shorter than `SHORTEST_STEP` in a row. Recorded lines have at most 3 where rests were dropped, and with rests
 # more than 20 in one line of 250. Where a network rests, it is for 25 to 500.
 MOST_RESTING = 20
-# The share of characters read wrong: a line that loses 30 % is hard to read, and some are the recogniser's own mistakes.
+# The share of characters read wrong. A line that loses 30 % is hard to read, and some are the recogniser's mistakes.
 MOST_WRONG = 0.25
 # With a larger share wrong than this, a line is worth another try: a mistake in a time or a price, two in a long date.
 MOST_DOUBTED = 0.1
@@ -55,8 +55,8 @@ class Verdict:
         return bool(self.fault) or self.errors > MOST_DOUBTED * len(self.text.strip())
 
     @property
-    def badness(self) -> tuple:
-        """What tells the better of two lines of one text: the smaller one."""
+    def sort_key(self) -> tuple:
+        """Sorts the tries at a line, the best first."""
         return bool(self.fault), self.errors, self.finished is False, self.resting
 
 
@@ -89,7 +89,7 @@ def find_recogniser() -> Recogniser | None:
 
 
 def check_lines(lines: list, with_recogniser: bool) -> list[Verdict]:
-    """A verdict on each of the lines (`sampling.Line`). `with_recogniser`: those with a text that it knows are read, too.
+    """A verdict on each of the lines (`sampling.Line`). `with_recogniser`: lines with a text that it knows are read.
 
     Raises InputError for a recogniser that cannot be used.
     """

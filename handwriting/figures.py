@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from handwriting.program import atomic_write
+from handwriting.program import InputError, atomic_write
 from handwriting.sampling import Line
 from handwriting.strokes import to_strokes
 from model import Mixture, Model, mixture
@@ -17,6 +17,8 @@ from model import Mixture, Model, mixture
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MAX_CELLS = 10**7  # of a map of densities; a long line has some 300,000
 
 
 def draw_lines(axes: Axes, lines: list[np.ndarray], titles: list[str] | None = None, width: float = 1.2) -> None:
@@ -66,6 +68,25 @@ def draw_density(axes: Axes, density: np.ndarray, extent: tuple[float, float, fl
     """
     axes.imshow(density**0.25, extent=extent, cmap="inferno", aspect="equal", interpolation="bilinear")
     axes.axis("off")
+
+
+def attention_figure(line: Line) -> Figure:
+    """A figure of the window over a line's text."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, max(2.5, 0.16 * len(line.text))), layout="constrained")
+    draw_attention(figure.subplots(), np.asarray(line.phi)[:, :-1], line.text)
+    return figure
+
+
+def density_figure(model: Model, line: Line, bias: float) -> Figure:
+    """A figure of the densities of a line with its outputs, see `density_map`."""
+    from matplotlib.figure import Figure
+
+    density, extent = density_map(model, line, bias)
+    figure = Figure(figsize=(12, 12 * density.shape[0] / density.shape[1]))
+    draw_density(figure.add_axes((0, 0, 1, 1)), density, extent)
+    return figure
 
 
 def draw_losses(
@@ -134,7 +155,12 @@ def density_map(
     """
     path = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)  # (T + 1, 2)
     low, high = path.min(0) - 80, path.max(0) + 80
-    counts = np.ceil((high - low) / cell).astype(int)  # columns, rows
+    counts = np.ceil((high - low) / cell)  # columns, rows
+    if not counts.prod() <= MAX_CELLS:  # true for NaN
+        raise InputError(
+            "the ink is too wide for a picture of densities; leave --density out, or try another --seed"
+        )
+    counts = counts.astype(int)
     total = np.zeros(counts[::-1])
     mix = Mixture(*(p.double() for p in mixture(torch.from_numpy(line.outputs), bias)))
     std, mean = (statistic.double().cpu().numpy() for statistic in (model.std, model.mean))

@@ -11,9 +11,10 @@ import numpy as np
 from handwriting.ink.formats import MARGIN, MM_PER_UNIT, Ink, Page, Placed
 from handwriting.ink.geometry import Level, find_level, smooth
 from handwriting.program import InputError
+from handwriting.seeds import derived_seed
 
-SIZES = {"a4": (210.0, 297.0), "a5": (148.0, 210.0), "letter": (215.9, 279.4)}  # mm
-SIZE = re.compile(r"(\d+(?:\.\d+)?)[xX×](\d+(?:\.\d+)?)")
+PAPERS = {"a4": (210.0, 297.0), "a5": (148.0, 210.0), "letter": (215.9, 279.4)}  # mm
+PAPER = re.compile(r"(\d+(?:\.\d+)?)[xX×](\d+(?:\.\d+)?)")
 ALIGN = ("left", "center", "right")
 MIN_LINE, LINE_GAP = 4.0, 2.4  # mm, of lines that are not laid out: the least height of one, and what is between two
 BASELINE = 0.7  # where the baseline is in the height of a line: tall letters need more room than descenders
@@ -50,7 +51,7 @@ class PageFormat:
             if not least <= value <= most:
                 raise InputError(f"{name} must be from {least} to {most} mm, not {value:g}")
         if self.align not in ALIGN:
-            raise InputError(f"align {self.align!r} is none; give one of {', '.join(ALIGN)}")
+            raise InputError(f"lines cannot be aligned {self.align!r}; give one of {', '.join(ALIGN)}")
         if self.text_width < 2 * self.x_height or self.lines_per_page < 1:
             raise InputError(
                 f"a page of {self.width:g}x{self.height:g} mm has no room for a line within its margins; "
@@ -79,10 +80,12 @@ class PageFormat:
 
 def parse_page(text: str, landscape: bool = False) -> tuple[float, float]:
     """The width and height in mm of A4, A5, letter or WIDTHxHEIGHT in mm. Raises InputError for anything else."""
-    match = SIZE.fullmatch(text.strip())
-    if match is None and text.strip().lower() not in SIZES:
-        raise InputError(f"page {text!r} is none; give A4, A5, letter, or a width and height in mm such as 100x150")
-    size = (float(match[1]), float(match[2])) if match else SIZES[text.strip().lower()]
+    match = PAPER.fullmatch(text.strip())
+    if match is None and text.strip().lower() not in PAPERS:
+        raise InputError(
+            f"{text!r} is no size of paper; give A4, A5, letter, or a width and height in mm such as 100x150"
+        )
+    size = (float(match[1]), float(match[2])) if match else PAPERS[text.strip().lower()]
     return (max(size), min(size)) if landscape else size
 
 
@@ -93,7 +96,7 @@ def parse_margins(text: str) -> tuple[float, float, float, float]:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 2, 4):
-        raise InputError(f"margins {text!r} are none; give one, two or four numbers in mm, such as 20 or 25,20,25,30")
+        raise InputError(f"margins cannot be {text!r}; give one, two or four numbers in mm, such as 20 or 25,20,25,30")
     top, right, bottom, left = (numbers * 4)[:4]
     return top, right, bottom, left
 
@@ -317,7 +320,7 @@ def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smooth
     are left out. `seed` is the jitter's. `smoothed` draws strokes as splines through their points. Raises InputError
     for a line that is wider than the page allows.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(derived_seed("places of lines", seed))
     pages, row = [], page_format.lines_per_page
     for line, ink in zip(written.lines, written.inks, strict=True):
         jitter = np.clip(random.standard_normal(2), -2, 2) * page_format.jitter * [3, 1]  # of each line, blank or not
@@ -353,6 +356,12 @@ def empty_page(page_format: PageFormat) -> Page:
     heights = [page_format.baseline(row) for row in range(page_format.lines_per_page)] if page_format.ruled else []
     rules = [np.array([[left, y], [right, y]]) for y in heights]
     return Page(page_format.width, page_format.height, [], rules, page_format.plots_rules)
+
+
+def fits(ink: Ink, written: WrittenText, place: int, page_format: PageFormat) -> bool:
+    """Whether ink can be line number `place` of a written text."""
+    width = written.scale * ink_width(ink, page_format.x_height / written.scale)
+    return width <= page_format.text_width - written.lines[place].indent
 
 
 def line_start(strokes: list[np.ndarray], line: TextLine, page_format: PageFormat, jitter: float) -> float:

@@ -1,4 +1,4 @@
-"""Writing as people ask for it: a line or a page in one hand, checked, and written again where it is wrong."""
+"""Writing as people ask for it: lines and pages in one hand, checked, and written again where they are wrong."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,30 +9,42 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handwriting.alphabet import Alphabet
+from handwriting.alphabet import Alphabet, Prepared
 from handwriting.checks import check_lines
+from handwriting.hands import load_style
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
-from handwriting.ink.geometry import hand_measures, to_writing_scale
-from handwriting.ink.read_ink import read_ink
-from handwriting.pages import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
+from handwriting.pages import PageFormat, TextLine, WrittenText, fits, lay_out, write_text
 from handwriting.program import InputError
 from handwriting.sampling import Line, Primed, Sampler, default_steps
+from handwriting.seeds import derived_seed
 from handwriting.strokes import to_points, to_strokes
 from model import Model
 from utils import SHIPPED, load_checkpoint
 
-STYLES = SHIPPED / "styles"
 RETRIES = 3  # how often a line that is wrong is written again
-USUAL_BIAS = 0.75  # of pages and of `Writer`
+LINE_BIAS = 0.5  # of lines
+PAGE_BIAS = 0.75  # of pages and of `Writer`
+RANDOM_STEPS = 700  # of a line without a text
 HAND_TEXT = "We saw her again in a warm room."  # what a seed's own hand is made of: no stroke of it is drawn late
 HANDS = 8  # lines of which one becomes the hand of a seed
 WRITE_BATCH = 64  # lines written side by side
-ASPECTS = (0.2, 3.0)  # the x-height by the mean advance of a character: in recorded lines some 0.7
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
 MOST_ATTEMPTS = 1000  # that a user can ask for
-MAX_CHARACTERS = 2000  # of a line; pages break their lines
+MAX_OFFSET = 1e6  # whiteboard units, of the pen's greatest step; a whiteboard has some 10,000
 MAX_HELD = 8e9  # bytes that the lines of a call may take
+RANGES = {"samples": (1, 10_000), "steps": (1, 100_000), "bias": (0, 100), "seed": (0, 2**62), "retries": (0, 100)}
+
+
+def check_numbers(**given: float | None) -> None:
+    """Raise InputError for a number out of its range; None stands for a default."""
+    for name, value in given.items():
+        least, most = RANGES[name]
+        if value is not None and not least <= value <= most:  # true for NaN
+            raise InputError(f"{name} must be from {least} to {most}, not {value}")
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
 
 
 class Network(NamedTuple):
@@ -47,11 +59,13 @@ class Network(NamedTuple):
 @lru_cache(maxsize=4)
 def _load(path: Path, modified: int) -> Network:
     model, content = load_checkpoint(path)
+    if not isinstance(model, Model):
+        raise InputError(f"{path}: its contents do not fit together (it is a recogniser, not a network that writes)")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return Network(model, Sampler(model), Alphabet(content["charset"], content["char_counts"]), digest)
 
 
-def load_writer(checkpoint: Path | str | None, task: str) -> Network:
+def load_network(checkpoint: Path | str | None, task: str) -> Network:
     """The network in `checkpoint`, by default the one that this project ships, kept in memory between calls.
 
     Raises InputError if it cannot be read or was not trained for `task`.
@@ -63,35 +77,13 @@ def load_writer(checkpoint: Path | str | None, task: str) -> Network:
     return network
 
 
-def check_numbers(**given: float) -> None:
-    """Raise InputError for a number out of its range."""
-    ranges = {"samples": (1, 10_000), "steps": (1, 100_000), "bias": (0, 100), "seed": (0, 2**62), "retries": (0, 100)}
-    for name, value in given.items():
-        least, most = ranges[name]
-        if not least <= value <= most:  # True for NaN
-            raise InputError(f"{name} must be from {least} to {most}, not {value}")
+# ---------------------------------------------------------------------------------------------------------------- lines
 
 
-def derived_seed(seed: int, *numbers: int) -> int:
-    """A seed that follows from another one and some numbers, and that no other ones are likely to give."""
-    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0]) >> 1
-
-
-def prepare_line(alphabet: Alphabet, text: str) -> str:
-    """What the network writes of a text, as one line. Raises InputError for unknown characters and for too many."""
-    text = alphabet.letters(alphabet.prepare(text)[0])
-    if len(text) > MAX_CHARACTERS:
-        raise InputError(
-            f"{len(text)} characters are too long for a line, which holds {MAX_CHARACTERS} at most; "
-            "write a page (--file, or --page A4), or cut the text in pieces"
-        )
-    return text
-
-
-def check_size(network: Network, texts: list[str] | None, steps: Sequence[int], with_outputs: bool) -> None:
+def check_size(network: Network, texts: Sequence[Prepared] | None, steps: Sequence[int], with_outputs: bool) -> None:
     """Raise InputError if lines could need more memory than `MAX_HELD`: each a text (none at random) and a cap."""
     numbers = 3 + with_outputs * network.model.head.out_features  # of a point; window weights come on top
-    widths = [numbers + len(text) + 1 for text in texts] if texts else [numbers] * len(steps)
+    widths = [numbers + len(text.codes) + 1 for text in texts] if texts else [numbers] * len(steps)
     held = sum(4 * cap * width for cap, width in zip(steps, widths, strict=True))  # float32
     if held > MAX_HELD:
         raise InputError(
@@ -101,7 +93,7 @@ def check_size(network: Network, texts: list[str] | None, steps: Sequence[int], 
 
 
 def write_checked(
-    network: Network, texts: list[str] | None, seeds: Sequence[int], bias: float | Sequence[float],
+    network: Network, texts: Sequence[Prepared] | None, seeds: Sequence[int], biases: Sequence[float],
     steps: Sequence[int], retries: int, with_outputs: bool = False, primed: Primed | None = None,
 ) -> list[Line]:  # fmt: skip
     """`Sampler.write`, and doubtful lines again, up to `retries` times; of a line's tries the best is kept.
@@ -110,19 +102,18 @@ def write_checked(
     Raises InputError, before anything is written, for lines that need too much memory.
     """
     check_size(network, texts, steps, with_outputs)
-    biases = np.broadcast_to(bias, len(seeds)).tolist()
     best = {}  # of each line: (its verdict, the line)
     doubtful = list(range(len(seeds)))
     for attempt in range(retries + 1):
-        codes = None if texts is None else [network.alphabet.encode(texts[i]) for i in doubtful]
-        attempt_seeds = [derived_seed(seeds[i], attempt) if attempt else seeds[i] for i in doubtful]
         lines = network.sampler.write(
-            codes, attempt_seeds, [biases[i] for i in doubtful], [steps[i] for i in doubtful], with_outputs, primed
-        )
+            None if texts is None else [texts[i].codes for i in doubtful],
+            [derived_seed("try", seeds[i], attempt) if attempt else seeds[i] for i in doubtful],
+            [biases[i] for i in doubtful], [steps[i] for i in doubtful], with_outputs, primed,
+        )  # fmt: skip
         if texts is not None:
-            lines = [replace(line, text=texts[i]) for i, line in zip(doubtful, lines, strict=True)]
+            lines = [replace(line, text=texts[i].letters) for i, line in zip(doubtful, lines, strict=True)]
         for i, verdict, line in zip(doubtful, check_lines(lines, with_recogniser=retries > 0), lines, strict=True):
-            if i not in best or verdict.badness < best[i][0].badness:
+            if i not in best or verdict.sort_key < best[i][0].sort_key:
                 best[i] = verdict, line
         doubtful = [i for i in doubtful if best[i][0].is_doubtful]
         if not doubtful:
@@ -130,138 +121,115 @@ def write_checked(
     return [replace(line, fault=verdict.fault) for _, (verdict, line) in sorted(best.items())]
 
 
-def list_styles() -> list[str]:
-    """The names of the hands that the project ships."""
-    return sorted(path.stem for path in STYLES.glob("*.json"))
+def check_ink(line: Line) -> None:
+    """Raise InputError for a line of a network that has not learned enough: without ink, or beyond all numbers."""
+    if len(line.points) < 2:
+        raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
+    if not np.abs(line.points).max() < MAX_OFFSET:  # true for NaN
+        raise InputError("the pen goes beyond all bounds; give another --seed, or train the network longer")
 
 
-def known_styles(alphabet: Alphabet) -> list[str]:
-    """The names of those hands that the project ships whose text a network can read."""
-    return [name for name in list_styles() if set(load_style(name).text) <= set(alphabet.learned)]
+def generate_unconditionally(
+    samples: int = 1, steps: int = RANDOM_STEPS, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None,
+    retries: int = RETRIES, with_outputs: bool = False,
+) -> list[Line]:  # fmt: skip
+    """Write at random (section 4): `samples` lines of `steps` steps each, the shipped network's by default.
 
-
-def load_style(style: str | Path) -> Ink:
-    """A shipped hand by its name, or the ink in a file. Raises InputError if there is no such hand or ink."""
-    names = list_styles()
-    if str(style) in names:
-        return read_ink(STYLES / f"{style}.json")
-    if Path(style).suffix:
-        return load_hand(style)
-    given = f"no style {str(style)!r}"
-    raise InputError(f"{given}; there are {', '.join(names)}, or name a file of ink" if names else no_styles(given))
-
-
-def no_styles(given: str) -> str:
-    """What to say where there are no hands, though `given` asks for one."""
-    return f"{given}: there are no styles in {STYLES}; name a file of ink, or write without a style"
-
-
-def load_hand(path: Path | str, text: str | None = None) -> Ink:
-    """The ink in a file and what it says: `text`, or by default what the file tells.
-
-    Ink in .json and .npz is as a network wrote it, in whiteboard units; any other is brought to what recorded lines are
-    like. Raises InputError for ink that cannot be read, or that cannot say the text.
+    `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i: the same seed gives the
+    same ink. A line in which the pen rests is written again with seeds derived from its own, up to `retries` times;
+    what is still wrong then is in `Line.fault`. `with_outputs` keeps what the network said at each point, some 120
+    numbers. Raises InputError (a ValueError) for a checkpoint that cannot be used and for numbers out of range.
     """
-    ink = read_ink(path)
-    text = " ".join((ink.text if text is None else text).split())
-    if not text:
-        raise InputError(f"{path}: the ink of a hand needs its text; give it with --prime_text")
-    try:
-        is_raw = Path(path).suffix.lower() in (".json", ".npz")
-        ink = Ink(ink.points if is_raw else to_writing_scale(ink.strokes), text, style=Path(path).stem)
-        aspect = hand_measures(ink.strokes, text).aspect
-    except ValueError as error:
-        raise InputError(f"{path}: no ink to take a hand from: {error}") from None
-    if not ASPECTS[0] <= aspect <= ASPECTS[1]:  # True for NaN
-        found = "too long" if aspect > ASPECTS[1] else "too short"
-        raise InputError(f"{path}: the text {text[:60]!r} is {found} for its ink; give what the ink says")
-    return ink
+    check_numbers(samples=samples, steps=steps, bias=bias, seed=seed, retries=retries)
+    network = load_network(checkpoint, "rand_write")
+    seeds = range(seed, seed + samples)
+    return write_checked(network, None, seeds, [bias] * samples, [steps] * samples, retries, with_outputs)
+
+
+def generate_conditionally(
+    text: str | list[str], samples: int = 1, steps: int | None = None, bias: float = LINE_BIAS, seed: int = 0,
+    checkpoint: Path | str | None = None, retries: int = RETRIES, with_outputs: bool = False,
+) -> list[Line]:  # fmt: skip
+    """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
+
+    The text that is written is what `Alphabet.prepare` makes of `text`, without its accents, see `Line.text`: `Writer`
+    draws them. `steps` is the most steps of a line, by default plenty for its text; the others and the errors are as
+    for `generate_unconditionally`, and characters that cannot be written are an InputError that names them. Lines are
+    written again, too, if `steps` cut them off or more than a tenth is read wrong; with `retries` 0 they are not read.
+    """
+    check_numbers(samples=samples, steps=steps)
+    writer = Writer(checkpoint, None, bias, seed, retries)
+    prepared = [writer.prepare(t) for t in ([text] if isinstance(text, str) else text) for _ in range(samples)]
+    return writer.write_raw(prepared, range(seed, seed + len(prepared)), steps, with_outputs)
 
 
 class Writer:
     """Writes with one network, in one hand if it is given any. Several threads may use it at once.
 
-    >>> from generate import Writer
-    >>> Writer(style="upright").write("Some text").save("text.svg")
+    >>> from handwriting import Writer
+    >>> Writer(style="clara").write("Some text").save("text.svg")
     """
 
     def __init__(
         self, checkpoint: Path | str | None = None, style: str | Path | Ink | None = None,
-        bias: float = USUAL_BIAS, seed: int = 0, retries: int = RETRIES,
+        bias: float = PAGE_BIAS, seed: int = 0, retries: int = RETRIES,
     ):  # fmt: skip
-        """`style` is a name in `list_styles`, a file of ink with its text, or ink; without one each line is in a hand
-        that the network makes up, and each page too. `bias` and `retries` are as for `generate_conditionally`.
+        """`style` is a name in `hands.list_styles`, a file of ink with its text, or ink; without one each line is in a
+        hand that the network makes up, and each page too. `bias` and `retries` are as for `generate_conditionally`.
 
         Raises InputError for a checkpoint, style or number that cannot be used.
         """
-        self.network = load_writer(checkpoint, "synthesis")
         check_numbers(bias=bias, seed=seed, retries=retries)
+        self.network = load_network(checkpoint, "synthesis")
         self.bias, self.seed, self.retries = bias, seed, retries
         hand = load_style(style) if isinstance(style, str | Path) else style
         self.style = Path(style).stem if isinstance(style, str | Path) else hand.style if hand else ""
         self.primed = self.read_hand(hand) if hand else None
         self._own_hands: dict[str, Primed] = {}  # by what they say
 
+    def prepare(self, text: str) -> Prepared:
+        """A text as the network can write it, as one line. Raises InputError as `Alphabet.prepare`."""
+        return self.network.alphabet.prepare(text)[0]
+
+    # ------------------------------------------------------------------------------------------------------------ hands
+
     def read_hand(self, hand: Ink) -> Primed:
         """Have the network read ink and its text, which the text to write then follows (section 5.5)."""
         if not hand.text.strip():
             raise InputError("the ink of a hand needs its text; give it with --prime_text")
-        alphabet = self.network.alphabet
-        text, _ = alphabet.prepare(hand.text)
-        letters, points = alphabet.letters(text), hand.points
-        if letters != text == hand.text and letters.strip():  # the network never saw marks
-            strokes, _ = without_marks(hand.strokes, np.asarray(hand.characters), letters, text)
+        said, points, alphabet = self.prepare(hand.text), hand.points, self.network.alphabet
+        if said.letters != said.text == hand.text and said.letters.strip():  # the network never saw marks
+            strokes, _ = without_marks(hand.strokes, np.asarray(hand.characters), said.letters, said.text)
             points = to_points(strokes)
-        return self.network.sampler.prime(points, alphabet.encode(letters + " " * (" " in alphabet.characters)))
+        blank = alphabet.encode(" " * (" " in alphabet.characters))
+        return self.network.sampler.prime(points, np.append(said.codes, blank))
 
     def own_hand(self, text: str) -> Primed:
-        """The hand of the seed, worked out once, for writing a prepared text.
+        """The hand of the writer's seed, worked out once, for writing a page of text in which all is replaced.
 
-        It is ink that says `HAND_TEXT`, or the beginning of the text if the network did not learn all of that.
+        Of some lines that the network makes up it is the first that is read without a mistake, or else the best: what
+        follows is no better than the line that it goes on from. They say `HAND_TEXT`, or the beginning of the text if
+        the network did not learn all of that.
         """
         alphabet = self.network.alphabet
-        knows_all = set(HAND_TEXT) <= set(alphabet.learned)
-        text = HAND_TEXT if knows_all else " ".join(alphabet.letters(text).split())[: len(HAND_TEXT)].strip()
-        if text not in self._own_hands:
-            self._own_hands[text] = self.make_up_hand(text)
-        return self._own_hands[text]
+        if set(HAND_TEXT) <= set(alphabet.learned):
+            said = alphabet.spell(HAND_TEXT)
+        else:
+            letters = alphabet.spell(" ".join(text.split())).letters
+            said = alphabet.spell(" ".join(letters.split())[: len(HAND_TEXT)].strip())
+        if said.text not in self._own_hands:
+            seeds = [derived_seed("hand", self.seed, number) for number in range(HANDS)]
+            lines = self.network.sampler.write([said.codes] * HANDS, seeds, self.bias, default_steps(said.text))
+            lines = [replace(line, text=said.letters) for line in lines]
+            verdicts = check_lines(lines, with_recogniser=True)
+            best = min(range(HANDS), key=lambda n: (*verdicts[n].sort_key[:3], n))
+            self._own_hands[said.text] = self.read_hand(self.to_ink(lines[best], said, seeds[best]))
+        return self._own_hands[said.text]
 
-    def make_up_hand(self, text: str) -> Primed:
-        """The first of some lines that the network makes up that is read without a mistake.
-
-        If there is none, it is the best of them. What follows is no better than the line that it goes on from.
-        """
-        seeds = [derived_seed(self.seed, number) for number in range(HANDS)]
-        codes = [self.network.alphabet.encode(text)] * HANDS
-        lines = self.network.sampler.write(codes, seeds, self.bias, default_steps(text))
-        lines = [replace(line, text=text) for line in lines]
-        verdicts = check_lines(lines, with_recogniser=True)
-        best = min(range(HANDS), key=lambda n: (verdicts[n].badness[:3], n))  # the first of equals
-        return self.read_hand(self.to_ink(lines[best], seeds[best]))
-
-    def to_ink(self, line: Line, seed: int, bias: float | None = None, text: str | None = None) -> Ink:
-        """A line of the sampler with what it was written by, and with the marks that `text` has and the line has not.
-
-        Raises InputError for a line without ink.
-        """
-        if len(line.points) < 2:
-            raise InputError("the network wrote nothing: its window is beyond the text at once; train it longer")
-        if not np.isfinite(line.points).all():
-            raise InputError("the network wrote what are no numbers; give another --seed, or train it longer")
-        places = np.asarray(line.phi).argmax(1)  # (T,), of the character that each step is for
-        places = np.where(places < len(line.text), places, -1)
-        characters = np.append(places[:1], places)  # the first point is where the first step begins
-        points, text = line.points, line.text if text is None else self.network.alphabet.prepare(text)[0]
-        if text != line.text:
-            strokes, characters = draw_marks(to_strokes(points), characters, line.text, text, seed)
-            points = to_points(strokes)
-        return Ink(
-            points, text, characters, seed=seed, bias=self.bias if bias is None else bias, style=self.style,
-            checkpoint=self.network.hash, fault=line.fault,
-        )  # fmt: skip
+    # ------------------------------------------------------------------------------------------------------------ lines
 
     def write_raw(
-        self, texts: Sequence[str], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
+        self, texts: Sequence[Prepared], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
         primed: Primed | None = None, biases: Sequence[float] | None = None,
     ) -> list[Line]:  # fmt: skip
         """Write texts, a line each, with a seed each; `steps` caps their steps, by default at plenty.
@@ -269,46 +237,77 @@ class Writer:
         `primed` and `biases` may be others than the writer's. What is drawn comes with `to_ink`.
         """
         biases = biases or [self.bias] * len(texts)
-        prepared = [prepare_line(self.network.alphabet, text) for text in texts]
-        caps = [default_steps(text) if steps is None else steps for text in prepared]
-        check_size(self.network, prepared, caps, with_outputs)
+        caps = [default_steps(text.text) if steps is None else steps for text in texts]
+        check_size(self.network, texts, caps, with_outputs)
         lines = []
         for start in range(0, len(texts), WRITE_BATCH):
-            chunk = slice(start, start + WRITE_BATCH)
+            part = slice(start, start + WRITE_BATCH)
             lines += write_checked(
-                self.network, prepared[chunk], seeds[chunk], biases[chunk], caps[chunk], self.retries, with_outputs,
+                self.network, texts[part], seeds[part], biases[part], caps[part], self.retries, with_outputs,
                 primed or self.primed,
             )  # fmt: skip
         return lines
 
-    def write_lines(self, texts: Sequence[str], seeds: Sequence[int], primed: Primed | None = None) -> list[Ink]:
+    def to_ink(self, line: Line, text: Prepared, seed: int, bias: float | None = None) -> Ink:
+        """A line of the sampler with what it was written by, and with the marks that the network does not write.
+
+        Raises InputError for a line without ink.
+        """
+        check_ink(line)
+        places = np.asarray(line.phi).argmax(1)  # (T,), of the character that each step is for
+        places = np.where(places < len(line.text), places, -1)
+        points, characters = (
+            line.points,
+            np.append(places[:1], places),
+        )  # the first point is where the first step begins
+        if text.text != text.letters:
+            strokes, characters = draw_marks(to_strokes(points), characters, text.letters, text.text, seed)
+            points = to_points(strokes)
+        return Ink(
+            points, text.text, characters, seed=seed, bias=self.bias if bias is None else bias, style=self.style,
+            checkpoint=self.network.hash, fault=line.fault,
+        )  # fmt: skip
+
+    def write_lines(
+        self, texts: Sequence[Prepared | str], seeds: Sequence[int], primed: Primed | None = None
+    ) -> list[Ink]:
         """Write texts, a line each, with a seed each. What is wrong with a line is in its `Ink.fault`."""
-        lines = self.write_raw(texts, seeds, primed=primed)
-        return [self.to_ink(line, seed, text=text) for line, seed, text in zip(lines, seeds, texts, strict=True)]
+        for seed in seeds:
+            check_numbers(seed=seed)
+        prepared = [self.prepare(text) if isinstance(text, str) else text for text in texts]
+        lines = self.write_raw(prepared, seeds, primed=primed)
+        return [self.to_ink(line, text, seed) for line, text, seed in zip(lines, prepared, seeds, strict=True)]
 
     def write(self, text: str, seed: int | None = None) -> Ink:
         """Write a text as one line, with the writer's seed or another one."""
         (ink,) = self.write_lines([text], [self.seed if seed is None else seed])
         return ink
 
+    # ------------------------------------------------------------------------------------------------------------ pages
+
+    def page(self, text: str, page_format: PageFormat | None = None, smoothed: bool = False) -> list[Page]:
+        """A text of any length on as many pages as it needs, in one hand."""
+        page_format = page_format or PageFormat()
+        text, _ = self.network.alphabet.prepare_page(text)
+        return lay_out(self.write_text(text, page_format), page_format, self.seed, smoothed)
+
     def write_text(
         self, text: str, page_format: PageFormat, redo: Mapping[int, int] | None = None,
         report: Callable[[Ink], None] | None = None,
     ) -> WrittenText:  # fmt: skip
-        """Write a text of any length in one hand, broken into lines that fit the page.
+        """Write what `Alphabet.prepare_page` makes of a text in one hand, broken into lines that fit the page.
 
         A line's seed follows from the writer's and from where the line is in the text. `redo` has for some lines, by
         number from 1 (blank ones do not count), which other try at them is wanted. `report` is told of each line.
         """
-        text = self.prepare_text(text)
         hand = self.primed or self.own_hand(text)
 
         def write(lines: Sequence[TextLine], attempt: int = 0) -> list[Ink]:
-            seeds = [derived_seed(self.seed, line.paragraph, line.start, attempt) for line in lines]
-            inks = self.write_lines([line.text for line in lines], seeds, hand)
-            for ink in inks:
-                if report:
-                    report(ink)
+            texts = [self.network.alphabet.spell(line.text) for line in lines]
+            seeds = [derived_seed("line", self.seed, line.paragraph, line.start, attempt) for line in lines]
+            inks = self.write_lines(texts, seeds, hand)
+            for ink in inks if report else ():
+                report(ink)
             return inks
 
         written = write_text(text, write, page_format)
@@ -324,20 +323,3 @@ class Writer:
                 again = f"try --redo {number}:{attempt + 1}"
                 raise InputError(f"line {number} is too wide for the page each time that it is written anew; {again}")
         return replace(written, inks=inks)
-
-    def prepare_text(self, text: str) -> str:
-        """A text of several lines with what the network did not learn replaced; blanks at a line's start stay."""
-        lines = [line.rstrip() for line in text.expandtabs(4).splitlines()]
-        prepare = self.network.alphabet.prepare
-        return "\n".join(" " * (len(line) - len(line.lstrip())) + prepare(line)[0] if line else "" for line in lines)
-
-    def page(self, text: str, page_format: PageFormat | None = None, smoothed: bool = False) -> list[Page]:
-        """A text on as many pages as it needs, see `write_text`."""
-        page_format = page_format or PageFormat()
-        return lay_out(self.write_text(text, page_format), page_format, self.seed, smoothed)
-
-
-def fits(ink: Ink, written: WrittenText, place: int, page_format: PageFormat) -> bool:
-    """Whether ink can be line number `place` of a written text."""
-    width = written.scale * ink_width(ink, page_format.x_height / written.scale)
-    return width <= page_format.text_width - written.lines[place].indent
