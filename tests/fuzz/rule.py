@@ -101,7 +101,6 @@ def run(main: Callable[[list[str]], None], arguments: list[str], folder: Path) -
     finally:
         sys.stdout, sys.stderr = before[:2]
         os.chdir(before[2])
-        program._held_notes = None  # as before any program
     return status, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()
 
 
