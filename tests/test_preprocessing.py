@@ -3,6 +3,8 @@
 import gzip
 import io
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,11 +19,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_refused
+from conftest import ROOT, assert_refused, run_script
 
 import data_preprocessing as dp
-from handwriting.data.transcriptions import tidy_texts
+from handwriting.data import dataset as dataset_room
+from handwriting.data.dataset import Dataset, load_dataset, save_dataset
+from handwriting.data.recordings import (
+    LARGEST_CORPUS_FILE,
+    LONGEST_STEP,
+    clean_strokes,
+    drop_rests,
+    read_recording,
+    read_strokes,
+)
+from handwriting.data.transcriptions import EXAMPLES, tidy_texts
 from handwriting.program import InputError
+from handwriting.strokes import SHORTEST_STEP
 
 # Form: its transcription as found in the file (None: there is no file), and the numbers of its line files.
 FORMS = {
@@ -101,21 +114,22 @@ def put(folder, files, packed=False):
 
 def cleaned(*strokes):
     """Positions as tuples, ends and counts of strokes given as lists of (x, y, time)."""
-    positions, ends, counts = dp.clean_strokes(*dp.read_strokes(line_xml(strokes)))
+    positions, ends, counts = clean_strokes(*read_strokes(line_xml(strokes)))
     return [tuple(position) for position in positions], ends.tolist(), counts
 
 
-def run(source, output):
-    """The program as a user starts it."""
-    command = [sys.executable, dp.__file__, "--source", source, "--output", output]
-    return subprocess.run(command, capture_output=True, text=True, cwd=source.parent)
+def prepare(source, output=None, *flags):
+    """The data set that the program makes of a source."""
+    output = output or source.parent / f"{source.name}.npz"
+    dp.main(["--source", str(source), "--output", str(output), *flags])
+    return load_dataset(output)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """The file made of the whole hand-made source."""
     folder = tmp_path_factory.mktemp("prepared")
-    dp.main(["--source", str(put(folder / "source", source_files())), "--output", str(folder / "data.npz")])
+    prepare(put(folder / "source", source_files()), folder / "data.npz")
     return folder / "data.npz"
 
 
@@ -125,12 +139,12 @@ def prepared(tmp_path_factory):
 def test_archives_folders_and_a_second_run_give_the_same_bytes(prepared, tmp_path):
     packed = put(tmp_path / "packed", source_files(), packed=True)
     for source in (packed, prepared.parent / "source"):
-        dp.main(["--source", str(source), "--output", str(tmp_path / "new" / "data.npz")])
+        prepare(source, tmp_path / "new" / "data.npz")
         assert (tmp_path / "new" / "data.npz").read_bytes() == prepared.read_bytes()
 
 
 def test_every_line_has_its_points_and_text(prepared):
-    data = dp.load_dataset(prepared)
+    data = load_dataset(prepared)
     assert dict(zip(data.names.tolist(), data.texts.tolist(), strict=True)) == TEXTS
     for line, name in enumerate(data.names.tolist()):
         points, written = data.points(line), np.concatenate(strokes_of(name))[:, :2]
@@ -140,7 +154,7 @@ def test_every_line_has_its_points_and_text(prepared):
 
 
 def test_statistics_are_those_of_the_training_lines(prepared):
-    data = dp.load_dataset(prepared)
+    data = load_dataset(prepared)
     offsets = np.array([row[:2] for name in TRAINING_LINES for row in rows_of(name)], dtype=float)
     mean = offsets.sum(axis=0) / len(offsets)
     assert np.allclose(data.mean, mean, rtol=1e-12)
@@ -148,7 +162,7 @@ def test_statistics_are_those_of_the_training_lines(prepared):
 
 
 def test_charset_is_of_all_lines_and_counts_of_the_training_lines(prepared):
-    data = dp.load_dataset(prepared)
+    data = load_dataset(prepared)
     assert "".join(data.charset) == "".join(sorted(set("".join(TEXTS.values()))))
     assert set("0123456789QXZ&@%/(\xe9") < set(data.charset) and not set("#*A") & set(data.charset)
     counts = Counter("".join(TEXTS[name] for name in TRAINING_LINES))
@@ -157,22 +171,27 @@ def test_charset_is_of_all_lines_and_counts_of_the_training_lines(prepared):
 
 
 def test_saved_file_loads_without_pickle_and_unchanged(prepared, tmp_path):
-    data = dp.load_dataset(prepared)
-    dp.save_dataset(data, tmp_path / "copy.npz")
+    data = load_dataset(prepared)
+    save_dataset(data, tmp_path / "copy.npz")
     with zipfile.ZipFile(tmp_path / "copy.npz") as file:
         assert {entry.date_time[0] for entry in file.infolist()} == {1980}  # else no two runs give the same bytes
     with np.load(tmp_path / "copy.npz", allow_pickle=False) as file:
-        assert sorted(file) == sorted(field.name for field in fields(dp.Dataset))
+        assert sorted(file) == sorted(field.name for field in fields(Dataset))
         for name, array in file.items():
             assert array.dtype == getattr(data, name).dtype and (array == getattr(data, name)).all()
 
 
+def test_paths_may_be_strings(prepared, tmp_path):
+    save_dataset(load_dataset(str(prepared)), str(tmp_path / "copy.npz"))
+    assert (tmp_path / "copy.npz").read_bytes() == prepared.read_bytes()
+
+
 def test_a_failed_write_leaves_the_older_file(prepared, tmp_path, monkeypatch):
-    data = dp.load_dataset(prepared)
+    data = load_dataset(prepared)
     (tmp_path / "data.npz").write_bytes(b"older")
     monkeypatch.delattr(np.lib.format, "write_array")
     with pytest.raises(AttributeError):
-        dp.save_dataset(data, tmp_path / "data.npz")
+        save_dataset(data, tmp_path / "data.npz")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
 
 
@@ -216,14 +235,14 @@ def test_a_file_of_another_form_is_refused(name, change, prepared, tmp_path, mon
     old = arrays.pop(name)
     np.savez("data.npz", **arrays, **({name: change(old)} if change else {}))
     with pytest.raises(InputError, match=r"data\.npz: not a data set"):
-        dp.load_dataset(Path("data.npz"))
+        load_dataset(Path("data.npz"))
     assert not Path("trapped").exists()
 
 
 def test_a_data_set_that_unpacks_to_too_much_is_refused(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(dp, "MAX_DATASET_BYTES", 500)
+    monkeypatch.setattr(dataset_room, "MAX_DATASET_BYTES", 500)
     with pytest.raises(InputError, match="unpacked"):
-        dp.load_dataset(prepared)
+        load_dataset(prepared)
 
 
 @pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "npy", "cut", "flipped"])
@@ -237,70 +256,51 @@ def test_a_damaged_file_is_refused(damage, prepared, tmp_path):
         contents = {"empty": b"", "text": b"hello", "npy": npy.getvalue(), "cut": whole[:-100], "flipped": whole}
         path.write_bytes(contents[damage])
     with pytest.raises(InputError, match=r"data\.npz: "):
-        dp.load_dataset(path)
+        load_dataset(path)
 
 
 # --------------------------------------------------------------------------------------------------------------- texts
 
-TIDY = [
-    ("Mr . Lark ' s boat", "Mr. Lark's boat"), ("Mr .Lark can ' t", "Mr. Lark can't"),
-    ("it 's what they 'll say I ' d do", "it's what they'll say I'd do"),
-    ("we waited . . . then left .", "we waited... then left."), (". . . and so on", "... and so on"),
-    ("it cost 2 , 415 , 000 or 3 . 50 .", "it cost 2,415,000 or 3.50."), ("in 7 , or 8 , days", "in 7, or 8, days"),
+TIDIED = [  # lines of a form as transcribed, and tidied; "|" is the end of a line
+    # of each rule that EXAMPLES shows, other cases
+    ("Mr .Lark can ' t", "Mr. Lark can't"), ("it 's what they 'll say I ' d do", "it's what they'll say I'd do"),
     ("wait ! why ? tea , milk ; so : etc . , yes", "wait! why? tea, milk; so: etc., yes"),
-    ("( so it was ) , [ sic ]", "(so it was), [sic]"), ("  blanks \t of  all kinds ", "blanks of all kinds"),
-    ('" Good day , " she said .', '"Good day," she said.'), ("' Good day , ' she said .", "'Good day,' she said."),
-    ('said Tom . " Come in . "', 'said Tom. "Come in."'), ('" Yes " , he said', '"Yes", he said'),
-    ('a " yes " or a " no "', 'a "yes" or a "no"'),
-    ('will you ? " she asked', 'will you?" she asked'),  # the rest of a speech
-    # an apostrophe within a word is no quotation mark
-    ("don't say ' yes ' now", "don't say 'yes' now"),
-    # a number may begin with its point
-    ("the .22 bore", "the .22 bore"),
-]  # fmt: skip
-UNCHANGED = ["", "1/2", "don't", "well ...", "up... down", "2,415", "3.5", "U.S.A.", "rock 'n' roll", "the boys' toys",
-             "in 7, 8 or 9", "a 's' sound", "mother-in-law - well", "'Stop,' he said.", "5 + 4 & 3 %"]  # fmt: skip
-
-
-@pytest.mark.parametrize("text, tidy", TIDY + [(text, text) for text in UNCHANGED])
-def test_tidy_texts(text, tidy):
-    assert tidy_texts([text]) == [tidy] and tidy_texts([tidy]) == [tidy]
-
-
-FORMS_TO_TIDY = [  # lines as transcribed, and tidied
+    ("we waited . . . then left .", "we waited... then left."), ("  blanks \t of  all kinds ", "blanks of all kinds"),
+    ("' Good day , ' she said .", "'Good day,' she said."), ('said Tom . " Come in . "', 'said Tom. "Come in."'),
+    ('" Yes " , he said', '"Yes", he said'), ('a " yes " or a " no "', 'a "yes" or a "no"'),
+    ("don't say ' yes ' now", "don't say 'yes' now"),  # within a word it is no quotation mark
+    # what is as it should be
+    *((text, text) for text in (
+        "", "1/2", "don't", "up... down", "2,415", "3.5", "U.S.A.", "the boys' toys", "in 7, 8 or 9", "a 's' sound",
+        "mother-in-law - well", "'Stop,' he said.", "5 + 4 & 3 %",
+    )),
     # a quotation that goes on from the line above
-    (['They hired a " brass', 'band " to play .'], ['They hired a "brass', 'band" to play.']),
-    (["She sang ' Home", "at Last ' again ."], ["She sang 'Home", "at Last' again."]),
-    (['" Stay , " he said . " I', 'will . " He left . " Why ? "'], ['"Stay," he said. "I', 'will." He left. "Why?"']),
-    (['He said : "', 'Come in . " She came .'], ['He said:"', 'Come in." She came.']),
+    ("She sang ' Home | at Last ' again .", "She sang 'Home | at Last' again."),
+    ('" Stay , " he said . " I | will . " He left . " Why ? "', '"Stay," he said. "I | will." He left. "Why?"'),
+    ('He said : " | Come in . " She came .', 'He said:" | Come in." She came.'),
     # one that began before the form did
-    (['will you ? " she said . " No .', 'I shall . " He did .'], ['will you?" she said. "No.', 'I shall." He did.']),
+    ('will you ? " she said . " No . | I shall . " He did .', 'will you?" she said. "No. | I shall." He did.'),
     # a mark at the end of a line belongs to that line, at the beginning of one to that one
-    (['so he left . "', '" Why ? " we asked .'], ['so he left."', '"Why?" we asked.']),
+    ('so he left . " | " Why ? " we asked .', 'so he left." | "Why?" we asked.'),
     # two marks in a row
-    (['" Ready ? " " Not yet .', 'Wait . "'], ['"Ready?" "Not yet.', 'Wait."']),
-    (['He spoke . "" We know .'], ['He spoke." "We know.']),
-    (['" " Then go'], ['" "Then go']),
-    (['" He called me \' sir . \' " We laughed .'], ['"He called me \'sir.\'" We laughed.']),
-    (['" \' Sir , \' he called me . "'], ['"\'Sir,\' he called me."']),
-    (['" Never . " \' Maybe , \' he said .'], ['"Never." \'Maybe,\' he said.']),
+    ('" Ready ? " " Not yet . | Wait . "', '"Ready?" "Not yet. | Wait."'),
+    ('He spoke . "" We know .', 'He spoke." "We know.'), ('" " Then go', '" "Then go'),
+    ('" \' Sir , \' he called me . "', '"\'Sir,\' he called me."'),
+    ('" Never . " \' Maybe , \' he said .', '"Never." \'Maybe,\' he said.'),
     # a plural's apostrophe
-    (["the workers ' meeting"], ["the workers' meeting"]),
-    (["workers ' and masters ' clubs at", "St . Olave ' s , the bakers '", "hall"],
-     ["workers' and masters' clubs at", "St. Olave's, the bakers'", "hall"]),
-    (["he plays ' golf ' with us"], ["he plays 'golf' with us"]),
-    (["' The boys ' said Tom", "and ' left '"], ["'The boys' said Tom", "and 'left'"]),
+    ("workers ' and masters ' clubs at | St . Olave ' s , the bakers ' | hall",
+     "workers' and masters' clubs at | St. Olave's, the bakers' | hall"),
+    ("' The boys ' said Tom | and ' left '", "'The boys' said Tom | and 'left'"),
     # what touches a word on one side stays there
-    (['it was late. "Tom left', 'the house." Good bye.'], ['it was late. "Tom left', 'the house." Good bye.']),
-    (["You", "' re sure"], ["You", "'re sure"]),
-    (['he ( " the boss " ) said " ... and so'], ['he ("the boss") said "... and so']),
-    ([""], [""]), (["", '" a "', ""], ["", '"a"', ""]),
+    ('he ( " the boss " ) said " ... and so', 'he ("the boss") said "... and so'),
+    (' | " a " | ', ' | "a" | '),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("lines, tidy", FORMS_TO_TIDY)
-def test_the_lines_of_a_form_are_tidied_together(lines, tidy):
-    assert tidy_texts(lines) == tidy and tidy_texts(tidy) == tidy
+@pytest.mark.parametrize("lines, tidied", [*EXAMPLES, *TIDIED])
+def test_texts_are_tidied_as_the_examples_say(lines, tidied):
+    lines, tidied = lines.split(" | "), tidied.split(" | ")
+    assert tidy_texts(lines) == tidied and tidy_texts(tidied) == tidied
 
 
 def test_an_underscore_is_no_end_of_a_word():
@@ -346,9 +346,9 @@ def test_no_reading_is_made_up(right, down, seconds):
 
 
 def test_a_long_step_ends_the_stroke_and_jumps_between_strokes_stay():
-    across = np.cumsum([0, 10, dp.LONGEST_STEP, 10, dp.LONGEST_STEP + 1, 10])  # only the second of the two is too long
+    across = np.cumsum([0, 10, LONGEST_STEP, 10, LONGEST_STEP + 1, 10])  # only the second of the two is too long
     first = [(x, 50, 1 + i / 100) for i, x in enumerate(across)]
-    second = [(9000, 900, 1.06), (9000, 899 - dp.LONGEST_STEP, 1.07)]
+    second = [(9000, 900, 1.06), (9000, 899 - LONGEST_STEP, 1.07)]
     positions, ends, counts = cleaned(first, second)
     assert positions == [point[:2] for point in first + second]
     assert ends == [False, False, False, True, False, True, True, True]
@@ -377,21 +377,21 @@ def test_points_where_the_pen_rests_are_dropped(scale):
         places = [0]
         while places[-1] < len(stroke) - 1:  # on to the first point that is far enough away, or else to the last one
             squares = ((stroke[places[-1] + 1 :] - stroke[places[-1]]) ** 2).sum(1)
-            far = np.flatnonzero(squares >= dp.SHORTEST_STEP**2)
+            far = np.flatnonzero(squares >= SHORTEST_STEP**2)
             places.append(places[-1] + 1 + int(far[0]) if len(far) else len(stroke) - 1)
         kept += [place in places for place in range(len(stroke))]
     ends = np.concatenate([np.arange(len(stroke)) == len(stroke) - 1 for stroke in strokes])
-    stays = dp.drop_rests(np.concatenate(strokes), ends)
+    stays = drop_rests(np.concatenate(strokes), ends)
     assert stays.dtype == bool and stays.tolist() == kept and kept.count(False) > (200 if scale < 1 else 0)
 
 
 def test_a_point_as_far_away_as_the_shortest_step_stays():
-    step = dp.SHORTEST_STEP
+    step = SHORTEST_STEP
     stroke = np.array([[0, 0], [step - 1, 0], [step - 1, 1], [0, step], [1, step], [2, step], [2, step]])
     strokes = np.concatenate([stroke, stroke[-1:], stroke[-1:], stroke[-1:]])  # and a point, and one of two points
     ends = np.array([False] * 6 + [True, True, False, True])
     expected = [True, False, False, True, False, False, True, True, True, True]
-    assert dp.drop_rests(strokes, ends).tolist() == expected
+    assert drop_rests(strokes, ends).tolist() == expected
 
 
 def test_keep_rests_keeps_every_point_and_the_file_says_so(tmp_path, capsys):
@@ -399,8 +399,7 @@ def test_keep_rests_keeps_every_point_and_the_file_says_so(tmp_path, capsys):
     source = put(tmp_path / "source", {"ascii/a.txt": b"CSR:\n", line_path("a01-000u", 1): line_xml(strokes)})
     made = {}
     for flag in ([], ["--keep_rests"]):
-        dp.main(["--source", str(source), "--output", str(tmp_path / "data.npz"), *flag])
-        data = dp.load_dataset(tmp_path / "data.npz")
+        data = prepare(source, None, *flag)
         made[bool(data.has_rests)] = (data, capsys.readouterr().out)
     (dropped, said), (kept, said_of_kept) = made[False], made[True]
     assert len(kept.offsets) == sum(map(len, strokes)) and dropped.ends.sum() == kept.ends.sum() == len(strokes)
@@ -409,7 +408,7 @@ def test_keep_rests_keeps_every_point_and_the_file_says_so(tmp_path, capsys):
     assert number > 50 and f"\n{number} points where the pen rests dropped (less than 3 units from" in said
     assert "points where the pen rests are kept\n" in said_of_kept and "dropped" not in said_of_kept
     positions, ends = np.cumsum(kept.offsets, axis=0), kept.ends  # what stays is where it was
-    expected = positions[dp.drop_rests(positions, ends)]
+    expected = positions[drop_rests(positions, ends)]
     assert (np.cumsum(dropped.offsets, axis=0) == expected).all()
 
 
@@ -423,9 +422,9 @@ BAD_XML = {
 
 @pytest.mark.parametrize("data", BAD_XML.values(), ids=BAD_XML)
 def test_an_unusable_line_file_is_named_and_the_next_one_read(data):
-    broken, good = dp.prepare_lines([("bad", data), ("good", line_xml(GOOD))], True)
-    assert broken[0] == "bad" and len(broken) == 2 and broken[1]
-    assert good[0] == "good" and good[1].tolist() == [[0, 0], [10, 0]]
+    broken, good = dp.read_recordings([("bad", data), ("good", line_xml(GOOD))], True)
+    assert broken[0] == "bad" and isinstance(broken[1], str) and broken[1]
+    assert good[0] == "good" and good[1].offsets.tolist() == [[0, 0], [10, 0]]
 
 
 EXTERNAL = '<!DOCTYPE l SYSTEM "{other}">'
@@ -444,25 +443,28 @@ def test_a_file_with_a_doctype_is_refused_and_no_other_file_read(doctype, encodi
     doctype = doctype.replace("{other}", (tmp_path / "other").as_uri())
     text = line_xml(GOOD, doctype, '<Point x="&v;" y="1" time="1.02"/>').decode("latin-1")
     data = text.replace("ISO-8859-1", encoding).encode(encoding)
-    ((name, reason),) = dp.prepare_lines([("bad", data)], True)
-    assert name == "bad" and ("DOCTYPE" in reason) == (encoding not in ("UTF-32", "UTF-7", "CP037"))  # not read at all
+    with pytest.raises(ValueError) as refused:
+        read_recording(data, True)
+    is_read = encoding not in ("UTF-32", "UTF-7", "CP037")
+    assert ("DOCTYPE" in str(refused.value)) == is_read
 
 
 @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-8-sig", "UTF-16", "US-ASCII"])
 def test_files_without_a_doctype_are_read_in_other_encodings(encoding):
     comment = "<!-- no <!DOCTYPE l SYSTEM 'file:///'> -->"
     text = line_xml(GOOD, comment).decode("latin-1").replace("ISO-8859-1", encoding.removesuffix("-sig"))
-    (line,) = dp.prepare_lines([("good", text.encode(encoding))], True)
-    assert line[1].tolist() == [[0, 0], [10, 0]]
+    assert read_recording(text.encode(encoding), True).offsets.tolist() == [[0, 0], [10, 0]]
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_oversized_file_is_skipped_and_never_read_whole(packed, tmp_path, monkeypatch):
-    monkeypatch.setattr(dp, "MAX_FILE_BYTES", 2000)
+    monkeypatch.setattr(dp, "LARGEST_CORPUS_FILE", 2000)
+    monkeypatch.setattr("handwriting.data.recordings.LARGEST_CORPUS_FILE", 2000)
     files = {line_path("a01-000u", 1): line_xml(GOOD), line_path("a01-000u", 2): line_xml(GOOD) + b" " * 5000}
     found = dict(dp.read_files(put(tmp_path, files, packed), "lineStrokes", ".xml"))
-    good, big = dp.prepare_lines(sorted(found.items()), True)
-    assert len(good) == 4 and big[0] == "a01-000u-02" and "larger" in big[1] and len(found["a01-000u-02"]) == 2001
+    good, big = dp.read_recordings(sorted(found.items()), True)
+    assert len(good[1].ends) == 2
+    assert big[0] == "a01-000u-02" and "larger" in big[1] and len(found["a01-000u-02"]) == 2001
 
 
 # -------------------------------------------------------------------------------------------------------------- source
@@ -485,7 +487,7 @@ def test_a_damaged_archive_is_never_taken_for_a_whole_one(tmp_path):
 
 
 def test_splits_by_the_lists(prepared):
-    data = dp.load_dataset(prepared)
+    data = load_dataset(prepared)
     forms = {name.rpartition("-")[0]: split for name, split in zip(data.names, data.splits, strict=True)}
     assert forms == {form: {"d": "validation", "f": "unlisted"}.get(form[0], "train") for form in FORMS}
     assert data.names[data.lines("validation", False)].tolist() == ["d04-031b-01", "d04-031b-02"]
@@ -495,7 +497,7 @@ def test_splits_by_the_lists(prepared):
 def test_splits_without_lists_depend_on_the_form_alone(tmp_path):
     many = {f"k{n:02}-{n:03}": (["one", "two", "three"], (1, 2, 3)) for n in range(24)}
     few = {form: (texts, (1, 2)) for form, (texts, _) in list(many.items())[1::2]}
-    built = [dp.build_dataset(put(tmp_path / str(len(f)), source_files(f, {}))) for f in (few, many)]
+    built = [prepare(put(tmp_path / str(len(f)), source_files(f, {}))) for f in (few, many)]
     before, after = (dict(zip(data.names.tolist(), data.splits.tolist(), strict=True)) for data in built)
     assert before == {name: after[name] for name in before} and set(before.values()) == {"train", "validation"}
     assert all(after[f"{form}-01"] == after[f"{form}-02"] == after[f"{form}-03"] for form in many)
@@ -504,9 +506,9 @@ def test_splits_without_lists_depend_on_the_form_alone(tmp_path):
 
 
 @pytest.mark.skipif("IAM_ONDB" not in os.environ, reason="IAM_ONDB does not name the folder of IAM-OnDB")
-def test_iam_ondb(capsys):
+def test_iam_ondb(tmp_path, capsys):
     source = Path(os.environ["IAM_ONDB"])
-    data = dp.build_dataset(source)
+    data = prepare(source, tmp_path / "data.npz")
     forms = np.array([name.rpartition("-")[0] for name in data.names.tolist()])
     assert len(data.names) == 12194 and len(set(forms)) == 1730
     assert np.isin(forms, (source / "trainset.txt").read_text().split()).sum() == 5364
@@ -541,37 +543,44 @@ BAD_SOURCES = {  # what is wrong: how to make it, and what the message is to nam
 
 @pytest.mark.parametrize("make, named", BAD_SOURCES.values(), ids=BAD_SOURCES)
 @pytest.mark.parametrize("older", [b"an older file", None], ids=["older output", "no output"])
-def test_a_bad_source_ends_with_one_line_and_writes_nothing(make, named, older, tmp_path):
+def test_a_bad_source_is_refused_and_nothing_is_written(make, named, older, tmp_path, capfd):
     make(tmp_path / "source")
     output = tmp_path / "out" / "data.npz"
     output.parent.mkdir()
     if older:
         output.write_bytes(older)
-    result = run(tmp_path / "source", output)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
+    with pytest.raises(InputError, match=re.escape(named)):
+        prepare(tmp_path / "source", output)
     assert [path.read_bytes() for path in output.parent.iterdir()] == ([older] if older else [])
-    assert named in result.stderr.splitlines()[-1]
-    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+    assert capfd.readouterr().err == ""  # from the workers either
+
+
+def test_a_bad_source_ends_the_program_with_one_line(tmp_path):
+    cut_archive(tmp_path / "source", "lineStrokes")
+    result = run_script("data_preprocessing.py", "--source", tmp_path / "source", "--output", tmp_path / "data.npz")
+    assert_refused(result, "lineStrokes-all.tar.gz: damaged")
+    assert not (tmp_path / "data.npz").exists()
 
 
 @pytest.mark.parametrize("output", [".", "a_folder"])
-def test_a_folder_as_output_is_refused_by_name(output, tmp_path):
+def test_a_folder_as_output_is_refused_by_name(output, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a_folder").mkdir()
-    result = run(put(tmp_path / "source", source_files()), output)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith(f"error: {output}: ")
+    with pytest.raises(InputError, match=rf"^{re.escape(output)}: "):
+        prepare(put(tmp_path / "source", source_files()), output)
 
 
-def test_a_broken_line_file_is_skipped_by_name(prepared, tmp_path):
+def test_a_broken_line_file_is_skipped_by_name(prepared, tmp_path, capsys):
     files = source_files() | {"lineStrokes/notes.xml": line_xml(GOOD)}
-    result = run(put(tmp_path / "source", files), tmp_path / "data.npz")
-    assert result.returncode == 0 and (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
-    assert "skipped f06-052d-02: XML error" in result.stdout and "skipped notes: its name" in result.stdout
-    assert "kept for prediction only: c03-020 f06-052d\n" in result.stdout
+    prepare(put(tmp_path / "source", files), tmp_path / "data.npz")
+    assert (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
+    told = capsys.readouterr().out
+    assert "skipped f06-052d-02: XML error" in told and "skipped notes: its name" in told
+    assert "kept for prediction only: c03-020 f06-052d\n" in told
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_is_no_regular_file_is_skipped_by_name(packed, prepared, tmp_path):
+def test_what_is_no_regular_file_is_skipped_by_name(packed, prepared, tmp_path, capsys):
     source = put(tmp_path / "source", source_files(), packed)
     extra = {"lineStrokes": "f06-052d-03.xml", "ascii": "g07-000.txt"}
     for top, name in extra.items():
@@ -586,9 +595,10 @@ def test_what_is_no_regular_file_is_skipped_by_name(packed, prepared, tmp_path):
                 new.write(files.getvalue())
         else:
             os.mkfifo(source / top / name)
-    result = run(source, tmp_path / "data.npz")
-    assert result.returncode == 0 and (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
-    assert "skipped f06-052d-03: no regular file\nskipped g07-000.txt: no regular file\n" in result.stdout
+    prepare(source, tmp_path / "data.npz")
+    assert (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
+    told = capsys.readouterr().out
+    assert "skipped f06-052d-03: no regular file\nskipped g07-000.txt: no regular file\n" in told
 
 
 HOSTILE_NAMES = {  # of line files, and what is told
@@ -599,23 +609,23 @@ HOSTILE_NAMES = {  # of line files, and what is told
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_hostile_names_are_skipped_and_told_safely(packed, prepared, tmp_path):
+def test_hostile_names_are_skipped_and_told_safely(packed, prepared, tmp_path, capsys):
     files = source_files()
     for name in HOSTILE_NAMES:
         files[f"lineStrokes/{os.fsdecode(name)}.xml"] = line_xml(GOOD)
     files[f"ascii/{os.fsdecode(b'h01-0' + bytes([255, 27]))}.txt"] = b"CSR:\n\nabc\n"
     if packed:  # more digits than a file system takes, and than Python converts
         files[f"lineStrokes/a01-000u-{'7' * 5000}.xml"] = line_xml(GOOD)
-    result = run(put(tmp_path / "source", files, packed), tmp_path / "data.npz")
-    assert result.returncode == 0 and not result.stderr
+    prepare(put(tmp_path / "source", files, packed), tmp_path / "data.npz")
     assert (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
-    assert "\x1b" not in result.stdout and "1 transcriptions without strokes: h01-0\\udcff\\x1b\n" in result.stdout
-    for told in HOSTILE_NAMES.values():
-        assert f"skipped {told}: its name is not of the form" in result.stdout
+    told, error = capsys.readouterr()
+    assert error == "" and "\x1b" not in told and "1 transcriptions without strokes: h01-0\\udcff\\x1b\n" in told
+    for name in HOSTILE_NAMES.values():
+        assert f"skipped {name}: its name is not of the form" in told
 
 
 BAD_TEXTS = {
-    "too large": (b"CSR:\n\nabc\n" + b"\n" * dp.MAX_FILE_BYTES, "larger than 4 MiB"),
+    "too large": (b"CSR:\n\nabc\n" + b"\n" * LARGEST_CORPUS_FILE, "larger than 4 MiB"),
     "long line": (b"CSR:\n\n" + b"a" * 1001, "a line of more than 1000 characters"),
     "control character": (b"CSR:\n\nab\x1b[31mc\n", "control characters in its text"),
     "nul": (b"CSR:\n\nabc\0\n", "control characters in its text"),
@@ -627,7 +637,7 @@ BAD_TEXTS = {
 def test_an_unusable_transcription_is_told_and_left_out_whole(data, reason, packed, tmp_path, capsys):
     files = source_files()
     source = put(tmp_path / "source", files | {"ascii/a01/a01-000/a01-000u.txt": data}, packed)
-    texts = dp.build_dataset(source)
+    texts = prepare(source)
     without = texts.texts[np.char.startswith(texts.names, "a01-000u")].tolist()
     assert not any(without) and "\0" not in "".join(texts.charset)
     output = capsys.readouterr().out
@@ -637,49 +647,55 @@ def test_an_unusable_transcription_is_told_and_left_out_whole(data, reason, pack
 def test_a_form_list_may_begin_with_a_byte_order_mark(prepared, tmp_path):
     files = source_files()
     files["testset_v.txt"] = b"\xef\xbb\xbf" + files["testset_v.txt"].strip()
-    dp.main(["--source", str(put(tmp_path / "source", files)), "--output", str(tmp_path / "data.npz")])
+    prepare(put(tmp_path / "source", files), tmp_path / "data.npz")
     assert (tmp_path / "data.npz").read_bytes() == prepared.read_bytes()
 
 
-def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
+def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path, capsys):
     source = put(tmp_path / "source", source_files())
     (tmp_path / "file").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe")
     for output in (tmp_path / "file" / "data.npz", tmp_path / "pipe"):
-        result = run(source, output)
-        assert result.stdout == ""
-        assert_refused(result, f"{output}: ")
+        with pytest.raises(InputError, match=re.escape(f"{output}: ")):
+            prepare(source, output)
+    assert capsys.readouterr().out == ""
+
+
+def test_importing_the_script_leaves_torch_alone():
+    code = "import sys, data_preprocessing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ workers
 
 READING = """
-import os, signal, sys, time
+import multiprocessing, os, signal, sys, time
 from pathlib import Path
 import data_preprocessing as dp
-from utils import run_cli
+from handwriting.program import run_cli
+
+multiprocessing.set_start_method({start!r})
+os.cpu_count = lambda: 3
 
 def files(*_):
     yield "a01-000u-01", b""
     yield "a01-001u-01", b""
-    path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    workers = list(map(int, path.read_text().split()))
+    workers = [worker.pid for worker in multiprocessing.active_children()]
     print(*workers, flush=True)
-    %s
+    {then}
     for number in range(1000):
-        yield f"a02-{number:03}-01", b""
+        yield f"a02-{{number:03}}-01", b""
 
 dp.read_files = files
-dp.read_lists = lambda source: None
-dp.read_transcriptions = lambda source: ({}, {})
-run_cli(lambda: dp.build_dataset(Path(".")))
+run_cli(lambda: dp.read_lines(Path("."), False))
 """
-needs_children = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="workers are found by Linux's /proc")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="workers are looked at in Linux's /proc")
 
 
-def start_reading(then):
-    command = [sys.executable, "-c", READING % then]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+def start_reading(then, start="fork"):
+    command = [sys.executable, "-c", READING.format(then=then, start=start)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, **pipes, text=True, cwd=ROOT, start_new_session=True)
 
 
 def is_running(process):
@@ -689,7 +705,7 @@ def is_running(process):
         return False
 
 
-@needs_children
+@needs_proc
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_the_program(number):
     program = start_reading("time.sleep(60)")
@@ -704,15 +720,32 @@ def test_no_worker_outlives_the_program(number):
     assert not any(map(is_running, workers))
 
 
-@needs_children
-def test_ctrl_c_is_for_the_program_and_not_for_its_workers():
-    # the terminal sends it to all
-    program = start_reading("[os.kill(process, signal.SIGINT) for process in (*workers, os.getpid())]; time.sleep(60)")
-    _, told = program.communicate(timeout=60)
+def ignores_ctrl_c(process):
+    ignored = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{process}/status").read_text())
+    return bool(int(ignored[1], 16) >> (signal.SIGINT - 1) & 1)
+
+
+@needs_proc
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_ctrl_c_is_for_the_program_and_not_for_its_workers(start):
+    """From their very start: workers that are spawned have only begun to import when they are looked at."""
+    program = start_reading("sys.stdin.read(1); os.killpg(0, signal.SIGINT); time.sleep(60)", start)
+    workers = program.stdout.readline().split()
+    assert workers and all(map(ignores_ctrl_c, workers))
+    _, told = program.communicate("x", timeout=60)  # then the terminal sends it to all
     assert program.returncode == 130 and told == ""
 
 
-@needs_children
+def test_a_spawned_worker_leaves_ctrl_c_alone_before_it_imports_more():
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        runpy.run_path(dp.__file__, run_name="__mp_main__")  # as multiprocessing does where it spawns
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@needs_proc
 def test_a_killed_worker_is_one_line():
     killed = "os.kill(workers[0], signal.SIGKILL)"
     noticed = "while Path(f'/proc/{workers[0]}').exists(): time.sleep(0.01)"  # until the program has seen its end

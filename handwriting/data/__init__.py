@@ -1,1 +1,1 @@
-"""The data: line files and transcriptions of IAM-OnDB, and the prepared data set."""
+"""The data: recordings and transcriptions of IAM-OnDB, and the data set that is prepared from them."""

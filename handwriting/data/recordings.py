@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from typing import NamedTuple
 from xml.parsers import expat
 
 import numpy as np
@@ -23,16 +24,34 @@ GREATEST_GAP = 0.5  # s
 # stroke is cut in two there. What follows keeps its place. Jumps between strokes are longer by nature (median 175, up
 # to the length of a line, for the dot of an i) and stay.
 LONGEST_STEP = 200.0  # whiteboard units
-MAX_FILE_BYTES = 4 << 20  # the largest file of IAM-OnDB has 0.13 MB
+LARGEST_CORPUS_FILE = 4 << 20  # bytes; the largest line file of IAM-OnDB has 0.13 MB
 LINE_NAME = re.compile(r"([\w.-]{1,60})-([0-9]{1,3})")  # a01-000u-03: the third line of form a01-000u
 
 
+class Recording(NamedTuple):
+    """A line as it goes into the data set."""
+
+    offsets: np.ndarray  # (T, 2) int16: x and y from the point before, whiteboard units
+    ends: np.ndarray  # (T,) bool: the pen is lifted after this point
+    mended: Counter  # how many points were "filled" in, steps "cut", and "rests" dropped
+
+
+def read_recording(data: bytes | None, keep_rests: bool) -> Recording:
+    """Read and clean a line file. Raises ValueError, which says why, if it cannot be used."""
+    positions, ends, mended = clean_strokes(*read_strokes(data))
+    offsets, ends = to_offsets(positions, ends, keep_rests)
+    return Recording(offsets, ends, mended + Counter(rests=len(positions) - len(offsets)))
+
+
 def usable_bytes(data: bytes | None) -> bytes:
-    """The bytes of a file as `read_files` gives them. Raises ValueError if it is no regular file, or too large."""
+    """The bytes of a file, of which at most `LARGEST_CORPUS_FILE` + 1 were read; None for what is no regular file.
+
+    Raises ValueError for None, and for a file that is too large.
+    """
     if data is None:
         raise ValueError("no regular file")
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    if len(data) > LARGEST_CORPUS_FILE:
+        raise ValueError(f"larger than {LARGEST_CORPUS_FILE >> 20} MiB")
     return data
 
 
@@ -110,6 +129,15 @@ def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.
     cut = ~ends[:-1] & (np.hypot(*np.diff(positions, axis=0).T) > LONGEST_STEP)
     ends[:-1] |= cut
     return positions, ends, Counter(filled=len(positions) - len(points), cut=int(cut.sum()))
+
+
+def to_offsets(positions: np.ndarray, ends: np.ndarray, keep_rests: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (T, 2) and end-of-stroke bits (T,) -> offsets and ends as a `Recording` has them, (U, 2) and (U,)."""
+    positions = np.rint(positions)
+    if not keep_rests:
+        stays = drop_rests(positions, ends)
+        positions, ends = positions[stays], ends[stays]
+    return np.diff(positions, axis=0, prepend=positions[:1]).astype(np.int16), ends
 
 
 def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:

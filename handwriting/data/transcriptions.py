@@ -3,6 +3,7 @@
 import re
 
 MAX_LINE_CHARACTERS = 1000  # the longest line of IAM-OnDB has 64
+STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink there is not what the text says
 
 
 def read_transcription(data: bytes) -> list[str]:
@@ -19,12 +20,44 @@ def read_transcription(data: bytes) -> list[str]:
     return lines
 
 
-# What follows an apostrophe: Lark's, don't, they'll.
-ENDINGS = r"(?:s|t|d|m|ll|re|ve)\b(?!')"
-MARK = rf"(?:(?<!\w)(?:\"|'(?!{ENDINGS}))|[\"'](?!\w))"  # not within a word
-# Neighbouring marks and the blanks around them, between the character before and the one after (or two points).
-MARKS = re.compile(rf"(?<=([^ ]))( ?)({MARK}(?: ?{MARK})*)( ?)(?=(\.\.|[^ ]))")
+# What `tidy_texts` makes of lines, a rule after the other. "|" is the end of a line. Each row is tested.
+EXAMPLES = (
+    # Points of an ellipsis that are set apart join the word; those that stand together keep the blank before them.
+    ("we waited . . . then left", "we waited... then left"),
+    (". . . and so on", "... and so on"),
+    ("well ...", "well ..."),
+    # A number keeps its commas and its point, but not a comma that ends it.
+    ("2 , 415 , 000 or 3 . 50", "2,415,000 or 3.50"),
+    ("in 7 , or 8 , days", "in 7, or 8, days"),
+    ("the .22 bore", "the .22 bore"),
+    # An apostrophe with a short ending belongs to the word, though it may begin the next line.
+    ("Lark ' s boat, they 'll sail , I ' d say", "Lark's boat, they'll sail, I'd say"),
+    ("You | ' re sure", "You | 're sure"),
+    # A mark that closes has no blank before it, a bracket that opens none after it.
+    ("( so it was ) , [ sic ] ; why ?", "(so it was), [sic]; why?"),
+    # A full stop belongs to the word before it.
+    ("Mr . Lark and Mr .Moor", "Mr. Lark and Mr. Moor"),
+    # A quotation mark belongs to the word after it if it opens a quotation, to the word before if it closes one.
+    ("a \" yes \" or a ' no '", "a \"yes\" or a 'no'"),
+    ('" Good day , " she said .', '"Good day," she said.'),
+    ("rock 'n' roll", "rock 'n' roll"),
+    # A quotation may go on in the next line, or have begun before the form did.
+    ('They hired a " brass | band " to play .', 'They hired a "brass | band" to play.'),
+    ('will you ? " she asked', 'will you?" she asked'),
+    # Of two marks in a row the first closes and the second opens, unless both close or both open.
+    ('" Ready ? " " Not yet .', '"Ready?" "Not yet.'),
+    ("\" He called me ' sir . ' \" We laughed .", "\"He called me 'sir.'\" We laughed."),
+    # The apostrophe of a plural opens no quotation, unless a later mark closes it.
+    ("the workers ' meeting", "the workers' meeting"),
+    ("he plays ' golf ' with us", "he plays 'golf' with us"),
+    # A mark that touches a word on one side stays there.
+    ('it was late. "Tom left | the house." Good bye.', 'it was late. "Tom left | the house." Good bye.'),
+)
 
+CONTRACTED = r"(?:s|t|d|m|ll|re|ve)\b(?!')"  # what follows an apostrophe: Lark's, don't, they'll
+QUOTE = rf"(?:(?<!\w)(?:\"|'(?!{CONTRACTED}))|[\"'](?!\w))"  # a mark that is not within a word
+# Neighbouring marks and the blanks around them, between the character before and the one after (or two points).
+QUOTES = re.compile(rf"(?<=([^ ]))( ?)({QUOTE}(?: ?{QUOTE})*)( ?)(?=(\.\.|[^ ]))")
 CLOSER = re.compile(r"([^ ]) ?'(?!\w)")  # a mark that can close a quotation, and the character before
 
 
@@ -33,7 +66,7 @@ def tidy_texts(lines: list[str]) -> list[str]:
     text = "\n".join(" ".join(line.split()) for line in lines)
     text = re.sub(r" \.(?: \.)+", lambda dots: dots[0].replace(" ", ""), text)  # we waited . . . then left
     text = re.sub(r"(?<=\d) (,(?= ?\d{3}\b)|\.(?= ?\d{2,3}\b)) ?", r"\1", text)  # 2 , 415 , 000
-    text = re.sub(rf"(?:(?<=\w) ?|^)' ?(?={ENDINGS})", "'", text, flags=re.MULTILINE)  # Lark ' s, they 'll
+    text = re.sub(rf"(?:(?<=\w) ?|^)' ?(?={CONTRACTED})", "'", text, flags=re.MULTILINE)  # Lark ' s, they 'll
     text = re.sub(r" +(?=[,;:!?)\]])", "", text)
     text = re.sub(r"(?<=[(\[]) +", "", text)
     text = re.sub(r"(?<=\w) \.(?=[A-Za-z])", ". ", text)  # Mr .Lark
@@ -64,7 +97,7 @@ def tidy_quotations(text: str) -> str:
         between = " " if closers and openers else ""
         return ("" if closers else left) + closers + between + openers + ("" if openers else right)
 
-    return MARKS.sub(place, text)[1:-1]
+    return QUOTES.sub(place, text)[1:-1]
 
 
 def is_plural(run: re.Match) -> bool:
@@ -80,7 +113,7 @@ def is_plural(run: re.Match) -> bool:
 
 
 def count_closing(before: str, left: str, marks: str, right: str, after: str, opened: set[str]) -> int:
-    """How many of some neighbouring marks close a quotation; the others open one. The first five: groups of `MARKS`.
+    """How many of some neighbouring marks close a quotation; the others open one. The first five: groups of `QUOTES`.
 
     A mark that touches what is on one side only stays there: writers copied the print with its mistakes.
     """

@@ -19,6 +19,7 @@ from strategies import ARGUMENTS, KNOWN, TEXTS, changed, changed_npz, damaged, x
 import data_preprocessing
 import generate
 import train
+from handwriting.data.dataset import load_dataset
 
 TASKS = st.sampled_from(["rand_write", "synthesis"])
 TINY = ["--processes=1", "--max_steps=2", "--cell_size=4", "--num_clusters=2", "--K=2", "--sample_every=0"]
@@ -116,7 +117,7 @@ def prepare(folder: Path) -> None:
         status, said = rule(data_preprocessing.main, ["--output=o.npz"], folder, "o.npz")
     assert all(c.isprintable() or c == "\n" for c in said), said
     if status == 0:
-        data_preprocessing.load_dataset(folder / "o.npz")
+        load_dataset(folder / "o.npz")
 
 
 LINES = xml("WhiteboardCaptureSession")
@@ -137,7 +138,7 @@ def test_folders(line, text, forms):
         write_corpus(folder / "data", ["ab"], forms=3)
         (folder / "data" / "lineStrokes" / "a01-030-01.xml").write_bytes(line)
         (folder / "data" / "ascii" / "a01-030.txt").write_bytes(text)
-        for name in data_preprocessing.LISTS if forms is not None else ():
+        for name in data_preprocessing.FORM_LISTS if forms is not None else ():
             (folder / "data" / name).write_bytes(forms.encode("utf-8", "replace") if "train" in name else b"")
         prepare(folder)
 
