@@ -9,26 +9,26 @@ Numbers in brackets, such as (eq. 46), are the paper's equations. Shapes are wri
 A point is (x offset, y offset, end-of-stroke bit). Inside the network offsets have mean 0 and standard deviation 1
 over the training lines; `Model.normalise` and `Model.denormalise` go from and to whiteboard units.
 
-On a processor handwriting/kernels computes the same numbers faster. Without that file everything here still works.
+On a processor handwriting/kernels computes the same numbers faster, if the code here is as they know it. Without that
+folder all works, only slower.
 """
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-try:
+# Where that folder was deleted nothing is left, or a __pycache__ without origin. What is missing inside it is an error.
+if getattr(find_spec("handwriting.kernels"), "origin", None):
     from handwriting import kernels
-except ModuleNotFoundError:  # the file was deleted
+else:
     kernels = None
 
 POINTS_PER_CHARACTER = 25  # of a line of IAM-OnDB (section 5.1); an untrained window moves at this pace
-# Guard against overflow: the window's logarithms are cut off here. A trained window's go up to 12 where it leaves the
-# text behind; with this, kappa squared, times alpha and beta, is within float32 for a hundred thousand points.
-MAX_LOG_WINDOW = 16.0
 BOUNDS = {
     "num_layers": (1, 1000), "cell_size": (1, 10**5), "num_clusters": (1, 10**4), "K": (1, 10**4),
     "num_chars": (0, 10**5),
@@ -85,7 +85,9 @@ class WindowLSTM(nn.Module):
     It always computes in the type of its weights; only its kernel knows lower precision.
     """
 
-    max_log = MAX_LOG_WINDOW  # for handwriting/kernels, which cannot import this file
+    # Guard against overflow: logarithms are cut off here. A trained window's go up to 12 where it leaves the text; with
+    # this, kappa squared, times alpha and beta, is within float32 for a hundred thousand points.
+    max_log = 16.0
 
     def __init__(self, config: Config):
         super().__init__()
@@ -108,7 +110,7 @@ class WindowLSTM(nn.Module):
         hidden, cell, w and the window's parameters (B, K) of this point.
         """
         hidden, cell = self.cell(torch.cat([x, w], dim=-1), (hidden, cell))  # (eq. 52)
-        alpha, beta, advance = self.window(hidden).clamp(max=MAX_LOG_WINDOW).exp().chunk(3, dim=-1)  # (eq. 48-50)
+        alpha, beta, advance = self.window(hidden).clamp(max=self.max_log).exp().chunk(3, dim=-1)  # (eq. 48-50)
         window = Window(alpha, beta, kappa + advance)  # (eq. 51)
         phi = window_weights(window, characters.shape[1])  # (eq. 46), (B, U)
         w = (phi[:, None, :] @ characters)[:, 0]  # (eq. 47), (B, C)
@@ -279,7 +281,7 @@ class Model(nn.Module):
             before = state.hidden[n], state.cell[n]
             if isinstance(layer, WindowLSTM):
                 hidden, w, cell, window = self.run_window(layer, points, characters, *before, state.window, state.kappa)
-                inputs = [points, w]  # upper layers see x_t and w_t (eq. 53)
+                inputs, window = [points, w], Window(*window)  # upper layers see x_t and w_t (eq. 53)
             else:
                 hidden, cell = self.run_lstm(layer, inputs + hiddens[-1:], *before)  # skip connection
             hiddens.append(hidden)
@@ -309,13 +311,12 @@ class Model(nn.Module):
         zero = points.new_zeros(())
         return torch.where(mask, torch.cat(losses), zero), torch.where(mask, torch.cat(errors), zero)
 
-    # The three parts of a network that there are kernels for: each is the kernel, or the few lines below it.
+    # The parts of a network that there are kernels for. What stands below the kernel's two lines is the same, plainly.
 
     def run_window(self, layer: WindowLSTM, points: Tensor, *before: Tensor) -> tuple[Tensor, Tensor, Tensor, Window]:
-        """`WindowLSTM.forward`."""
-        if has_kernels(points.device):
-            hidden, w, cell, window = kernels.window_lstm(layer, self.matmul_dtype, points, *before)
-            return hidden, w, cell, Window(*window)
+        """`WindowLSTM.forward`, whose arguments and results these are."""
+        if kernels and kernels.takes_window_lstm(layer, points, *before):
+            return kernels.window_lstm(layer, self.matmul_dtype, points, *before)
         return layer(points, *before)
 
     def run_lstm(self, layer: nn.LSTM, inputs: list[Tensor], hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -324,21 +325,15 @@ class Model(nn.Module):
         inputs (T, B, I in all), side by side what it reads; hidden and cell (B, H) before the first point.
         Returns hidden (T, B, H) of all points and the last cell (B, H).
         """
-        if has_kernels(hidden.device):
+        if kernels and kernels.takes_lstm(layer, inputs, hidden):
             return kernels.lstm(layer, self.matmul_dtype, inputs, hidden, cell)
-        low = self.matmul_dtype == torch.bfloat16
         x = torch.cat([part.to(hidden.dtype) for part in inputs], dim=-1)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.matmul_dtype == torch.bfloat16):
             outputs, (_, last) = layer(x, (hidden[None], cell[None]))
         return outputs, last[0].to(cell.dtype)
 
     def run_head(self, hiddens: list[Tensor]) -> Tensor:
         """All layers' hidden states, (T, B, H) each -> raw outputs (T, B, 1 + 6M) (eq. 17)."""
-        if has_kernels(hiddens[0].device):
+        if kernels and kernels.takes_linear(self.head, hiddens):
             return kernels.linear(self.head, hiddens)
-        return self.head(torch.cat(hiddens, dim=-1).to(self.head.weight.dtype))
-
-
-def has_kernels(device: torch.device) -> bool:
-    """Whether handwriting/kernels is there and runs on that device."""
-    return kernels is not None and kernels.can_run(device)
+        return self.head(torch.cat(hiddens, dim=-1).to(self.mean.dtype))

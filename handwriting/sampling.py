@@ -11,20 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model import (
-    MAX_LOG_SIGMA,
-    MU,
-    PI,
-    POINTS_PER_CHARACTER,
-    RHO,
-    SIGMA,
-    Model,
-    State,
-    Window,
-    has_kernels,
-    kernels,
-    window_weights,
-)
+from model import MAX_LOG_SIGMA, MU, PI, POINTS_PER_CHARACTER, RHO, SIGMA, Model, State, Window, kernels, window_weights
 
 CHUNK = 256  # points for which random numbers are drawn and results kept in one piece
 
@@ -248,7 +235,7 @@ class Sampler:
 
     def __init__(self, model: Model):
         self.model = model
-        self.packed = kernels.PackedWeights(model) if has_kernels(torch.device("cpu")) else None
+        self.packed = kernels.pack_model(model) if kernels else None
 
     def touch_down(self, batch_size: int) -> np.ndarray:
         """What the network reads first, (B, 3): the point where the pen touches down, normalised."""

@@ -1,12 +1,15 @@
 """The kernels against the plain code of model.py, PyTorch, and autograd; and the project without them."""
 
 import copy
+import importlib
 import math
 import os
 import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,7 +20,8 @@ from test_model import ASTRAY, astray, make_model, make_points, make_text
 from handwriting.sampling import PlainDecoder, has_written_text
 from model import State, Window, window_weights
 
-kernels = pytest.importorskip("kernels")
+kernels = pytest.importorskip("handwriting.kernels")
+cells_room, products = (pytest.importorskip(f"handwriting.kernels.{name}") for name in ("cells", "products"))
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +34,8 @@ def switched_on(monkeypatch):
 def cells(request, monkeypatch):
     """Have a layer's cells in PyTorch or in C."""
     if request.param == "Cells":
-        monkeypatch.setattr(kernels, "load_library", lambda: None)
-    elif not kernels.load_library():
+        monkeypatch.setattr(cells_room, "load_library", lambda: None)
+    elif not cells_room.load_library():
         pytest.skip("there is no C compiler")
 
 
@@ -108,7 +112,7 @@ def test_compiled_cells_are_those_of_pytorch(B, H, cells):
     z[-1].view(-1)[: len(rare)] = rare[: z[-1].numel()].bfloat16()
     first, d_h, d_cell = torch.randn(B, H), torch.randn(points, B, H + 5)[..., 5:], torch.randn(B, H)
     found = []
-    for make in (kernels.Cells, kernels.CompiledCells):
+    for make in (cells_room.Cells, cells_room.CompiledCells):
         kept = make(torch.empty(points, B, 4, H), torch.empty(points + 1, B, H))
         kept.cells[0] = first
         hs, d_zs, d_c = torch.empty(points, B, H), torch.empty_like(z), d_cell.clone()
@@ -190,12 +194,12 @@ def test_head_has_the_outputs_and_gradients_of_linear():
 
 @pytest.mark.parametrize("pack", ["HAS_BF16_PACKING", ""])
 def test_product_with_one_weight_is_the_product(pack, monkeypatch):
-    if pack and not kernels.HAS_BF16_PACKING:
+    if pack and not products.HAS_BF16_PACKING:
         pytest.skip("this processor has no bfloat16 products in oneDNN")
-    monkeypatch.setattr(kernels, "HAS_BF16_PACKING", bool(pack))
+    monkeypatch.setattr(products, "HAS_BF16_PACKING", bool(pack))
     torch.manual_seed(0)
     weight = torch.randn(48, 20).bfloat16()
-    product = kernels.pack_linear(weight, 3)
+    product = products.pack_linear(weight, 3)
     for rows in (3, 1):
         x = torch.randn(rows, 20).bfloat16()
         expected = x.double() @ weight.double().t()
@@ -294,7 +298,7 @@ def test_kernels_switched_off_give_the_same_losses_and_gradients(num_chars, monk
         monkeypatch.setenv("HANDWRITING_KERNELS", value)
         losses, _ = model.losses(points, mask, text)
         found.append((losses, *torch.autograd.grad(losses.sum(), list(model.parameters()))))
-    assert "FusedLSTM" not in graph_of(losses)
+    assert "Fused" not in graph_of(losses)
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
@@ -324,98 +328,127 @@ def graph_of(tensor: torch.Tensor) -> str:
     return " ".join(function.name() for function in seen)
 
 
-def test_the_project_works_without_the_file(data_file, tmp_path):
-    """Train, evaluate and write in a copy from which kernels.py is deleted."""
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, tmp_path)
-    for folder in ("ink", "training"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    (tmp_path / "kernels.py").unlink()
-    checkpoint = tmp_path / "save" / "synthesis_best.pt"
-    flags = ["--task", "synthesis", "--num_epochs", "1", "--cell_size", "8", "--processes", "1"]
-    for command in (
-        ["train.py", *flags, "--data", str(data_file), "--model_dir", str(checkpoint.parent)],
-        ["train.py", "--evaluate", str(checkpoint), "--data", str(data_file)],
-        ["generate.py", "abc", "--checkpoint", str(checkpoint), "--retries", "0", "--output", "abc.png"],
-    ):
-        result = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
-        )
-        assert result.returncode == 0, result.stderr
-    assert (tmp_path / "abc.png").is_file()
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of the project that can be cut."""
+    for path in [*ROOT.glob("*.py"), ROOT / "handwriting"]:
+        if path.is_dir():
+            shutil.copytree(path, tmp_path / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def test_the_project_works_without_the_folder(project, data_file):
+    """Train, evaluate and write in a copy from which handwriting/kernels/ is deleted."""
+    shutil.rmtree(project / "handwriting" / "kernels")
+    code = """
+import sys, generate, train
+assert train.__file__.startswith(sys.argv[1])
+def run(program, *arguments):
+    sys.argv = [program.__file__, *arguments]
+    program.main()
+checkpoint, data = "save/synthesis_best.pt", sys.argv[2]
+run(train, "--task", "synthesis", "--num_epochs", "1", "--cell_size", "8", "--processes", "1", "--data", data)
+run(train, "--evaluate", checkpoint, "--data", data)
+run(generate, "abc", "--checkpoint", checkpoint, "--retries", "0", "--output", "abc.svg")
+"""
+    (project / "run.py").write_text(code)
+    command = [sys.executable, "run.py", str(project), str(data_file)]
+    result = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (project / "abc.svg").is_file()
+
+
+def import_anew(monkeypatch, folder: Path, name: str) -> ModuleType:
+    """Import a module as a new program would, with the project in that folder."""
+    for loaded in [*sys.modules]:
+        if loaded.split(".")[0] in ("handwriting", "model"):
+            monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.syspath_prepend(folder)
+    return importlib.import_module(name)
+
+
+@pytest.mark.parametrize("leaves", [[], ["__pycache__"], ["__pycache__", "cells.c"]])
+def test_kernels_that_were_deleted_are_not_missed(leaves, project, monkeypatch):
+    folder = project / "handwriting" / "kernels"
+    shutil.rmtree(folder)
+    for name in leaves:  # an empty folder is a package without modules, for Python
+        (folder / name).mkdir(parents=True)
+    model = import_anew(monkeypatch, project, "model")
+    assert Path(model.__file__).parent == project and model.kernels is None
+
+
+@pytest.mark.parametrize("deleted", ["kernels/cells.py", "program.py"])
+def test_a_module_that_is_missing_inside_the_kernels_is_told_by_its_name(deleted, project, monkeypatch):
+    (project / "handwriting" / deleted).unlink()
+    with pytest.raises(ModuleNotFoundError, match=deleted.removesuffix(".py").replace("/", r"\.")):
+        import_anew(monkeypatch, project, "model")
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
-def test_the_c_file_is_compiled_once_if_it_can_be(tmp_path):
-    for name in ("kernels.py", "kernels.c", "utils.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    broken, libraries = tmp_path / "bin" / "cc", tmp_path / "__pycache__"
+def test_the_c_file_is_compiled_once_if_it_can_be(project, tmp_path, monkeypatch, capsys):
+    room = import_anew(monkeypatch, project, "handwriting.kernels.cells")
+    libraries = Path(room.__file__).parent / "__pycache__"
+    broken = tmp_path / "bin" / "cc"
     broken.parent.mkdir()
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
+    usual = os.environ["PATH"]
 
     def load(path):
-        code = "import kernels; print(kernels.load_library() is not None)"
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=environment() | {"PATH": path},
-            capture_output=True,
-            text=True,
-        )
-        return result.stdout.strip(), result.stderr
+        monkeypatch.setenv("PATH", path)
+        room.load_library.cache_clear()
+        return room.load_library() is not None, capsys.readouterr().err
 
     found, note = load(str(broken.parent))
-    assert found == "False" and note.startswith("note:") and note.count("\n") == 1
-    assert load("") == ("False", "")  # no compiler
-    assert load(os.environ["PATH"]) == ("True", "")
-    assert [path.suffix for path in libraries.glob("kernels-*")] == [".so"]
-    assert load(str(broken.parent)) == ("True", "")  # there already
-    (tmp_path / "kernels.c").unlink()
-    assert load(os.environ["PATH"]) == ("False", "")
+    assert not found and note.startswith("note:") and note.count("\n") == 1
+    assert load("") == (False, "")  # no compiler
+    assert load(usual) == (True, "")
+    assert [path.suffix for path in libraries.glob("cells-*")] == [".so"]
+    assert load(str(broken.parent)) == (True, "")  # there already
+    Path(room.__file__).with_name("cells.c").unlink()
+    assert load(usual) == (False, "")
 
 
 MISSING = {
-    "torch.ops.mkldnn": ("_reorder_linear_weight", "HAS_BF16_PACKING"),
-    "torch.ops.quantized": ("linear_prepack_fp16", "HAS_FP16_PACKING"),
+    "mkldnn": ("_reorder_linear_weight", "HAS_BF16_PACKING"),
+    "quantized": ("linear_prepack_fp16", "HAS_FP16_PACKING"),
 }
 
 
-@pytest.mark.parametrize("module", MISSING)
-def test_without_a_private_operation_there_is_one_note_and_the_same_numbers(module):
-    operation, flag = MISSING[module]
-    if not getattr(kernels, flag):
+@pytest.mark.parametrize("namespace", MISSING)
+@torch.no_grad()
+def test_without_a_private_operation_there_is_one_note_and_the_same_numbers(namespace, monkeypatch, capsys):
+    operation, flag = MISSING[namespace]
+    if not getattr(products, flag):
         pytest.skip(f"{operation} is not used on this processor")
-    code = f"""
-import sys, torch, numpy as np
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-def gone(*arguments): raise RuntimeError("gone")
-{module}.{operation}
-{module}.__dict__[{operation!r}] = gone
-import kernels
-from test_model import make_model, make_points
-assert not kernels.{flag}
-model = make_model(2, 0).float()
-x = make_points(3, 1).float()
-for model.matmul_dtype in (torch.bfloat16, torch.float32):
-    with torch.no_grad():
+
+    def gone(*arguments):
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(getattr(torch.ops, namespace), operation, gone)
+    room = import_anew(monkeypatch, ROOT, "model")
+    errors = capsys.readouterr().err
+    assert errors.startswith("note:") and errors.count("\n") == 1
+    assert not getattr(sys.modules["handwriting.kernels.products"], flag)
+    torch.manual_seed(0)
+    model, x = room.Model(room.Config(cell_size=7, num_clusters=3)), make_points(3, 1).float()
+    for model.matmul_dtype in (torch.bfloat16, torch.float32):
         whole, _, _ = model(x)
-decoder = kernels.Decoder(model, kernels.PackedWeights(model), None, 1)
-for point, expected in zip(x, whole):
-    np.testing.assert_allclose(decoder.step(point.numpy())[0], expected, rtol=0.02, atol=0.02)
-"""
-    result = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count("note:") == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    decoder = room.kernels.Decoder(model, room.kernels.PackedWeights(model), None, 1)
+    for point, expected in zip(x, whole, strict=True):
+        np.testing.assert_allclose(decoder.step(point.numpy())[0], expected, rtol=0.02, atol=0.02)
+    assert not capsys.readouterr().err
 
 
 def test_decoder_works_without_the_switch_for_overriding(monkeypatch):
-    if not kernels.HAS_FP16_PACKING:
+    if not products.HAS_FP16_PACKING:
         pytest.skip("half precision weights are not used on this processor")
     monkeypatch.delattr(torch._C, "DisableTorchFunctionSubclass")
     weight = torch.randn(5, 4)
     x = torch.randn(1, 4)
-    torch.testing.assert_close(kernels.pack_linear_fp16(weight)(x), x @ weight.half().float().t())
+    torch.testing.assert_close(products.pack_linear_fp16(weight)(x), x @ weight.half().float().t())
 
 
 @pytest.mark.parametrize(

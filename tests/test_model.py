@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
 
-from handwriting.data.dataset import MAX_POSITION
+from handwriting.data.dataset import MAX_MEAN, MAX_POSITION, MAX_STD, MIN_STD
 from model import (
     Config,
     Model,
@@ -18,7 +18,6 @@ from model import (
     squared_error,
     window_weights,
 )
-from utils import MAX_MEAN, MAX_STD, MIN_STD
 
 
 def make_model(num_layers=2, num_chars=6, seed=0, **sizes) -> Model:

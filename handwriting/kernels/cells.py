@@ -2,6 +2,9 @@
 
 `Cells` does it in a dozen operations, `CompiledCells` in one, which cells.c has. Where there is a C compiler (`cc`),
 that file is compiled when it is first wanted, in a second.
+
+The gates of a layer stand in the order output, input, forget, candidate: the three sigmoids are neighbours, and so are
+the three that lead to the cell. cells.c has the same order.
 """
 
 from __future__ import annotations
@@ -16,11 +19,25 @@ import subprocess
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handwriting.program import note
 
-sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
+OUTPUT, INPUT, FORGET, CANDIDATE = range(4)
+SIGMOIDS = slice(OUTPUT, FORGET + 1)  # the gates that are sigmoids; the candidate is a tanh
+
+
+def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of the input (4H, I) and of h (4H, H), and bias (4H,) of a layer, with gates in the kernels' order."""
+    suffix = "_l0" if isinstance(layer, nn.LSTM) else ""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    of_input, of_hidden, *biases = (getattr(layer, name + suffix) for name in names)
+
+    def reorder(weight: Tensor) -> Tensor:
+        i, f, g, o = weight.chunk(4)  # PyTorch's order: input, forget, candidate, output
+        return torch.cat([o, i, f, g])
+
+    return reorder(of_input), reorder(of_hidden), reorder(biases[0] + biases[1])
 
 
 # ------------------------------------------------------------------------------------------------------------ cells.c
@@ -63,6 +80,11 @@ def load_library() -> ctypes.CDLL | None:
     return library
 
 
+# -------------------------------------------------------------------------------------------------------------- cells
+
+sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
+
+
 class Cells:
     """The gates and cells of some points of a layer, and what is between its products, a point at a time.
 
@@ -72,11 +94,11 @@ class Cells:
     def __init__(self, gates: Tensor, cells: Tensor):
         """gates (n, B, 4, H), cells (n + 1, B, H), the first that before the first point."""
         self.gates, self.cells = gates, cells
-        self.whole, self.sigmoids = gates.flatten(2).unbind(0), gates[:, :, :3].unbind(0)
+        self.whole, self.sigmoids = gates.flatten(2).unbind(0), gates[:, :, SIGMOIDS].unbind(0)
         self.o, self.i, self.f, self.g = (gate.unbind(0) for gate in gates.unbind(2))  # (B, H) each
         self.cell = cells.unbind(0)
         self.d_gates, self.tanh, self.d_tanh = torch.empty_like(gates[0]), *torch.empty_like(cells[:2]).unbind(0)
-        self.d_sigmoids, self.d_gate = self.d_gates[:, :3], self.d_gates.unbind(1)
+        self.d_sigmoids, self.d_gate = self.d_gates[:, SIGMOIDS], self.d_gates.unbind(1)
 
     def forward(self, n: int, z: Tensor, h: Tensor) -> None:
         """Point n: what comes into the gates, z (B, 4H) -> h (B, H)."""
@@ -129,6 +151,6 @@ class CompiledCells:
 
 
 def choose_cells(dtype: torch.dtype, matmul_dtype: torch.dtype) -> type[Cells] | type[CompiledCells]:
-    """The quickest of the two that is there for a layer of that type, with products in `matmul_dtype`."""
+    """`CompiledCells` for a float32 layer with bfloat16 products where cells.c can be compiled, else `Cells`."""
     is_right = dtype == torch.float32 and matmul_dtype == torch.bfloat16
     return CompiledCells if is_right and load_library() else Cells

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handwriting.kernels.layers import MIN_EXPONENT
-from handwriting.kernels.products import HAS_FP16_PACKING, MAX_HALF, gate_weights, pack_linear, pack_linear_fp16
+from handwriting.kernels.cells import CANDIDATE, FORGET, INPUT, OUTPUT, SIGMOIDS, gate_weights
+from handwriting.kernels.layers import MIN_EXPONENT, is_known
+from handwriting.kernels.products import HAS_FP16_PACKING, MAX_HALF, pack_linear, pack_linear_fp16
 
-# -------------------------------------------------------------------------------------------------- one point at a time
+MAX_DIFFERENCE = 0.02  # of outputs, in parts of the greatest, where half precision or bfloat16 rounds
+Product = Callable[[Tensor, Tensor], Tensor]
 
 
 class PackedWeights:
@@ -24,10 +25,10 @@ class PackedWeights:
     """
 
     def __init__(self, model: nn.Module):
-        """`model` is a `Model`."""
+        """`model` is a `Model` whose parts the kernels know."""
         H, inputs = model.config.cell_size, 3 + model.config.num_chars  # of x and w together
         self.first_hidden = 2 + inputs  # the column where h1 starts
-        self.gates = []  # of each layer
+        self.gates: list[Product] = []  # of each layer
         for n, layer in enumerate(model.layers):
             of_input, of_hidden, bias = gate_weights(getattr(layer, "cell", layer))
             of_input, below = of_input.tensor_split([inputs], dim=1)
@@ -40,7 +41,7 @@ class PackedWeights:
             self.window = self.pack(F.pad(window.weight, (inputs, 0)), window.bias)
 
     @staticmethod
-    def pack(weight: Tensor, bias: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def pack(weight: Tensor, bias: Tensor) -> Product:
         """The function (x (n, 2 + I), y) that puts the n N outputs of a linear layer (N, I) into y."""
         high = bias.clamp(-MAX_HALF, MAX_HALF).half().to(bias.dtype)
         weight = torch.cat([high[:, None], (bias - high)[:, None], weight], dim=1).detach().cpu()
@@ -50,12 +51,26 @@ class PackedWeights:
 
 
 class Decoder:
-    """`Model.forward` with T = 1 for B lines, without its overhead: what `generate.PlainDecoder` does, faster.
+    """`Model.forward` with T = 1 for B lines, without its overhead: what `sampling.PlainDecoder` does, faster.
 
-    It runs on the processor. For each layer one row a line holds all that it reads, [1, 1, x, w, h1, ...] up to its own
-    h, so that the layer is one product; of the first layer's rows the window is another, of the last one's the head.
-    Between the products most is numpy's, on the same memory: an operation costs less there on a few hundred numbers.
-    One line's time is mostly that of reading the weights at each point.
+    It runs on the processor. One line's time is mostly that of reading the weights at each point. Each layer is one
+    product, and so are the window and the head; between the products most is numpy's, on the same memory: an operation
+    costs less there on a few hundred numbers. What there is of each, with F = 5 + C columns before h1:
+
+        rows[n]   (B, F + n H)   what layer n reads, [1, 1, x, w, h1, ..., hn], n from 1; the window reads rows[1], the
+                                 head rows[N]. x, w and h are copied to each row that has them.
+        cells[n]  (B, H)         carried from point to point, as are the rows
+        gates     (4, B, H)      of one layer after the other, in the order of cells.py: each in one piece of memory
+        h         (B, H)         of one layer after the other
+        outputs   (B, 1 + 6M)
+
+    and with a window, where place U + 1 is what is beyond a line's text:
+
+        columns   (B, U + 1)     each place's character, or C beyond the text
+        lengths   (B,)           of the texts
+        kappa     (B, K, 1)      carried from point to point
+        raw       (B, 3, K, 1)   logarithms of alpha and beta, and of what kappa advances by
+        u         (B, 1, U + 1)  each place's number, up to one beyond a line's text, and that again further on
     """
 
     def __init__(self, model: nn.Module, weights: PackedWeights, text: Tensor | None, batch_size: int):
@@ -63,43 +78,31 @@ class Decoder:
         config, zeros = model.config, model.mean.cpu().new_zeros
         self.model, self.weights = model, weights
         self.H, self.num_outputs = config.cell_size, model.head.out_features
-        self.rows = [zeros(batch_size, self.weights.first_hidden + n * self.H) for n in range(1, config.num_layers + 1)]
+        self.rows = [zeros(batch_size, weights.first_hidden + n * self.H) for n in range(1, config.num_layers + 1)]
         for row in self.rows:
             row[:, :2] = 1
-        self.cells = [zeros(batch_size, self.H).numpy() for _ in range(config.num_layers)]
+        self.cells = [zeros(batch_size, self.H).numpy() for _ in self.rows]
         if text is not None:
-            self.C, self.lengths = config.num_chars, (text >= 0).sum(1).numpy()  # (B,)
-            # The column to which each phi is added: its character's, or one more for what is beyond the text.
-            self.columns = F.pad(text.masked_fill(text < 0, self.C), (0, 1), value=self.C).numpy()  # (B, U + 1)
+            self.C, self.lengths = config.num_chars, (text >= 0).sum(1).numpy()
+            self.columns = F.pad(text.masked_fill(text < 0, self.C), (0, 1), value=self.C).numpy()
             self.kappa = zeros(batch_size, config.K, 1).numpy()
-        self._make_views()
+        self._allocate()
 
-    def _make_views(self) -> None:
-        """Name the parts of the rows, and allocate results, after the number of lines has changed."""
+    def _allocate(self) -> None:
+        """Make what is not carried from point to point, and views of parts: once for a number of lines."""
         B, H, first, empty = len(self.rows[0]), self.H, self.weights.first_hidden, self.rows[0].new_empty
         rows = [row.numpy() for row in self.rows]
         self.xs, self.ws = [row[:, 2:5] for row in rows], [row[:, 5:first] for row in rows]
-        ends = [first + (n + 1) * H for n in range(len(rows))]
-        # Where each layer's h goes: into its own row and those of the layers above.
-        self.hs = [[row[:, end - H : end] for row in rows[n:]] for n, end in enumerate(ends)]
-
-        gates, outputs = empty(4, B, H), empty(B, self.num_outputs)  # each gate in one piece: quicker for numpy
-        self.sigmoids, self.candidate, self.outputs = gates[:3], gates[3].numpy(), outputs.numpy()
-        self.output_gate, self.input_gate, self.forget_gate = self.sigmoids.numpy()
-        self.h = np.empty_like(self.candidate)
-        self.layer_products = [
-            partial(product, row, gates.transpose(0, 1))
-            for product, row in zip(self.weights.gates, self.rows, strict=True)
-        ]
-        self.head_product = partial(self.weights.head, self.rows[-1], outputs)
+        places = [slice(first + n * H, first + (n + 1) * H) for n in range(len(rows))]
+        self.hs = [[row[:, place] for row in rows[n:]] for n, place in enumerate(places)]  # of layer n
+        gates, self.outputs = empty(4, B, H), empty(B, self.num_outputs)
+        self.gates_by_line, self.sigmoids, self.gates = gates.transpose(0, 1), gates[SIGMOIDS], [*gates.numpy()]
+        self.h = np.empty_like(self.gates[0])
         if self.weights.window:
-            raw = empty(B, 3, self.kappa.shape[1], 1)  # the logarithms of alpha, beta, and what kappa advances by
-            self.window_product = partial(self.weights.window, self.rows[0], raw)
-            self.raw = raw.numpy()
-            self.log_alpha, self.others = self.raw[:, 0], self.raw[:, 1:]
-            self.beta, self.advance = self.others[:, 0], self.others[:, 1]  # (B, K, 1) each
-            # Up to one beyond a line's text, and that again where the longest of the texts goes on.
-            u = np.minimum(np.arange(1, self.columns.shape[1] + 1), self.lengths[:, None] + 1)  # (B, U + 1)
+            self.raw_product = empty(B, 3, self.kappa.shape[1], 1)
+            self.raw = self.raw_product.numpy()
+            self.log_alpha, self.beta, self.advance = self.raw.swapaxes(0, 1)  # (B, K, 1) each
+            u = np.minimum(np.arange(1, self.columns.shape[1] + 1), self.lengths[:, None] + 1)
             self.u = u[:, None].astype(self.kappa.dtype)
             self.flat_columns = (self.columns + np.arange(B)[:, None] * (self.C + 1)).ravel()  # in (B, C + 1)
 
@@ -118,7 +121,7 @@ class Decoder:
         self.cells = [cell[lines] for cell in self.cells]
         if self.weights.window:
             self.columns, self.lengths, self.kappa = self.columns[lines], self.lengths[lines], self.kappa[lines]
-        self._make_views()
+        self._allocate()
 
     def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Read normalised points x (B, 3).
@@ -130,27 +133,28 @@ class Decoder:
         for column in self.xs:
             column[:] = x
         phi = kappa = None
-        for n, (product, cell, columns) in enumerate(zip(self.layer_products, self.cells, self.hs, strict=True)):
-            product()
+        gates, candidate, h = self.gates, self.gates[CANDIDATE], self.h
+        for n, (product, row, cell) in enumerate(zip(self.weights.gates, self.rows, self.cells, strict=True)):
+            product(row, self.gates_by_line)
             self.sigmoids.sigmoid_()
-            np.tanh(self.candidate, out=self.candidate)
-            cell *= self.forget_gate  # (eq. 9)
-            self.candidate *= self.input_gate
-            cell += self.candidate
-            np.tanh(cell, out=self.h)
-            self.h *= self.output_gate  # (eq. 11)
-            for column in columns:
-                column[:] = self.h
+            np.tanh(candidate, out=candidate)
+            cell *= gates[FORGET]  # (eq. 9)
+            candidate *= gates[INPUT]
+            cell += candidate
+            np.tanh(cell, out=h)
+            h *= gates[OUTPUT]  # (eq. 11)
+            for column in self.hs[n]:
+                column[:] = h
             if n == 0 and self.weights.window:
                 phi, kappa = self._step_window(len(x)), self.kappa
-        self.head_product()
-        return self.outputs, phi, kappa
+        self.weights.head(self.rows[-1], self.outputs)
+        return self.outputs.numpy(), phi, kappa
 
     def _step_window(self, B: int) -> np.ndarray:
         """Move the windows and read them, (eq. 46-51). Returns phi (B, U + 1)."""
-        self.window_product()
+        self.weights.window(self.rows[0], self.raw_product)
         np.minimum(self.raw, self.model.layers[0].max_log, out=self.raw)
-        np.exp(self.others, out=self.others)
+        np.exp(self.raw[:, 1:], out=self.raw[:, 1:])
         self.kappa += self.advance  # (eq. 51)
         exponent = self.kappa - self.u  # (B, K, U + 1)
         exponent *= exponent
@@ -162,3 +166,32 @@ class Decoder:
         for columns in self.ws:
             columns[:] = w[:, :-1]  # (eq. 47)
         return phi
+
+
+@torch.no_grad()
+@np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
+def pack_model(model: nn.Module) -> PackedWeights | None:
+    """The weights of a `Model` for `Decoder`; None if the kernels do not know all of it, or are switched off.
+
+    A decoder says by itself what model.py says: of three made-up points it must be the same, but for rounding.
+    """
+    C, H, like = model.config.num_chars, model.config.cell_size, model.mean.cpu()
+    cells = [(layer, nn.LSTM) for layer in model.layers]
+    linears = [(model.head, len(cells) * H)]
+    if C:
+        linears.append((getattr(model.layers[0], "window", None), H))
+        cells[0] = (getattr(model.layers[0], "cell", None), nn.LSTMCell)
+    is_all_known = all(is_known(cell, kind, like) and cell.hidden_size == H for cell, kind in cells) and all(
+        is_known(linear, nn.Linear, like) and linear.in_features == width for linear, width in linears
+    )
+    if not is_all_known or [cell.input_size for cell, _ in cells] != [3 + C + H * (n > 0) for n in range(len(cells))]:
+        return None
+    text = torch.arange(3)[None] % C if C else None
+    points = torch.arange(1.0, 10.0).sin().view(3, 1, 3).to(model.mean)
+    wanted, _, _ = model(points, model.one_hot(text.to(points.device)) if C else None)
+    weights = PackedWeights(model)
+    decoder = Decoder(model, weights, text, 1)
+    for point, expected in zip(points.cpu().numpy(), wanted.cpu().numpy(), strict=True):
+        if not np.abs(decoder.step(point)[0] - expected).max() <= MAX_DIFFERENCE * np.abs(expected).max():
+            return None
+    return weights

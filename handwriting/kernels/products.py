@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from handwriting.program import note
 
@@ -21,11 +21,32 @@ def can_run(device: torch.device) -> bool:
     return device.type == "cpu" and os.environ.get("HANDWRITING_KERNELS", "1") != "0"
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware, and oneDNN is not told to use an older instruction set."""
+    if not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)():
+        return False
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+
+
 # ---------------------------------------------------------------------------------- products with one weight many times
 
 
-def pack_linear_bf16(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """`pack_linear` of a bfloat16 weight, quickest for n = `rows`.
+def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """The function (x (n, I), added (n, N) or None) -> x @ weight.T + added, for one weight (N, I) and many x.
+
+    All are of one type. It is quickest for n = `rows`.
+    """
+    if weight.dtype == torch.bfloat16 and HAS_BF16_PACKING:
+        return pack_linear_bf16(weight, rows)
+    weight_t = weight.t().contiguous()
+    return lambda x, added=None: x @ weight_t if added is None else torch.addmm(added, x, weight_t)
+
+
+def pack_linear_bf16(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """`pack_linear` of a bfloat16 weight.
 
     oneDNN puts the weight in order once, not at every product. PyTorch's compiler uses these operations; they are not
     part of its public interface.
@@ -58,17 +79,6 @@ def pack_linear_fp16(weight: Tensor) -> Callable[[Tensor], Tensor]:
     return product
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware, and oneDNN is not told to use an older instruction set."""
-    is_capped = not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)()
-    if is_capped:
-        return False
-    if hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
-
-
 def works(pack: Callable, dtype: torch.dtype, *arguments: int) -> bool:
     """Try a way to pack weights on a tiny example; tell on stderr if it fails."""
     try:
@@ -89,17 +99,6 @@ HAS_BF16_PACKING = multiplies_bfloat16() and works(pack_linear_bf16, torch.bfloa
 HAS_FP16_PACKING = torch.backends.quantized.engine in ("fbgemm", "x86") and works(pack_linear_fp16, torch.float32)
 
 
-def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """The function (x (n, I), added (n, N) or nothing) -> x @ weight.T + added, for one weight (N, I) and many x.
-
-    All are of one type.
-    """
-    if weight.dtype == torch.bfloat16 and HAS_BF16_PACKING:
-        return pack_linear_bf16(weight, rows)
-    weight_t = weight.t().contiguous()
-    return lambda x, added=None: x @ weight_t if added is None else torch.addmm(added, x, weight_t)
-
-
 def chunk_length(B: int) -> int:
     """Points of B lines that go into one product where many can."""
     return max(1, CHUNK_ROWS // B)
@@ -108,12 +107,3 @@ def chunk_length(B: int) -> int:
 def padding_to_step(width: int) -> int:
     """Columns to add to rows of that width, so that products with them are quick. Narrow ones are so already."""
     return -width % WIDTH_STEP if width > WIDTH_STEP else 0
-
-
-def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of the input (4H, I) and of h (4H, H), and bias (4H,) of a layer, with gates in the kernels' order."""
-    suffix = "_l0" if isinstance(layer, nn.LSTM) else ""
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    of_input, of_hidden, *biases = (getattr(layer, name + suffix) for name in names)
-    H = layer.hidden_size
-    return of_input.roll(H, 0), of_hidden.roll(H, 0), (biases[0] + biases[1]).roll(H)

@@ -8,23 +8,21 @@ from typing import Any
 import torch
 
 from handwriting.program import InputError, Parser
-from handwriting.training.tasks import SIZES
-from model import BOUNDS, has_kernels, kernels
+from handwriting.training.tasks import NETWORK_SIZES
+from model import BOUNDS, kernels
 from utils import NETWORKS
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
-FIXED = (*SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
+FIXED = (*NETWORK_SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
 SETTINGS = (
     *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "augment",
     "precision", "processes", "sample_every",
 )  # fmt: skip
-TASK_DEFAULTS = {  # of flags, where a task has other ones
-    "read": {
-        "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "warmup": 200,
-        "grad_clip": 100.0, "rare_share": 0.03,
-    },
+READ_DEFAULTS = {  # where the task `read` has other ones
+    "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "warmup": 200, "grad_clip": 100.0,
+    "rare_share": 0.03,
 }  # fmt: skip
-OF_WRITING = ("num_clusters", "K", "timesteps", "weight_noise", "augment")  # flags of the tasks that write alone
+ONLY_WRITING = ("num_clusters", "K", "timesteps", "weight_noise", "augment")  # of no use to the task `read`
 MIN_LINES = 8  # of a batch for each process, with --processes auto
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -51,7 +49,7 @@ def number_or_auto(text: str) -> int | str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """All flags, with their types, bounds and defaults."""
     parser = Parser(
         description="Train a network of Graves (2013) on prepared data, or evaluate one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -59,29 +57,20 @@ def make_parser() -> argparse.ArgumentParser:
     whole, number = at_least(1), at_least(1e-12, float)
     size = {name: at_least(least, below=most + 1) for name, (least, most) in BOUNDS.items()}
     add = parser.add_argument_group("task and files").add_argument
-    add(
-        "--task", choices=tuple(NETWORKS), default="rand_write", help="write at random, write a given text, or read ink"
-    )
+    tasks = "write at random, write a given text, or read ink"
+    add("--task", choices=tuple(NETWORKS), default="rand_write", help=tasks)
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
-    add(
-        "--export",
-        type=Path,
-        metavar="FILE",
-        help="write weights alone, in half precision, and stop: the run's best or those of --init",
-    )
+    weights = "write only the weights, in half precision, and stop: those of the run's best network, or of --init"
+    add("--export", type=Path, metavar="FILE", help=weights)
     add = parser.add_argument_group("network").add_argument
     add("--num_layers", type=size["num_layers"], default=2, help="LSTM layers; paper: 3, and 1 with --cell_size 900")
     add("--cell_size", type=size["cell_size"], default=400, help="cells of a layer")
     add("--num_clusters", type=size["num_clusters"], default=20, help="Gaussians of the mixture for the next point")
     add("--K", type=size["K"], default=10, help="Gaussians of the window over the text")
-    add(
-        "--init",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="begin with its weights, sizes and statistics: fine-tuning; --num_layers may add layers to it",
-    )
+    init = "begin with its weights, sizes and statistics: fine-tuning; --num_layers may add layers to it"
+    add("--init", type=Path, metavar="CHECKPOINT", help=init)
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=whole, default=50, help="lines of a step")
     add("--timesteps", type=whole, default=800, help="predictions of a line at most: longer lines are cut for training")
@@ -102,59 +91,56 @@ def make_parser() -> argparse.ArgumentParser:
         "for retraining a network (--init); evaluation has no noise; 0: none"
     )
     add("--weight_noise", type=at_least(0, float), default=0.0, metavar="DEVIATION", help=noise)
-    rare = (
-        "lines with a character that is on fewer than this share of lines are seen more often, as if it was on as many"
-    )
+    rare = "show lines with a character that is on fewer than this share of lines more often, as if it was on as many"
     add("--rare_share", type=at_least(0, float), default=0.0, help=rare)
-    hands = (
-        "standard deviation of small random changes of each training line's scale and slant; 0: none, and 0.1 is much"
-    )
+    hands = "standard deviation of small random changes of each line's scale and slant; 0: none, and 0.1 is much"
     add("--augment", type=at_least(0, float), default=0.0, metavar="STRENGTH", help=hands)
-    add("--seed", type=at_least(0), default=0, help="of the first weights and of the order of lines")
+    add("--seed", type=at_least(0), default=0, help="of the first weights, the order of lines, and all that is random")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     products = "of the large products; auto: bf16 where the hardware multiplies it"
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=products)
     shared = "that share every batch; auto: one for each core, with 8 lines of a batch at least, and 1 on a GPU"
     add("--processes", type=number_or_auto, default="auto", help=shared)
-    going_on = "go on with the run in --model_dir, with its settings but for those given anew"
-    add("--resume", action="store_true", help=going_on)
+    resume = "go on with the run in --model_dir, with its settings except for the flags that are given"
+    add("--resume", action="store_true", help=resume)
     add("--max_steps", type=whole, help="stop at this step of the run, ready to be resumed")
     add("--max_minutes", type=number, help="stop after this many minutes, ready to be resumed")
     add("--sample_every", type=at_least(0), default=5, help="epochs between pictures of samples; 0: none")
     return parser
 
 
-def given_flags(arguments: list[str]) -> dict[str, Any]:
-    """The flags that are among the arguments, and their values."""
-    parser = make_parser()
-    nothing = argparse.Namespace(**dict.fromkeys([*vars(parser.parse_args([])), "learning_rate"]))
-    return {name: value for name, value in vars(parser.parse_args(arguments, nothing)).items() if value is not None}
+def parse_flags(arguments: list[str]) -> argparse.Namespace:
+    """All flags, those that are not given with the default of the task, and as `given` the names of those that are.
 
-
-def parse_flags(arguments: list[str], saved: dict[str, Any] | None = None) -> argparse.Namespace:
-    """All flags, and as `given` the names of those that are among the arguments.
-
-    One that is not has the value of the `saved` settings of a run, else the task's default. Raises InputError for flags
-    that are of no use to the task.
+    Raises InputError for flags that are wrong or of no use to the task.
     """
-    parser, given = make_parser(), given_flags(arguments)
-    task = given.get("task", parser.get_default("task"))
-    for name in OF_WRITING:
-        if task == "read" and name in given:
-            raise InputError(f"--{name}: is of no use to --task read; leave it out")
-    parser.set_defaults(**TASK_DEFAULTS.get(task, {}))
-    if saved:  # as flags before the others, so that their types and bounds are checked as well
-        arguments = [*(f"--{name}={saved[name]}" for name in SETTINGS), *arguments]
-    options = parser.parse_args(arguments, argparse.Namespace(given=frozenset(given)))
-    if "learning_rate" not in options:
-        adam = 2e-3 if task == "read" else 8e-4
+    parser = make_parser()
+    defaults = vars(parser.parse_args([]))
+    unknown = argparse.Namespace(**dict.fromkeys([*defaults, "learning_rate"]))  # what is None afterwards is not given
+    found = vars(parser.parse_args(arguments, unknown))
+    given = {name: value for name, value in found.items() if value is not None}
+    if given.get("task") == "read":
+        defaults |= READ_DEFAULTS
+        for name in ONLY_WRITING:
+            if name in given:
+                raise InputError(f"--{name}: is of no use to --task read; leave it out")
+    options = argparse.Namespace(**(defaults | given), given=frozenset(given))
+    if "learning_rate" not in given:
+        adam = 2e-3 if options.task == "read" else 8e-4
         options.learning_rate = {"adam": adam, "rmsprop": 1e-4}[options.optimizer]
     return options
 
 
+def check_settings(saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint has of a run, as the flags would have them. Raises InputError for other values."""
+    names = [name for name in SETTINGS if name in saved]
+    checked = make_parser().parse_args([f"--{name}={saved[name]}" for name in names])
+    return {name: getattr(checked, name) for name in names}
+
+
 def choose_device(name: str) -> torch.device:
-    """The device by its name; `auto` is the GPU if PyTorch sees one."""
+    """The device of a name; `auto` is the GPU if PyTorch sees one. Raises InputError for one that cannot be used."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.zeros(1, device=device).item()
@@ -169,13 +155,13 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            fast = has_kernels(device) and kernels.multiplies_bfloat16()
+            fast = bool(kernels) and kernels.can_run(device) and kernels.multiplies_bfloat16()
         name = "bf16" if fast else "fp32"
     return PRECISIONS[name]
 
 
 def choose_processes(options: argparse.Namespace) -> int:
-    """The number of processes by its name; `auto` is one for each thread that PyTorch would use, and 1 on a GPU."""
+    """The number of processes; `auto` is one for each thread that PyTorch would use, and 1 on a GPU."""
     if options.processes != "auto":
         return options.processes
     if choose_device(options.device).type != "cpu":
