@@ -1,10 +1,10 @@
-"""Points drawn one by one from what the network says: a batch of lines, each to the end of its text.
+"""Writing: points sampled one by one from what the network says, a batch of lines, each to the end of its text.
 
 Letters for shapes are those of model.py.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from model import MAX_LOG_SIGMA, MU, PI, POINTS_PER_CHARACTER, RHO, SIGMA, Model, State, Window, kernels, window_weights
 
-CHUNK = 256  # points for which random numbers are drawn and results kept in one piece
+CHUNK = 256  # points for which random numbers are sampled and results kept in one piece
 
 
 @dataclass(frozen=True)
 class Line:
-    """One generated line: the point where the pen touches down, and T steps from there.
+    """One generated line: the start token, where the pen touches down, and T steps from there.
 
     As in a recorded line, points[0] is (0, 0, 0): the network reads it first. Having read points[: t + 1], with its
     window at phi[t], it says in outputs[t] what comes as points[t + 1].
@@ -37,15 +37,15 @@ def default_steps(text: str) -> int:
     return 2 * POINTS_PER_CHARACTER * len(text) + 100
 
 
-def draw_noise(generators: list[torch.Generator], points: int, clusters: int, biases: np.ndarray) -> np.ndarray:
-    """The random numbers that `draw_points` needs for `points` points of each line, with bias (B,): (points, B, 3 + M).
+def sample_noise(generators: list[torch.Generator], points: int, clusters: int, biases: list[float]) -> np.ndarray:
+    """The random numbers that `sample_points` needs for `points` points of each of B lines: (points, B, 3 + M).
 
-    The biases (eq. 61, 62) work on these numbers, once for all points. A deviation's factor exp(-b) is that of the two
-    normal numbers; and the greatest sum of b-sharpened log probability and noise is that of log probability and noise
-    divided by 1 + b.
+    Each line has its own generator, and its own bias (eq. 61, 62), which works on these numbers, once for all points.
+    A deviation's factor exp(-b) is that of the two normal numbers; and the greatest sum of b-sharpened log probability
+    and noise is that of log probability and noise divided by 1 + b.
     """
     pieces = []
-    for generator, bias in zip(generators, biases.tolist(), strict=True):  # each line has its own
+    for generator, bias in zip(generators, biases, strict=True):
         normal = torch.randn(points, 2, generator=generator) * math.exp(-bias)
         uniform = torch.rand(points, 1 + clusters, generator=generator).clamp_(min=1e-30)
         logistic = torch.special.logit(uniform[:, :1])
@@ -54,10 +54,10 @@ def draw_noise(generators: list[torch.Generator], points: int, clusters: int, bi
     return torch.stack(pieces, dim=1).numpy()
 
 
-def draw_points(outputs: np.ndarray, noise: np.ndarray, points: np.ndarray) -> None:
+def sample_points(outputs: np.ndarray, noise: np.ndarray, points: np.ndarray) -> None:
     """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M).
 
-    noise (B, 3 + M) from `draw_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, by which the
+    noise (B, 3 + M) from `sample_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, by which the
     greatest sum of log probability and noise has the component's probability; the biases have been at work on it.
     Writes to `points` (B, 3), normalised. The parameters are those of `mixture` within its guards against overflow, but
     only the chosen component's are worked out.
@@ -136,98 +136,63 @@ class Primed(NamedTuple):
     codes: np.ndarray  # (P,) of the prime's text; empty without a text
 
 
+def first_new_step(points: np.ndarray, phi: np.ndarray, prefix: int) -> int:
+    """The step that leads to the first stroke of a primed line's own text: the pen may finish the prime before.
+
+    points (T, 3) and phi (T, U + 1) of the steps from the prime's end, over the prime's `prefix` characters and the
+    line's own; U + 1 is 0 without a text.
+    """
+    is_new = phi.argmax(1) >= prefix if phi.shape[1] else np.array([True])
+    lifts = np.flatnonzero(points[: is_new.argmax(), 2]) if is_new.any() else []  # before the window is on the text
+    return lifts[-1] + 1 if len(lifts) else 0
+
+
+@dataclass
+class Progress:
+    """A line that is being written."""
+
+    length: int  # U of its text, that of the prime included
+    bias: float
+    cap: int  # on its steps
+    generator: torch.Generator
+    finished: bool | None = None  # as in `Line`
+    pieces: list[tuple[np.ndarray, ...]] = field(default_factory=list)  # (points, outputs, phi) of some steps each
+
+
 class Batch:
-    """Lines that are being written side by side. A line that has ended leaves; the others go on."""
+    """Lines that are being written side by side. One that has ended leaves; the others go on."""
 
-    def __init__(
-        self, sampler: "Sampler", texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float],
-        steps: int | list[int], with_outputs: bool, primed: Primed | None,
-    ):  # fmt: skip
-        """The arguments of `Sampler.write`."""
-        B = len(seeds)
-        self.model, self.with_outputs, self.is_primed = sampler.model, with_outputs, primed is not None
-        if primed is None:
-            self.decoder, self.x = sampler.decoder(texts, B), sampler.touch_down(B)
-        else:
-            self.decoder = primed.decoder.fork(
-                sampler.pad_texts(texts and [[*primed.codes, *text] for text in texts]), B
-            )
-            self.x = np.repeat(primed.x, B, axis=0)
-        # What the network reads next is x. Its text is `prefix` characters of the prime, then the line's own.
-        self.prefix = len(primed.codes) if primed else 0
-        self.texts = texts
-        self.lengths = np.array([self.prefix + len(text) for text in texts or [()] * B])  # U of each line
-        self.width = self.lengths.max() + 1 if texts is not None else 0  # of phi
-        self.biases = np.broadcast_to(np.asarray(bias, self.x.dtype), B)
-        self.caps = np.broadcast_to(steps, B)
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.alive = list(range(B))  # numbers of the lines that are not at their end; above: those of these lines
-        self.t = 0
-        # Of all lines: (points, outputs, phi) in pieces, and `Line.finished`.
-        self.pieces: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(B)]
-        self.finished = [None if texts is None else False] * B
+    def __init__(self, model: Model, decoder: "PlainDecoder | kernels.Decoder", x: np.ndarray, lines: list[Progress]):
+        """What the network reads next is x (B, 3), after what the decoder has read."""
+        self.model, self.decoder, self.x, self.living, self.t = model, decoder, x, lines, 0
+        self.width = max(line.length for line in lines) + 1 if model.config.num_chars else 0  # of phi
 
-    def write(self) -> None:
-        """Write a chunk, or as much of it as there is until a line ends and leaves."""
-        start = self.t % CHUNK
+    def write(self, with_outputs: bool) -> None:
+        """Write as far as there are random numbers, or until a line ends and leaves."""
+        living, start = self.living, self.t % CHUNK
         if start == 0:
-            self.noise = draw_noise(self.generators, CHUNK, self.model.config.num_clusters, self.biases)
-        B, size, n = len(self.alive), min(CHUNK - start, int(self.caps.min()) - self.t), 0
-        points = np.empty((size, B, 3), self.x.dtype)
-        outputs = np.empty((size, B, self.model.head.out_features), self.x.dtype)
-        phis = np.empty((size, B, self.width), self.x.dtype)
+            generators, biases = [line.generator for line in living], [line.bias for line in living]
+            self.noise = sample_noise(generators, CHUNK, self.model.config.num_clusters, biases)
+        caps, lengths = (np.array([getattr(line, name) for line in living]) for name in ("cap", "length"))
+        B, size, n = len(living), min(CHUNK - start, caps.min() - self.t), 0
+        widths = 3, self.model.head.out_features, self.width
+        points, outputs, phis = (np.empty((size, B, width), self.x.dtype) for width in widths)
         has_ended = np.zeros(B, dtype=bool)
         while n < size and not has_ended.any():
             outputs[n], phi, kappa = self.decoder.step(self.x)
             if phi is not None:
-                phis[n], has_ended = phi, has_written_text(phi, kappa, self.lengths)
-            draw_points(outputs[n], self.noise[start + n], points[n])
+                phis[n], has_ended = phi, has_written_text(phi, kappa, lengths)
+            sample_points(outputs[n], self.noise[start + n], points[n])
             self.x = points[n]
             n, self.t = n + 1, self.t + 1
-        self.keep((points, outputs if self.with_outputs else outputs[:, :, :0], phis), n, has_ended)
-        staying = np.flatnonzero(~has_ended & (self.caps > self.t))
+        results = points, outputs if with_outputs else outputs[:, :, :0], phis
+        for b, (line, ended) in enumerate(zip(living, has_ended.tolist(), strict=True)):
+            line.pieces.append(tuple(array[: n - ended, b].copy() for array in results))  # what follows an end is left
+            line.finished = ended if self.width else None
+        staying = np.flatnonzero(~has_ended & (caps > self.t))
         if len(staying) < B:
-            self.select_lines(staying)
-
-    def keep(self, results: tuple[np.ndarray, ...], n: int, has_ended: np.ndarray) -> None:
-        """Add the first `n` points of (size, B, ...) to the lines; the one drawn after a line's end does not count."""
-        for b, (line, ended) in enumerate(zip(self.alive, has_ended.tolist(), strict=True)):
-            self.pieces[line].append(tuple(array[: n - ended, b].copy() for array in results))
-            if ended:
-                self.finished[line] = True
-
-    def select_lines(self, staying: np.ndarray) -> None:
-        """Go on with these of the living lines only: their places (n,)."""
-        self.alive, self.generators = ([old[b] for b in staying] for old in (self.alive, self.generators))
-        self.x, self.biases, self.caps = self.x[staying], self.biases[staying], self.caps[staying]
-        self.lengths, self.noise = self.lengths[staying], self.noise[:, staying]
-        self.decoder.select_lines(staying)
-
-    def line(self, number: int) -> Line:
-        """The line of that number, when all have ended."""
-        points, outputs, phi = (np.concatenate(piece) for piece in zip(*self.pieces[number], strict=True))
-        points = self.model.denormalise(torch.from_numpy(points).to(self.model.mean.device)).cpu().numpy()
-        if self.is_primed:  # the way from the prime's end is no ink: the line begins where it leads to
-            first = self.first_new_step(points, phi)
-            points, outputs, phi = points[first:], outputs[first + 1 :], phi[first + 1 :]
-        else:
-            points = np.pad(points, ((1, 0), (0, 0)))
-        points[:1, :2] = 0  # where the pen touches down, (T + 1, 3)
-        points[-1:, 2] = 1  # whatever comes next, the pen is lifted
-        if self.texts is not None:
-            phi = phi[:, self.prefix : self.prefix + len(self.texts[number]) + 1]
-        return Line(
-            points, outputs if self.with_outputs else None, None if self.texts is None else phi, self.finished[number]
-        )
-
-    def first_new_step(self, points: np.ndarray, phi: np.ndarray) -> int:
-        """The step that leads to the first stroke of a primed line's text: the pen may finish the prime before.
-
-        points (T, 3) and phi (T, U + 1) of the steps from the prime's end, over the texts of both.
-        """
-        is_new = phi.argmax(1) >= self.prefix if self.texts is not None else np.array([True])
-        lifts = np.flatnonzero(points[: is_new.argmax(), 2]) if is_new.any() else []  # before the window is on the text
-        return lifts[-1] + 1 if len(lifts) else 0
+            self.living, self.x, self.noise = [living[b] for b in staying], self.x[staying], self.noise[:, staying]
+            self.decoder.select_lines(staying)
 
 
 class Sampler:
@@ -237,7 +202,7 @@ class Sampler:
         self.model = model
         self.packed = kernels.pack_model(model) if kernels else None
 
-    def touch_down(self, batch_size: int) -> np.ndarray:
+    def start_token(self, batch_size: int) -> np.ndarray:
         """What the network reads first, (B, 3): the point where the pen touches down, normalised."""
         return self.model.normalise(self.model.mean.new_zeros(batch_size, 3)).cpu().numpy()
 
@@ -258,6 +223,7 @@ class Sampler:
             return kernels.Decoder(self.model, self.packed, text, batch_size)
         return PlainDecoder(self.model, text, batch_size)
 
+    @np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
     @torch.inference_mode()
     def prime(self, points: np.ndarray, codes: np.ndarray) -> Primed:
         """Read a hand (section 5.5): ink (P, 3) in the form of `Line.points`, and the codes (U,) of what it says.
@@ -270,7 +236,7 @@ class Sampler:
             decoder.step(x[None])
         return Primed(decoder, xs[-1:], np.asarray(codes))
 
-    @np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
+    @np.errstate(over="ignore", invalid="ignore")
     @torch.inference_mode()
     def write(
         self, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
@@ -280,14 +246,49 @@ class Sampler:
 
         A line ends by `has_written_text`; without a text, and at the latest, after `steps` steps. `bias` and `steps`
         may be one for all or one for each line. A line's ink depends on its seed, not on the lines beside it. With
-        `primed` it goes on in that hand; only the new ink is returned.
+        `primed` it goes on in that hand; only the new ink is returned. A network that has gone astray may write what is
+        infinite or not a number.
         """
         if not seeds:
             return []
-        batch = Batch(self, texts, seeds, bias, steps, with_outputs, primed)
-        while batch.alive:
-            batch.write()
-        return [batch.line(number) for number in range(len(seeds))]
+        batch = self.start(texts, seeds, bias, steps, primed)
+        lines = batch.living
+        while batch.living:
+            batch.write(with_outputs)
+        return [self.finish(line, with_outputs, primed) for line in lines]
+
+    def start(
+        self, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
+        primed: Primed | None,
+    ) -> Batch:  # fmt: skip
+        """The lines of `write` before their first step."""
+        B = len(seeds)
+        if primed is None:
+            read, decoder, x = texts, self.decoder(texts, B), self.start_token(B)
+        else:
+            read = texts and [[*primed.codes, *text] for text in texts]
+            decoder, x = primed.decoder.fork(self.pad_texts(read), B), np.repeat(primed.x, B, axis=0)
+        lengths = [0] * B if read is None else [len(text) for text in read]
+        biases, caps = np.broadcast_to(np.asarray(bias, x.dtype), B).tolist(), np.broadcast_to(steps, B).tolist()
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        settings = zip(lengths, biases, caps, generators, strict=True)
+        return Batch(self.model, decoder, x, [Progress(*each) for each in settings])
+
+    def finish(self, line: Progress, with_outputs: bool, primed: Primed | None) -> Line:
+        """A line of `write` after its last step."""
+        points, outputs, phi = (np.concatenate(piece) for piece in zip(*line.pieces, strict=True))
+        points = self.model.denormalise(torch.from_numpy(points).to(self.model.mean.device)).cpu().numpy()
+        has_text, prefix = line.finished is not None, 0
+        if primed is None:
+            points = np.pad(points, ((1, 0), (0, 0)))
+        else:  # the way from the prime's end is no ink: the line begins where it leads to
+            prefix = len(primed.codes)
+            first = first_new_step(points, phi, prefix)
+            points, outputs, phi = points[first:], outputs[first + 1 :], phi[first + 1 :]
+        points[:1, :2] = 0  # where the pen touches down, (T + 1, 3)
+        points[-1:, 2] = 1  # whatever comes next, the pen is lifted
+        phi = phi[:, prefix : line.length + 1] if has_text else None
+        return Line(points, outputs if with_outputs else None, phi, line.finished)
 
 
 def sample(

@@ -11,20 +11,20 @@ from test_model import ASTRAY, astray, make_model, reference_distribution
 
 from handwriting import sampling
 from handwriting.figures import draw_lines
-from handwriting.sampling import draw_noise, draw_points
+from handwriting.sampling import sample_noise, sample_points
 from model import Window, window_weights
 
 sample = partial(sampling.sample, with_outputs=True)
 
 
 @pytest.mark.parametrize("bias", [0.0, 1.0])
-def test_points_are_drawn_from_the_mixture(bias):
+def test_points_are_sampled_from_the_mixture(bias):
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randn(1, 1 + 6 * 4, dtype=torch.float64, generator=generator)
     count = 200_000
-    noise = draw_noise([generator], count, 4, np.array([bias]))[:, 0]
+    noise = sample_noise([generator], count, 4, [bias])[:, 0]
     drawn = torch.empty(count, 3, dtype=torch.float64)
-    draw_points(outputs.expand(count, -1).numpy(), noise, drawn.numpy())
+    sample_points(outputs.expand(count, -1).numpy(), noise, drawn.numpy())
     reference = reference_distribution(outputs, bias)
     torch.manual_seed(0)
     expected = reference.sample((count,))[:, 0]
@@ -76,8 +76,8 @@ def test_line_ends_where_the_window_is_strongest_beyond_the_text():
     texts = [np.array([1, 2, 3, 4, 5, 0]), np.array([1, 2])]
     lines = sample(model, texts, [0, 1], 0.0, 200)
     for text, line in zip(texts, lines, strict=True):
-        assert line.finished and 2 * len(text) < (len(line.points) - 1) < 12 * len(text)
-        assert line.phi.shape == ((len(line.points) - 1), len(text) + 1)
+        assert line.finished and 2 * len(text) < len(line.points) - 1 < 12 * len(text)
+        assert line.phi.shape == (len(line.points) - 1, len(text) + 1)
         assert (line.phi[:, -1] <= line.phi[:, :-1].max(1)).all()  # section 5.3 had no reason to stop earlier
         assert line.points[-1, 2] == 1
     # one point more, and it has
@@ -111,6 +111,27 @@ def test_networks_gone_astray_write_finite_ink_without_a_word(name, kernels_on_a
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])
+@pytest.mark.parametrize("part", ["mu", "sigma", "std", "not a number"])
+def test_ink_that_overflows_is_returned_without_a_word(num_chars, part, kernels_on_and_off):
+    model = make_model(2, num_chars).float()
+    with torch.no_grad():
+        for name, place in (("mu", slice(4, 10)), ("sigma", slice(10, 16))):
+            model.head.bias[place] = {name: 3e38}.get(part, 0.0)
+        if part == "std":
+            model.std.fill_(3e38)
+        if part == "not a number":
+            model.head.weight.fill_(np.nan)
+    sampler, texts = sampling.Sampler(model), [np.array([1, 2]), np.array([3])] if num_chars else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lines = sampler.write(texts, [0, 1], [0.0, 3.0], 20, with_outputs=True)
+        primed = sampler.prime(lines[0].points, np.array([1, 2] if num_chars else [], dtype=int))
+        lines += sampler.write(texts, [0, 1], 0.0, 20, primed=primed)
+    assert len(lines) == 4
+    assert part == "sigma" or not np.isfinite(lines[0].points).all()
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
 def test_order_of_lines_changes_nothing(num_chars, kernels_on_and_off):
     model, order = make_model(2, num_chars), [2, 0, 1]
     texts = [np.array([1, 2, 3, 4]), np.array([5]), np.array([0, 3])] if num_chars else None
@@ -137,9 +158,9 @@ def test_each_line_has_its_own_bias_and_cap(monkeypatch):
     monkeypatch.setattr(sampling, "CHUNK", 8)
     model = make_model(2, 0)
     lines = sample(model, None, [3, 3, 4], [0.0, 2.0, 0.0], [50, 30, 20])
-    assert [(len(line.points) - 1) for line in lines] == [50, 30, 20]
+    assert [len(line.points) - 1 for line in lines] == [50, 30, 20]
     for line, bias in zip(lines, [0.0, 2.0, 0.0], strict=True):
-        (alone,) = sample(model, None, [4 if (len(line.points) - 1) == 20 else 3], bias, (len(line.points) - 1))
+        (alone,) = sample(model, None, [4 if len(line.points) - 1 == 20 else 3], bias, len(line.points) - 1)
         np.testing.assert_allclose(alone.points, line.points, atol=1e-4)
 
 
@@ -148,9 +169,9 @@ def test_the_cap_on_steps_holds():
     with torch.no_grad():
         model.layers[0].window.bias[-4:] = -20.0  # a window that stands still
     (line,) = sample(model, [np.array([1, 2, 3])], [0], 0.0, 30)
-    assert (len(line.points) - 1) == 30 and line.finished is False
+    assert len(line.points) - 1 == 30 and line.finished is False
     (line,) = sample(make_model(2, 0), None, [0], 0.0, 30)
-    assert (len(line.points) - 1) == 30 and line.finished is None  # a line without a text has no end of its own
+    assert len(line.points) - 1 == 30 and line.finished is None  # a line without a text has no end of its own
 
 
 def test_the_first_segment_is_drawn():
@@ -158,7 +179,7 @@ def test_the_first_segment_is_drawn():
     with torch.no_grad():
         model.head.bias[0] = 30.0  # a pen that is never lifted
     (line,) = sample(model, None, [0], 0.0, 30)
-    assert len(line.points) == (len(line.points) - 1) + 1
+    assert len(line.points) == len(line.points) - 1 + 1
     axes = Figure().subplots()
     draw_lines(axes, [line.points])
     (stroke,) = axes.collections[0].get_segments()
@@ -186,9 +207,10 @@ def test_a_primed_line_goes_on_from_the_primes_ink(num_chars, switch, monkeypatc
         expected, _, _ = model(xs[-1:], both, state)
     texts = [text, np.array([5, 5, 1])] if num_chars else None
     with torch.inference_mode():
-        batch = sampling.Batch(sampler, texts, [7, 8], 0.0, 40, True, primed)
-        batch.write()
-    np.testing.assert_allclose(batch.pieces[0][0][1][0], expected[0, 0], atol=1e-6)
+        batch = sampler.start(texts, [7, 8], 0.0, 40, primed)
+        first_line = batch.living[0]
+        batch.write(with_outputs=True)
+    np.testing.assert_allclose(first_line.pieces[0][1][0], expected[0, 0], atol=1e-6)
     lines = sampler.write(texts, [7, 8], 0.0, 40, True, primed)
     (alone,) = sampler.write(texts and texts[1:], [8], 0.0, 40, primed=primed)
     np.testing.assert_allclose(alone.points, lines[1].points, atol=1e-4)
@@ -208,11 +230,9 @@ def test_a_line_ends_when_the_window_is_on_the_point_beyond_it():
 
 
 def test_strokes_that_finish_the_prime_are_left_out():
-    batch = sampling.Batch.__new__(sampling.Batch)
-    batch.prefix, batch.texts = 2, [np.array([1])]
     points = np.zeros((6, 3))
     points[[1, 4], 2] = 1  # strokes of two, three and one points
     phi = np.eye(4)[[0, 1, 1, 2, 2, 3]]  # the window comes to the new text within the second stroke
-    assert batch.first_new_step(points, phi) == 2
-    assert batch.first_new_step(points, np.eye(4)[[2] * 6]) == 0
-    assert batch.first_new_step(points, np.eye(4)[[0] * 6]) == 0
+    assert sampling.first_new_step(points, phi, prefix=2) == 2
+    assert sampling.first_new_step(points, np.eye(4)[[2] * 6], prefix=2) == 0
+    assert sampling.first_new_step(points, np.eye(4)[[0] * 6], prefix=2) == 0
