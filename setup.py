@@ -32,8 +32,7 @@ class BuildPackage(build_py):
 
     def build_module(self, module, module_file, package):
         built, copied = super().build_module(module, module_file, package)
-        source = Path(built).read_text(encoding="utf-8")
-        Path(built).write_text(IMPORT.sub(import_in_package, source), encoding="utf-8")
+        Path(built).write_text(IMPORT.sub(import_in_package, Path(built).read_text("utf-8")), "utf-8")
         return built, copied
 
     def run(self):

@@ -1,10 +1,17 @@
-"""Made-up handwriting for the tests, and how they run the scripts."""
+"""Made-up handwriting for the tests, and how they run: shared by all cores, each test with one thread.
+
+`OMP_NUM_THREADS=2 .venv/bin/python -m pytest` gives each two threads; `-n 0` runs all in one process.
+"""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: many threads on few cores are slow
+
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +20,7 @@ import pytest
 import torch
 
 from handwriting.data.dataset import Dataset, save_dataset
+from handwriting.program import run_cli
 from model import Config, Model
 from utils import save_checkpoint
 
@@ -27,6 +35,13 @@ def pytest_addoption(parser) -> None:
     parser.addoption(
         "--cases", type=int, help="how many cases tests/fuzz tries, new ones each time (default: 200, always the same)"
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config) -> int:
+    """As many processes as there are cores for us, but at most eight: each takes half a gigabyte."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
 
 
 def pytest_configure(config) -> None:
@@ -108,13 +123,29 @@ def kernels_on_and_off(request, monkeypatch) -> None:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+    """For the programs that tests start."""
+    return dict(os.environ)
 
 
 def run_script(script: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
     """Run a script of the project as a user does."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=cwd, timeout=300)
+
+
+@pytest.fixture
+def run_here(capsys, monkeypatch) -> Callable[..., subprocess.CompletedProcess]:
+    """Run the `main` of a script in this process as its program would run, which saves the seconds of its imports."""
+
+    def run(main: Callable[[list[str]], None], *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        words = [str(argument) for argument in arguments]
+        monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            run_cli(lambda: main(words))
+        return subprocess.CompletedProcess(words, end.value.code, *capsys.readouterr())
+
+    return run
 
 
 def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:

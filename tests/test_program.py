@@ -10,8 +10,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, assert_refused, environment, run_script
+from conftest import ROOT, assert_refused, environment
 
+import data_preprocessing
+import generate
+import train
 from handwriting.program import InputError, atomic_write, check_writable
 
 
@@ -143,9 +146,9 @@ def test_output_that_cannot_be_written_is_one_line():
     assert_refused(run_code(PROGRAM.format(end=""), ">/dev/full"), os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("program", ["generate.py", "train.py", "data_preprocessing.py"])
-def test_a_wrong_flag_is_one_line(program):
-    assert_refused(run_script(program, "--seed=\na", "--x"), "--help")
+@pytest.mark.parametrize("program", [generate, train, data_preprocessing])
+def test_a_wrong_flag_is_one_line(program, run_here):
+    assert_refused(run_here(program.main, "--seed=\na", "--x"), "--help")
 
 
 def test_notes_are_told_safely_at_the_end_and_not_before_an_error():

@@ -1,4 +1,8 @@
-"""Every command of the README and its side pages, as it stands there, in a fresh copy and on made-up data."""
+"""Every command of the README and its side pages, as it stands there, in a fresh copy and on made-up data.
+
+Commands run in the tests' own process; one of each program runs in a process of its own. Long texts are cut short in
+the copy.
+"""
 
 import re
 import shlex
@@ -11,6 +15,10 @@ import pytest
 from conftest import ROOT, environment
 from corpus import write_corpus
 
+import data_preprocessing
+import generate
+import train
+
 # What is not run here, and why. Any other command is run, or fails the tests if they do not know its program.
 NOT_RUN = {
     "python3 -m venv .venv": "this test runs in an environment like that already",
@@ -20,7 +28,7 @@ NOT_RUN = {
     "IAM_ONDB=FOLDER .venv/bin/python -m pytest": "wants the real data",
     ".venv/bin/python -m pytest tests/fuzz --cases 10000": "takes an hour; the ordinary tests try 200 cases",
     "bash .ci/run": "makes an environment from the network, and runs this test too",
-    "python compose.py --data data/iam-ondb.npz --output data/composed.npz": "wants recorded digits; "
+    "python -m handwriting.compose --data data/iam-ondb.npz --output data/composed.npz": "wants recorded digits; "
     "tests/test_compose.py runs it on its own",
     "torchrun --nproc_per_node 4 train.py ...": "is only the beginning of a command; tests/test_train.py runs torchrun",
     "python benchmarks/quality.py": "takes two minutes; tests/test_quality.py runs it on less",
@@ -37,32 +45,51 @@ NOT_RUN = {
 # A run takes seconds with these flags behind its own.
 FOR_SECONDS = {"train.py": ["--num_epochs", "1", "--sample_every", "0", "--processes", "1"]}
 PAGES = ("README.md", "benchmarks/README.md", "data/README.md", "examples/README.md")
-PROGRAMS = ("generate.py", "train.py", "data_preprocessing.py")
+MAINS = {
+    "generate.py": generate.main, "train.py": train.main, "data_preprocessing.py": data_preprocessing.main,
+    "handwriting": generate.main,
+}  # fmt: skip
 
 
 def code_of(text):
-    """The commands of a page's code blocks and code spans in their order, and its blocks of Python."""
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    """The commands of each code block and code span of a page, in their order, and its blocks of Python."""
+    python = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^```python\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^```\w*\n(.*?)^```", lambda block: indent(block[1], " " * 4), text, flags=re.MULTILINE | re.DOTALL)
-    commands = []
+    blocks = []
     for block, span in re.findall(r"((?:^ {4}.*\n)+)|`([^`]+)`", text, flags=re.MULTILINE):
         lines = block.replace("\\\n", " ").splitlines() if block else [" ".join(span.split())]
-        for line in lines:
-            for command in line.split("&&"):
-                words = shlex.split(command, comments=True)
-                if words and (block or re.match(r"([A-Z_]+=\S+ )?(\S*python3?|torchrun|bash|\S*pip) ", line)):
-                    commands.append(words)
-    return commands, blocks
+        commands = [shlex.split(command, comments=True) for line in lines for command in line.split("&&")]
+        if block or re.match(r"([A-Z_]+=\S+ )?(\S*python3?|torchrun|bash|\S*pip|handwriting) ", span):
+            blocks.append([words for words in commands if words])
+    return blocks, python
 
 
-COMMANDS, BLOCKS = code_of("\n".join((ROOT / page).read_text() for page in PAGES))
+BLOCKS, PYTHON = code_of("\n".join((ROOT / page).read_text() for page in PAGES))
+COMMANDS = [words for block in BLOCKS for words in block]
 KNOWN = {tuple(shlex.split(command)) for command in NOT_RUN}
 
 
-def is_ours(words):
-    is_python = len(words) > 1 and words[0] in ("python", ".venv/bin/python")
-    return is_python and words[1] in PROGRAMS and tuple(words) not in KNOWN
+def program_of(words):
+    """The program that a command runs, "" if it is none of `MAINS`, and its arguments."""
+    if len(words) > 1 and words[0] in ("python", ".venv/bin/python"):
+        words = words[2:] if words[1] == "-m" else words[1:]
+    return (words[0], words[1:]) if words and words[0] in MAINS else ("", [])
+
+
+def groups():
+    """The commands to run, by blocks: a command may read what one before it in its block has written.
+
+    All blocks that prepare data or train are one.
+    """
+    training, writing = [], []
+    for block in BLOCKS:
+        commands = [words for words in block if program_of(words)[0] and tuple(words) not in KNOWN]
+        if {"train.py", "data_preprocessing.py"} & {program_of(words)[0] for words in commands}:
+            training += commands
+        elif commands:
+            writing.append(commands)
+    return [training, *writing]
 
 
 @pytest.fixture(scope="module")
@@ -77,54 +104,62 @@ def copy(tmp_path_factory):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    letter, sentences = folder / "examples" / "letter.txt", folder / "benchmarks" / "sentences.txt"
+    short = [line[:9].rstrip() for line in letter.read_text().splitlines()]
+    letter.write_text("\n".join(short + ["yours"] * 4))  # no line is broken in two, and some commands ask for line 14
+    sentences.write_text("\n".join(sentences.read_text().splitlines()[:3]))
     write_corpus(folder / "data", ["Some text", "text Some"])
     return folder
 
 
 def run(folder, *words):
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment(), timeout=300)
+    """Run Python in the copy, where it finds no other modules of ours."""
+    return subprocess.run(
+        [sys.executable, *words], cwd=folder, capture_output=True, text=True, env=environment(), timeout=300
+    )
 
 
 def test_the_commands_are_found():
-    commands, blocks = code_of(
+    found, python = code_of(
         "See `a.py` or `python a.py\n--x`:\n\n    python b.py 'c d'  # e\n    python f.py \\\n"
         "        g && python h.py\n"
         "\n```python\nimport i\n```\n\n```bash\npython j.py\n```\n\n    python k.py\n"
     )
-    assert [" ".join(words) for words in commands] == [
-        "python a.py --x", "python b.py c d", "python f.py g", "python h.py", "python j.py", "python k.py"
+    assert [[" ".join(words) for words in block] for block in found] == [
+        ["python a.py --x"], ["python b.py c d", "python f.py g", "python h.py"], ["python j.py"], ["python k.py"]
     ]  # fmt: skip
-    assert blocks == ["import i\n"]
+    assert python == ["import i\n"]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)
 def test_each_command_is_run_or_known(words):
-    assert is_ours(words) or tuple(words) in KNOWN, "say in this file how it is run, or why not"
+    assert program_of(words)[0] or tuple(words) in KNOWN, "say in this file how it is run, or why not"
 
 
 def test_no_reason_is_left_over():
     assert {tuple(words) for words in COMMANDS} >= KNOWN
 
 
-def test_the_commands_run_as_they_stand_there(copy):
-    for words in filter(is_ours, COMMANDS):
-        program = words[1]
-        result = run(copy, sys.executable, *words[1:], *FOR_SECONDS.get(program, []))
+@pytest.mark.parametrize("commands", groups(), ids=lambda commands: shlex.join(commands[0]))
+def test_the_commands_run_as_they_stand_there(commands, copy, run_here):
+    for words in commands:
+        program, arguments = program_of(words)
+        result = run_here(MAINS[program], *arguments, *FOR_SECONDS.get(program, []), cwd=copy)
         # A network trained for seconds writes nothing that can be read, and of many lines some come out wrong.
-        may_be_wrong = program == "generate.py" and not {"--checkpoint", "--batch", "--file"}.isdisjoint(words)
+        may_be_wrong = not {"--checkpoint", "--batch", "--file"}.isdisjoint(words)
         assert result.returncode in ((0, 3) if may_be_wrong else (0,)), (words, result.stdout, result.stderr)
         written = re.findall(r"^wrote (\S+?):?(?:\s|$)", result.stdout, flags=re.MULTILINE)
         assert written or program == "train.py", (words, result.stdout)
         assert all((copy / path).stat().st_size for path in written), words
 
 
-def test_each_program_explains_itself(copy):
-    for program in PROGRAMS:
-        result = run(copy, sys.executable, program, "--help")
-        assert result.returncode == 0 and result.stdout.startswith(f"usage: {program}")
+@pytest.mark.parametrize("program", ["generate.py", "train.py", "data_preprocessing.py"])
+def test_each_program_explains_itself(program, copy):
+    result = run(copy, program, "--help")
+    assert result.returncode == 0 and result.stdout.startswith(f"usage: {program} "), result.stderr
 
 
-@pytest.mark.parametrize("code", BLOCKS)
+@pytest.mark.parametrize("code", PYTHON)
 def test_the_python_runs_as_it_stands_there(code, copy):
-    result = run(copy, sys.executable, "-c", code)
+    result = run(copy, "-c", code)
     assert result.returncode == 0, result.stderr
