@@ -1,12 +1,11 @@
 """Add training lines: with numbers, put together from recorded handwriting; and such as a network writes itself.
 
-    python compose.py --data data/iam-ondb.npz --output data/composed.npz --lines 4000
-    python compose.py --data data/composed.npz --output data/written.npz --lines 0 --written 4000
+    python -m handwriting.compose --data data/iam-ondb.npz --output data/composed.npz --lines 4000
+    python -m handwriting.compose --data data/composed.npz --output data/written.npz --lines 0 --written 4000
 
-IAM-OnDB has each digit some 40 to 260 times, too few to learn dates, times and prices from. A trained network tells
-which character each recorded point belongs to, by its window (section 5.1). So digits, marks and capitals can be cut
-out of the training lines, where their strokes are their own, and be set between words of other training lines: at the
-size, on the baseline and with the slant of these.
+IAM-OnDB has each digit some 40 to 260 times, too few to learn dates, times and prices from. So digits, signs and
+capitals are cut out of the training lines (handwriting/cutting.py), and set between words of other training lines: at
+the size, on the baseline and with the slant of these.
 
 A network loses its place in some lines, and it never sees that in training. So it can learn from its own good ones:
 with `--written` it writes texts with numbers and capitals in many hands, and those that the recogniser reads without a
@@ -16,214 +15,47 @@ The output is the data set with the new lines among its training lines; nothing 
 of a line, measured from its baseline, unless said otherwise.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
-
 import string
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from handwriting.bulk import BIASES
 from handwriting.checks import load_recogniser
+from handwriting.cutting import SIGNS, TOKEN_CHARACTERS, CutLine, Cutting, cut_lines, is_usual, make_cutting
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
-from handwriting.data.recordings import drop_rests
-from handwriting.program import InputError, Parser, run_cli
-from handwriting.recogniser import Recogniser, align, edit_distance
+from handwriting.data.recordings import to_offsets
+from handwriting.program import InputError, Parser, check_writable, run_cli
+from handwriting.recogniser import Recogniser, edit_distance
 from handwriting.sampling import default_steps
-from handwriting.strokes import to_strokes
-from handwriting.training.batches import collate, make_batches
-from handwriting.writer import load_writer, write_checked
-from model import Window, window_weights
+from handwriting.writer import Network, load_network, write_checked
 
-FLAT_LETTERS = set("acemnorsuvwxz")  # they reach from the baseline to the x-height
-TOKEN_CHARACTERS = set(string.digits + string.ascii_uppercase + ":/.,-+()")  # what new words are made of
-MIN_OWN = 0.6  # share of the points of a stroke that its character or word must have: the window runs a little ahead
 NEAREST = 12  # glyphs of a character, those nearest in slant, of which one is taken
-ALIGN_BATCH = 32
-READ_LINES = 256  # new lines read at once
-MAX_WRONG = 0.25  # share of a new line's characters that a recogniser may get wrong
+MAX_WRONG = 0.25  # share of a composed line's characters that the recogniser may get wrong
 MAX_CHARACTERS = 45  # of a new line
 RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share of lines are cut, and of the others
 OTHER_LINES = 800
+ROUND = 256  # new lines that are made and read at once
+MIN_GOOD = 0.02  # share of new lines that must come out right
 WRITE_TRIES = 4  # at a text, each with another seed, for a line that is read without a mistake
-WRITE_TEXTS = 256  # written and read at once
 TOKEN_SHARE = 0.4  # of the texts that are written have a token
 CAPITAL_SHARE = 0.15  # of their words get a capital
-MIN_WELL = 0.02  # share of texts that must come out right
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Ink of a character or word."""
+class NewLine(NamedTuple):
+    """A line for the data set, in whole whiteboard units."""
 
+    offsets: np.ndarray  # (T, 2) int16
+    ends: np.ndarray  # (T,) bool
     text: str
-    strokes: list[np.ndarray]  # (n, 2) each; x from the piece's left edge, y downwards from the baseline
-    slant: float  # of the line that it comes from: x a unit of y upwards
-
-    @property
-    def width(self) -> float:
-        """From the left edge to the right one."""
-        return max(stroke[:, 0].max() for stroke in self.strokes)
 
 
-@dataclass(frozen=True)
-class CutLine:
-    """A training line in pieces."""
-
-    words: list[Piece]  # none if they share strokes
-    gaps: list[float]  # between the words
-    glyphs: list[Piece]  # single characters whose strokes are their own
-    slope: float  # of the baseline
-    x_height: float  # whiteboard units
-    slant: float
-
-
-# ------------------------------------------------------------------------------------------------------- cutting lines
-
-
-@torch.inference_mode()
-def align_characters(network, dataset: Dataset, lines: np.ndarray) -> dict[int, np.ndarray]:
-    """For each line, by its number, the place in its text of the character that each point belongs to, (T,).
-
-    That is the one on which the window of a network (`writer.Network`) is strongest before the point.
-    """
-    found, model = {}, network.model
-    lengths = np.diff(dataset.starts)[lines]
-    for batch in tqdm(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="aligning", disable=None):
-        codes = [torch.from_numpy(network.alphabet.encode(str(text))) for text in dataset.texts[lines[batch]]]
-        points, _, text = collate([dataset.points(line) for line in lines[batch]], codes)
-        _, _, windows = model(model.normalise(points[:-1]), model.one_hot(text))
-        for b, line in enumerate(lines[batch]):
-            window = Window(*(parameter[: lengths[batch[b]] - 1, b] for parameter in windows))
-            phi = window_weights(window, len(dataset.texts[line]))  # (T - 1, U)
-            found[int(line)] = np.append(0, phi.argmax(1).numpy())
-    return found
-
-
-def measure_line(positions: np.ndarray, characters: np.ndarray, text: str) -> tuple[float, float, float] | None:
-    """Slope and height at x = 0 of the baseline, and x-height, in the unit of positions (T, 2); None if unclear."""
-    marks = []  # of each flat letter: middle, bottom, height
-    for place, character in enumerate(text):
-        ink = positions[characters == place]
-        if character in FLAT_LETTERS and len(ink) > 3:
-            marks.append((np.ptp(ink[:, 0]) / 2 + ink[:, 0].min(), ink[:, 1].max(), np.ptp(ink[:, 1])))
-    if len(marks) < 6:
-        return None
-    x, bottom, height = np.array(marks).T
-    keep = np.ones(len(x), dtype=bool)
-    for _ in range(3):  # least squares without the letters that are far off
-        slope, base = np.polyfit(x[keep], bottom[keep], 1)
-        error = np.abs(bottom - slope * x - base)
-        keep = error <= max(2 * np.median(error), 1e-6)
-        if keep.sum() < 4:
-            return None
-    x_height = float(np.median(height))
-    return (float(slope), float(base), x_height) if x_height > 10 and abs(slope) < 0.3 else None
-
-
-def measure_slant(strokes: list[np.ndarray]) -> float:
-    """The mean x a unit of y upwards over the steep steps of strokes (n, 2)."""
-    steps = np.concatenate([np.diff(stroke, axis=0) for stroke in strokes])
-    steep = np.abs(steps[:, 1]) > np.abs(steps[:, 0])
-    dx, dy = steps[steep].T
-    return float(-(dx * np.sign(dy)).sum() / max(np.abs(dy).sum(), 1e-6))
-
-
-def places_read_right(text: str, read: str) -> set[int]:
-    """The places in `text` of the characters that are read as what they are."""
-    pairs = align(text, read)
-    places = np.cumsum([bool(a) for a, _ in pairs]) - 1
-    return {int(place) for place, (a, b) in zip(places, pairs, strict=True) if a == b}
-
-
-def cut_line(points: np.ndarray, characters: np.ndarray, text: str, right: set[int]) -> CutLine | None:
-    """Cut a line, points (T, 3) in whiteboard units, where the pen is lifted; None if it cannot be measured.
-
-    Glyphs are those at the places in `right` only.
-    """
-    strokes, ends = to_strokes(points), np.flatnonzero(points[:, 2] > 0.5) + 1
-    owners = np.split(characters, ends)[: len(strokes)]
-    measures = measure_line(np.concatenate(strokes), characters, text)
-    if measures is None:
-        return None
-    slope, base, x_height = measures
-    strokes = [(stroke - np.outer(stroke[:, 0] * slope + base, [0, 1])) / x_height for stroke in strokes]
-    slant = measure_slant(strokes)
-    main = [int(np.bincount(owner).argmax()) for owner in owners]  # the character of each stroke
-    words, gaps = cut_words(strokes, owners, main, text, slant)
-    places = [place for place, character in enumerate(text) if character in TOKEN_CHARACTERS and place in right]
-    chosen = [(own_strokes(owners, main, place), text[place]) for place in places]
-    glyphs = [make_piece([strokes[s] for s in own], character, slant) for own, character in chosen if own]
-    return CutLine(words, gaps, glyphs, slope, x_height, slant)
-
-
-def make_piece(strokes: list[np.ndarray], text: str, slant: float) -> Piece:
-    """A piece of strokes (n, 2), which are moved so that it begins at x = 0."""
-    left = min(stroke[:, 0].min() for stroke in strokes)
-    return Piece(text, [stroke - [left, 0] for stroke in strokes], slant)
-
-
-def cut_words(
-    strokes: list[np.ndarray], owners: list[np.ndarray], main: list[int], text: str, slant: float
-) -> tuple[list[Piece], list[float]]:
-    """The words of a line and the gaps between them; none if words share strokes or come in another order.
-
-    strokes (n, 2) and, for each point of them, its character, owners (n,); `main` is that of most points of a stroke.
-    """
-    word_of = np.cumsum([character == " " for character in text])
-    words = [int(word_of[place]) for place in main]
-    is_shared = any((word_of[owner] == word).mean() < MIN_OWN for owner, word in zip(owners, words, strict=True))
-    if is_shared or words != sorted(words):
-        return [], []
-    for s in range(1, len(strokes)):  # a bar that is drawn when the window is on the next word already
-        last = max(strokes[r][:, 0].max() for r in range(s) if words[r] == words[s - 1])
-        if words[s] > words[s - 1] and strokes[s][:, 0].mean() < last:
-            words[s] = words[s - 1]
-    groups = [[stroke for stroke, word in zip(strokes, words, strict=True) if word == n] for n in range(max(words) + 1)]
-    if not all(groups) or len(groups) != len(text.split(" ")):
-        return [], []
-    edges = [(min(s[:, 0].min() for s in group), max(s[:, 0].max() for s in group)) for group in groups]
-    pieces = [make_piece(group, word, slant) for group, word in zip(groups, text.split(" "), strict=True)]
-    return pieces, [right[0] - left[1] for left, right in pairwise(edges)]
-
-
-def own_strokes(owners: list[np.ndarray], main: list[int], place: int) -> list[int]:
-    """The strokes, by number, of the character at a place of the text; none if it shares one with another character."""
-    own = [s for s in range(len(owners)) if main[s] == place]
-    is_whole = all((owners[s] == place).mean() >= MIN_OWN for s in own)
-    has_more = any((owner == place).mean() > 1 - MIN_OWN for s, owner in enumerate(owners) if s not in own)
-    return own if is_whole and not has_more else []
-
-
-MARKS = {  # limits on a mark's height, top and bottom, y downwards from the baseline, and its number of strokes
-    ".": (0.5, -0.6, 0.4, 1), ",": (1.5, -0.6, 1.5, 1), ":": (1.8, -1.8, 0.5, 2), "-": (0.6, -1.3, 0.0, 1),
-    "/": (5.0, -3.5, 1.5, 1), "(": (5.0, -3.5, 1.5, 1), ")": (5.0, -3.5, 1.5, 1), "+": (2.0, -2.0, 0.4, 2),
-}  # fmt: skip
-
-
-def is_usual(glyph: Piece) -> bool:
-    """Whether a glyph has the size and the place of its kind: most that have not were cut wrongly."""
-    y = np.concatenate(glyph.strokes)[:, 1]
-    height, top, bottom = np.ptp(y), y.min(), y.max()
-    ends = sorted((stroke[:, 0].min(), stroke[:, 0].max()) for stroke in glyph.strokes)
-    if any(right[0] - left[1] > 0.3 for left, right in pairwise(ends)):
-        return False  # a stroke that stands apart is another character's
-    if glyph.text in MARKS:
-        most, highest, lowest, count = MARKS[glyph.text]
-        return height <= most and top >= highest and bottom <= lowest and len(ends) == count and glyph.width < 3
-    widest = 0.9 if glyph.text in "1I" else 1.6
-    return 1.0 < height < 4 and glyph.width < widest * height and -0.6 < bottom < 0.8
-
-
-# ------------------------------------------------------------------------------------------------------ composing lines
+# ----------------------------------------------------------------------------------------------- recorded handwriting
 
 
 def random_token(rng: np.random.Generator) -> str:
@@ -252,30 +84,29 @@ def random_token(rng: np.random.Generator) -> str:
     return kinds[rng.integers(len(kinds))]
 
 
-def choose_glyph(glyphs: list[Piece], slant: float, height: float, rng: np.random.Generator) -> Piece:
-    """One of the glyphs whose slant is near, brought to that slant, and to about that height unless it is a mark."""
+def choose_glyph(glyphs: list[Cutting], slant: float, height: float, rng: np.random.Generator) -> Cutting:
+    """One of the glyphs whose slant is near, brought to that slant, and to about that height unless it is a sign."""
     order = np.argsort([abs(glyph.slant - slant) for glyph in glyphs])[:NEAREST]
     glyph = glyphs[rng.choice(order)]
     y = np.concatenate(glyph.strokes)[:, 1]
-    scale = 1.0 if glyph.text in MARKS else height / np.ptp(y)
+    scale = 1.0 if glyph.text in SIGNS else height / np.ptp(y)
     matrix = np.diag(scale * np.exp(rng.normal(0, 0.04, 2)))
     matrix[1, 0] = -scale * (slant - glyph.slant + rng.normal(0, 0.05))  # y is downwards
-    below = 0.0 if glyph.text in MARKS else np.clip(y.max(), -0.2, 0.2) - scale * y.max()
+    below = 0.0 if glyph.text in SIGNS else np.clip(y.max(), -0.2, 0.2) - scale * y.max()
     strokes = [stroke @ matrix + [0, below + rng.normal(0, 0.03)] for stroke in glyph.strokes]
-    left = min(stroke[:, 0].min() for stroke in strokes)
-    return replace(glyph, strokes=[stroke - [left, 0] for stroke in strokes])
+    return make_cutting(strokes, glyph.text, glyph.slant)
 
 
-def join(pieces: list[Piece], gaps: list[float], separator: str) -> Piece:
-    """Pieces beside each other, with gaps between them."""
+def join(pieces: list[Cutting], gaps: list[float], separator: str) -> Cutting:
+    """Cuttings beside each other, with gaps between them."""
     x, strokes = 0.0, []
     for piece, gap in zip(pieces, [*gaps, 0.0], strict=True):
         strokes += [stroke + [x, 0] for stroke in piece.strokes]
         x += piece.width + gap
-    return Piece(separator.join(piece.text for piece in pieces), strokes, pieces[0].slant)
+    return Cutting(separator.join(piece.text for piece in pieces), strokes, pieces[0].slant)
 
 
-def write_token(glyphs: dict[str, list[Piece]], slant: float, rng: np.random.Generator) -> Piece:
+def write_token(glyphs: dict[str, list[Cutting]], slant: float, rng: np.random.Generator) -> Cutting:
     """A random token of the glyphs that there are."""
     while not set(token := random_token(rng)) <= glyphs.keys():
         pass
@@ -285,7 +116,7 @@ def write_token(glyphs: dict[str, list[Piece]], slant: float, rng: np.random.Gen
     return join(pieces, gaps.tolist(), "")
 
 
-def compose_line(base: CutLine, glyphs: dict[str, list[Piece]], rng: np.random.Generator) -> Piece:
+def compose_line(base: CutLine, glyphs: dict[str, list[Cutting]], rng: np.random.Generator) -> Cutting:
     """Some neighbouring words of a line, and one to three tokens among them."""
     count = rng.integers(0, min(4, len(base.words)) + 1)
     first = rng.integers(0, len(base.words) - count + 1)
@@ -299,64 +130,56 @@ def compose_line(base: CutLine, glyphs: dict[str, list[Piece]], rng: np.random.G
     return join(pieces, (usual * rng.uniform(0.8, 1.3, len(pieces) - 1)).tolist(), " ")
 
 
-def to_offsets(line: Piece, base: CutLine, keep_rests: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ink at the size and on the baseline of a line -> offsets (T, 2) in whole whiteboard units, and end bits (T,)."""
+def to_new_line(line: Cutting, base: CutLine, keep_rests: bool) -> NewLine:
+    """Ink at the size and on the baseline of a line."""
     positions = np.concatenate(line.strokes) * base.x_height
     positions[:, 1] += base.slope * positions[:, 0]
     ends = np.zeros(len(positions), dtype=bool)
     ends[np.cumsum([len(stroke) for stroke in line.strokes]) - 1] = True
-    return round_offsets(positions, ends, keep_rests)
+    return NewLine(*to_offsets(positions, ends, keep_rests), line.text)
 
 
-def round_offsets(positions: np.ndarray, ends: np.ndarray, keep_rests: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (T, 2) and end bits (T,) -> offsets (T, 2) in whole units, as in a data set, and end bits (T,)."""
-    positions = np.rint(positions)
-    if not keep_rests:
-        stays = drop_rests(positions, ends)
-        positions, ends = positions[stays], ends[stays]
-    return np.diff(positions, axis=0, prepend=positions[:1]).astype(np.int16), ends
-
-
-def compose(network, dataset: Dataset, count: int, seed: int) -> Dataset:
-    """The data set with `count` new training lines. Raises InputError if its lines cannot be cut."""
-    rng = np.random.default_rng(seed)
+def choose_lines(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of the training lines to cut: all those with rare characters, and some others."""
     training = dataset.lines("train", with_text=True)
     texts = [set(text) for text in dataset.texts[training].tolist()]
     lines_with = Counter(character for text in texts for character in text)
     rare = {character for character in TOKEN_CHARACTERS if lines_with[character] < RARE_SHARE * len(texts)}
     is_rare = np.array([bool(text & rare) for text in texts])
-    lines = np.concatenate([training[is_rare], rng.permutation(training[~is_rare])[:OTHER_LINES]])
-    aligned = align_characters(network, dataset, lines)
-    recogniser, cut = load_recogniser(), []
-    for line, read in zip(lines, recogniser.read([dataset.points(line) for line in lines]), strict=True):
-        text = str(dataset.texts[line])
-        cut.append(cut_line(dataset.points(line), aligned[int(line)], text, places_read_right(text, read)))
-    cut = [line for line in cut if line is not None]
+    return np.concatenate([training[is_rare], rng.permutation(training[~is_rare])[:OTHER_LINES]])
+
+
+def collect_glyphs(cut: list[CutLine]) -> dict[str, list[Cutting]]:
+    """The glyphs of cut lines by character. Raises InputError if there are not all digits, or no words."""
     glyphs = defaultdict(list)
-    for line in cut:
-        for glyph in filter(is_usual, line.glyphs):
-            glyphs[glyph.text].append(glyph)
-    missing = set(string.digits) - glyphs.keys()
-    if missing:
-        raise InputError(f"no line could be cut for the digits {' '.join(sorted(missing))}; is the network trained?")
-    print(f"{len(cut)} of {len(lines)} lines cut; glyphs: ", end="")
-    print(", ".join(f"{character} {len(glyphs[character])}" for character in sorted(glyphs)))
-    bases = [line for line in cut if line.words]
-    new, tries = [], 0  # (offsets, ends, text) of each line
-    while len(new) < count:
-        chosen = [bases[place] for place in rng.integers(len(bases), size=READ_LINES)]
-        composed = [compose_line(base, glyphs, rng) for base in chosen]
-        made = [to_offsets(line, base, bool(dataset.has_rests)) for line, base in zip(composed, chosen, strict=True)]
-        read = recogniser.read([np.column_stack(line).astype(np.float32) for line in made])
-        tries += len(made)
-        for line, ink, said in zip(composed, made, read, strict=True):
-            if edit_distance(line.text, said) <= MAX_WRONG * len(line.text):
-                new.append((*ink, line.text))
-    print(f"{len(new)} of {tries} new lines can be read")
-    return add_lines(dataset, *map(list, zip(*new[:count], strict=True)))
+    for glyph in (glyph for line in cut for glyph in line.glyphs if is_usual(glyph)):
+        glyphs[glyph.text].append(glyph)
+    if missing := set(string.digits) - glyphs.keys():
+        raise InputError(f"no line could be cut for the digits {' '.join(sorted(missing))}; train the network longer")
+    if not any(line.words for line in cut):
+        raise InputError("no line could be cut into words; train the network longer")
+    return glyphs
 
 
-# -------------------------------------------------------------------------------------------------------- written lines
+def composed_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
+    """Compose `ROUND` lines after `ROUND` lines, and of each round yield those that the recogniser can read.
+
+    Raises InputError if the network cannot tell the characters of the recorded lines apart.
+    """
+    recogniser, lines = load_recogniser(), choose_lines(dataset, rng)
+    cut = cut_lines(network, recogniser, dataset, lines)
+    glyphs, bases = collect_glyphs(cut), [line for line in cut if line.words]
+    told = ", ".join(f"{character} {len(found)}" for character, found in sorted(glyphs.items()))
+    print(f"{len(cut)} of {len(lines)} lines cut; glyphs: {told}")
+    while True:
+        chosen = [bases[place] for place in rng.integers(len(bases), size=ROUND)]
+        made = [to_new_line(compose_line(base, glyphs, rng), base, bool(dataset.has_rests)) for base in chosen]
+        read = recogniser.read([np.column_stack(line[:2]).astype(np.float32) for line in made])
+        pairs = zip(made, read, strict=True)
+        yield [line for line, said in pairs if edit_distance(line.text, said) <= MAX_WRONG * len(line.text)]
+
+
+# ---------------------------------------------------------------------------------------------- lines of the network
 
 
 def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
@@ -372,8 +195,10 @@ def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def write_well(network, recogniser: Recogniser, texts: list[str], rng: np.random.Generator) -> dict[int, np.ndarray]:
-    """Have a network (`writer.Network`) write each text until it is read without a mistake, or `WRITE_TRIES` times.
+def write_well(
+    network: Network, recogniser: Recogniser, texts: list[str], rng: np.random.Generator
+) -> dict[int, np.ndarray]:
+    """Have a network write each text until it is read without a mistake, or `WRITE_TRIES` times.
 
     Returns the points (T, 3) in whiteboard units of the texts that succeeded, by their place in `texts`.
     """
@@ -382,9 +207,10 @@ def write_well(network, recogniser: Recogniser, texts: list[str], rng: np.random
     for _ in range(WRITE_TRIES):
         if not left:
             break
-        given = [texts[n] for n in left]
+        given = [network.alphabet.spell(texts[n]) for n in left]
+        steps = [default_steps(text.letters) for text in given]
         seeds = rng.integers(2**62, size=len(left)).tolist()
-        lines = write_checked(network, given, seeds, biases[left].tolist(), [default_steps(t) for t in given], 0)
+        lines = write_checked(network, given, seeds, biases[left].tolist(), steps, retries=0)
         for n, line, said in zip(left, lines, recogniser.read([line.points for line in lines]), strict=True):
             if said == texts[n] and not line.fault:
                 found[n] = line.points
@@ -392,43 +218,49 @@ def write_well(network, recogniser: Recogniser, texts: list[str], rng: np.random
     return found
 
 
-def add_written(network, dataset: Dataset, count: int, seed: int) -> Dataset:
-    """The data set with `count` new training lines that a network (`writer.Network`) wrote.
-
-    Raises InputError if it writes hardly a line without a mistake.
-    """
-    rng, recogniser = np.random.default_rng(seed), load_recogniser()
+def written_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
+    """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines without a mistake."""
+    recogniser, known = load_recogniser(), set(network.alphabet.learned)
     training = dataset.texts[dataset.lines("train", with_text=True)]
-    known = set(network.alphabet.learned)
-    new, tries = [], 0  # (offsets, ends, text) of each line
-    with tqdm(total=count, unit=" lines", desc="writing", disable=None) as progress:
-        while len(new) < count:
-            texts = [random_text(training, rng) for _ in range(WRITE_TEXTS)]
-            tries += WRITE_TEXTS
-            texts = [text for text in texts if text and set(text) <= known]
-            for n, points in write_well(network, recogniser, texts, rng).items():
-                positions, ends = np.cumsum(points[:, :2], axis=0, dtype=float), points[:, 2] > 0.5
-                new.append((*round_offsets(positions, ends, bool(dataset.has_rests)), texts[n]))
-            progress.update(min(len(new), count) - progress.n)
-            if len(new) < MIN_WELL * tries:
-                raise InputError(
-                    f"of {tries} texts only {len(new)} were written without a mistake; train the network longer"
-                )
-    print(f"{len(new)} of {tries} texts were written without a mistake")
-    return add_lines(dataset, *map(list, zip(*new[:count], strict=True)), kind="written")
+    while True:
+        texts = [random_text(training, rng) for _ in range(ROUND)]
+        texts = [text for text in texts if text and set(text) <= known]
+        lines = []
+        for n, points in write_well(network, recogniser, texts, rng).items():
+            positions, ends = np.cumsum(points[:, :2], axis=0, dtype=float), points[:, 2] > 0.5
+            lines.append(NewLine(*to_offsets(positions, ends, bool(dataset.has_rests)), texts[n]))
+        yield lines
 
 
-def add_lines(
-    dataset: Dataset, offsets: list[np.ndarray], ends: list[np.ndarray], texts: list[str], kind: str = "composed"
-) -> Dataset:
-    """The data set with more training lines, whose names begin with `kind`; statistics stay."""
+# ------------------------------------------------------------------------------------------------------- the data set
+
+
+def take(rounds: Iterator[list[NewLine]], count: int, good: str) -> list[NewLine]:
+    """The first `count` lines of rounds, each of which holds what is `good` (a verb) among `ROUND` lines.
+
+    Raises InputError if hardly any line is.
+    """
+    lines, tries = [], 0
+    with tqdm(total=count, unit=" lines", desc="new", disable=None) as progress:
+        while len(lines) < count:
+            lines += next(rounds)
+            tries += ROUND
+            progress.update(min(len(lines), count) - progress.n)
+            if len(lines) < MIN_GOOD * tries:
+                raise InputError(f"of {tries} new lines only {len(lines)} {good}; train the network longer")
+    print(f"{len(lines)} of {tries} new lines {good}")
+    return lines[:count]
+
+
+def add_lines(dataset: Dataset, lines: list[NewLine], kind: str) -> Dataset:
+    """The data set with more training lines, whose names begin with `kind`; mean and deviation stay."""
+    texts = [line.text for line in lines]
     counts = np.array([sum(text.count(c) for text in texts) for c in dataset.charset.tolist()])
-    lengths = np.array([len(line) for line in offsets])
     return replace(
         dataset,
-        offsets=np.concatenate([dataset.offsets, *offsets]),
-        ends=np.concatenate([dataset.ends, *ends]),
-        starts=np.concatenate([dataset.starts, dataset.starts[-1] + np.cumsum(lengths)]),
+        offsets=np.concatenate([dataset.offsets, *(line.offsets for line in lines)]),
+        ends=np.concatenate([dataset.ends, *(line.ends for line in lines)]),
+        starts=np.concatenate([dataset.starts, dataset.starts[-1] + np.cumsum([len(line.ends) for line in lines])]),
         texts=np.concatenate([dataset.texts, texts]),
         names=np.concatenate([dataset.names, [f"{kind}-{n:05}" for n in range(len(texts))]]),
         splits=np.concatenate([dataset.splits, ["train"] * len(texts)]),
@@ -438,28 +270,37 @@ def add_lines(
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = Parser(description="Add training lines: put together from recorded ones, or written by a network.")
+    parser = Parser(
+        prog="python -m handwriting.compose",
+        description="Add training lines: put together from recorded ones, or written by a network.",
+    )
     add = parser.add_argument
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data (default: %(default)s)")
     add("--output", type=Path, default=Path("data/composed.npz"), help="where to write (default: %(default)s)")
     add("--checkpoint", type=Path, help="network that tells characters apart, and writes (default: save/synthesis.pt)")
     add("--lines", type=int, default=4000, help="new lines put together from recorded ones (default: %(default)s)")
     add("--written", type=int, default=0, help="new lines that the network writes (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the composition (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of what is random in the new lines (default: %(default)s)")
     options = parser.parse_args(arguments)
-    for name in ("lines", "written"):
-        if not 0 <= getattr(options, name) <= 100_000:
-            raise InputError(f"--{name} must be from 0 to 100000, not {getattr(options, name)}")
+    for name, most in (("lines", 100_000), ("written", 100_000), ("seed", 2**62)):
+        if not 0 <= getattr(options, name) <= most:
+            raise InputError(f"--{name} must be from 0 to {most}, not {getattr(options, name)}")
     if not options.lines + options.written:
         raise InputError("--lines and --written are both 0: nothing to add")
-    network, dataset = load_writer(options.checkpoint, "synthesis"), load_dataset(options.data)
+    check_writable(options.output)
+    dataset, network = load_dataset(options.data), load_network(options.checkpoint, "synthesis")
+    if not len(dataset.lines("train", with_text=True)):
+        raise InputError(f"{options.data}: has no training line with a text; prepare it with the transcriptions")
     unknown = set("".join(dataset.texts.tolist())) - set(network.alphabet.characters)
     if unknown:
         raise InputError(f"{options.data}: has characters that the network does not know: {' '.join(sorted(unknown))}")
-    if options.lines:
-        dataset = compose(network, dataset, options.lines, options.seed)
-    if options.written:
-        dataset = add_written(network, dataset, options.written, options.seed)
+    for make_rounds, count, kind, good in (
+        (composed_rounds, options.lines, "composed", "can be read"),
+        (written_rounds, options.written, "written", "were written without a mistake"),
+    ):
+        if count:
+            rounds = make_rounds(network, dataset, np.random.default_rng(options.seed))
+            dataset = add_lines(dataset, take(rounds, count, good), kind)
     save_dataset(dataset, options.output)
     print(f"wrote {options.output}: {options.lines + options.written} lines added")
 

@@ -1,14 +1,20 @@
 """Lines of made-up letters, cut into words and characters and put together again."""
 
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import repeat
+
 import numpy as np
 import pytest
 import torch
-from conftest import make_dataset
+from conftest import ROOT, assert_refused, environment, make_dataset
 from test_model import make_model
 
 from handwriting import compose
 from handwriting.alphabet import Alphabet
-from handwriting.compose import Piece, add_lines, choose_glyph, compose_line, cut_line, cut_words, join, to_offsets
+from handwriting.compose import NewLine, add_lines, choose_glyph, compose_line, join, take, to_new_line
+from handwriting.cutting import Cutting, align_characters, cut_line, cut_words, measure_slant, places_read_right
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError
 from handwriting.sampling import Line, Sampler
@@ -19,7 +25,7 @@ TEXT = "man 57 one, wave"
 SLOPE, X_HEIGHT, SLANT = 0.05, 100.0, 0.3
 
 
-def draw_character(character: str) -> list[np.ndarray]:
+def write_character(character: str) -> list[np.ndarray]:
     """Strokes (n, 2) in x-heights, y downwards from the baseline: zigzags, those of digits twice as high."""
     height = {",": 0.2}.get(character, 2.0 if character.isdigit() else 1.0)
     y = -height * np.array([0, 0.5, 1, 0.5, 0, 0.5, 1, 0.5, 0])
@@ -27,11 +33,11 @@ def draw_character(character: str) -> list[np.ndarray]:
     return [np.column_stack([x - SLANT * y, y])]
 
 
-def draw_line(text: str) -> tuple[np.ndarray, np.ndarray]:
+def write_line(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Points (T, 3) in whiteboard units of a slanted, sloping line, and each point's character (T,)."""
     strokes, characters = [], []
     for place, character in enumerate(text):
-        for stroke in [] if character == " " else draw_character(character):
+        for stroke in [] if character == " " else write_character(character):
             strokes.append(stroke + [place * 1.1, 0])
             characters += [place] * len(stroke)
     positions = np.concatenate(strokes) * X_HEIGHT
@@ -43,7 +49,7 @@ def draw_line(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def cut():
-    points, characters = draw_line(TEXT)
+    points, characters = write_line(TEXT)
     return cut_line(points, characters, TEXT, set(range(len(TEXT))))
 
 
@@ -60,22 +66,22 @@ def test_a_line_is_cut_into_words_and_glyphs(cut):
 
 
 def test_glyphs_are_those_read_right_only():
-    points, characters = draw_line(TEXT)
+    points, characters = write_line(TEXT)
     read = "man 17 one, wave"  # the 5 is read wrong
-    right = compose.places_read_right(TEXT, read)
+    right = places_read_right(TEXT, read)
     assert right == set(range(len(TEXT))) - {4}
     assert [glyph.text for glyph in cut_line(points, characters, TEXT, right).glyphs] == ["7", ","]
 
 
 def test_what_shares_strokes_is_not_cut():
-    points, characters = draw_line(TEXT)
+    points, characters = write_line(TEXT)
     points[:, 2] = 0
     points[-1, 2] = 1  # one stroke
     line = cut_line(points, characters, TEXT, set(range(len(TEXT))))
     assert line.words == [] and line.glyphs == []
 
 
-def test_a_bar_drawn_late_belongs_to_the_word_that_it_crosses():
+def test_a_bar_written_late_belongs_to_the_word_that_it_crosses():
     """The window is on the next word already when the pen goes back."""
     strokes = [np.array([[0.0, 0], [2, 0]]), np.array([[0.5, -1], [1, -1]]), np.array([[3.0, 0], [4, 0]])]
     owners = [np.array([0, 0]), np.array([2, 2]), np.array([3, 3])]
@@ -84,25 +90,26 @@ def test_a_bar_drawn_late_belongs_to_the_word_that_it_crosses():
 
 
 def test_a_glyph_takes_the_slant_and_height_asked_for():
-    glyph = Piece("5", draw_character("5"), SLANT)
+    glyph = Cutting("5", write_character("5"), SLANT)
     rng = np.random.default_rng(0)
     found = [choose_glyph([glyph], 0.0, 1.5, rng) for _ in range(200)]
-    slants = [compose.measure_slant(piece.strokes) for piece in found]
-    upright = compose.measure_slant([stroke * [1, 1] + SLANT * stroke[:, 1:] * [1, 0] for stroke in glyph.strokes])
+    slants = [measure_slant(piece.strokes) for piece in found]
+    upright = measure_slant([stroke * [1, 1] + SLANT * stroke[:, 1:] * [1, 0] for stroke in glyph.strokes])
     assert np.mean(slants) == pytest.approx(upright, abs=0.03)
     assert np.mean([np.ptp(piece.strokes[0][:, 1]) for piece in found]) == pytest.approx(1.5, rel=0.02)
 
 
 def test_composed_lines_say_their_text_at_the_size_of_their_base(cut):
-    glyphs = {character: [Piece(character, draw_character(character), SLANT)] for character in "0123456789:/.,-()"}
+    glyphs = {character: [Cutting(character, write_character(character), SLANT)] for character in "0123456789:/.,-()"}
     rng = np.random.default_rng(0)
     for _ in range(20):
         line = compose_line(cut, glyphs, rng)
         assert 0 < len(line.text) <= compose.MAX_CHARACTERS + 10 and any(c.isdigit() for c in line.text)
-        drawn = len(line.text.replace(" ", ""))
-        assert len(line.strokes) == drawn  # each of these characters has one stroke
-        offsets, ends = to_offsets(line, cut, keep_rests=False)
-        assert offsets.dtype == np.int16 and ends.sum() == drawn and not offsets[0].any()
+        count = len(line.text.replace(" ", ""))
+        assert len(line.strokes) == count  # each of these characters has one stroke
+        offsets, ends, text = to_new_line(line, cut, keep_rests=False)
+        assert text == line.text
+        assert offsets.dtype == np.int16 and ends.sum() == count and not offsets[0].any()
         strokes = to_strokes(np.column_stack([offsets, ends]))
         starts = np.array([stroke[0] for stroke in strokes])
         if len(starts) > 3:
@@ -110,7 +117,7 @@ def test_composed_lines_say_their_text_at_the_size_of_their_base(cut):
 
 
 def test_pieces_stand_beside_each_other():
-    piece = Piece("a", [np.array([[0.0, 0], [2, 1]])], 0.0)
+    piece = Cutting("a", [np.array([[0.0, 0], [2, 1]])], 0.0)
     both = join([piece, piece], [0.5], " ")
     assert both.text == "a a" and both.width == 4.5 and both.strokes[1][0, 0] == 2.5
 
@@ -118,7 +125,8 @@ def test_pieces_stand_beside_each_other():
 def test_new_lines_are_training_lines_and_nothing_else_changes(tmp_path):
     dataset = make_dataset()
     offsets, ends = np.array([[0, 0], [5, 5], [3, 1]], dtype=np.int16), np.array([False, False, True])
-    more = add_lines(dataset, [offsets, offsets], [ends, ends], ["7a", "77"])
+    more = add_lines(dataset, [NewLine(offsets, ends, "7a"), NewLine(offsets, ends, "77")], "composed")
+    assert more.names[-2:].tolist() == ["composed-00000", "composed-00001"]
     save_dataset(more, tmp_path / "more.npz")
     loaded = load_dataset(tmp_path / "more.npz")
     assert list(loaded.lines("train", True)[-2:]) == [40, 41] and loaded.texts[41] == "77"
@@ -136,7 +144,7 @@ def test_alignment_follows_the_window():
         model.layers[0].window.bias.copy_(torch.tensor([0.0, 0.0, np.log(1 / 6)]).repeat_interleave(4))
     network = Network(model, Sampler(model), Alphabet("".join(dataset.charset)), "")
     lines = dataset.lines("train", True)[:5]
-    aligned = compose.align_characters(network, dataset, lines)
+    aligned = align_characters(network, dataset, lines)
     for line in lines:
         length = dataset.starts[line + 1] - dataset.starts[line]
         expected = np.clip(np.rint(np.arange(1, length) / 6), 1, len(dataset.texts[line])) - 1
@@ -171,12 +179,19 @@ def spell(text: str, fault: str = "") -> Line:
     return Line(points, None, None, not fault, text, fault)
 
 
+def write_lines(characters, count, dataset):
+    """What a network of these characters writes, in place of `write_checked` and `load_recogniser`."""
+    network = Network(None, None, Alphabet(characters), "")
+    return take(compose.written_rounds(network, dataset, np.random.default_rng(0)), count, "are good")
+
+
 def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
     tries = []
 
     def write(network, texts, seeds, biases, steps, retries):
         """The first try at each text has a mistake, the second one a fault."""
-        tries.append(list(texts))
+        texts = [text.letters for text in texts]
+        tries.append(texts)
         assert len(texts) == len(seeds) == len(biases) == len(steps) and retries == 0
         if len(tries) % compose.WRITE_TRIES == 1:
             return [spell(text[:-1] + "?") for text in texts]
@@ -184,8 +199,8 @@ def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
 
     monkeypatch.setattr(compose, "write_checked", write)
     monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
-    dataset, network = make_dataset(), Network(None, None, Alphabet(" 7Qabc"), "")
-    more = compose.add_written(network, dataset, 30, seed=0)
+    dataset = make_dataset()
+    more = add_lines(dataset, write_lines(" 7Qabc", 30, dataset), "written")
     assert [len(texts) for texts in tries[:3]] == [len(tries[0])] * 3 and len(tries) == 3  # and none for a fourth
     assert len(more.texts) == len(dataset.texts) + 30
     for line in range(len(dataset.texts), len(more.texts)):
@@ -194,23 +209,93 @@ def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
         assert SpellingReader.read([more.points(line)]) == [text]
 
 
-def test_a_network_that_cannot_write_is_told(monkeypatch):
-    monkeypatch.setattr(compose, "write_checked", lambda network, texts, *_: [spell(text + "?") for text in texts])
+@pytest.mark.parametrize("characters", [" 7Qabc", "xyz"], ids=["no text is written well", "no text is known"])
+def test_a_network_that_writes_nothing_well_is_told(characters, monkeypatch):
+    monkeypatch.setattr(
+        compose, "write_checked", lambda network, texts, *_, **__: [spell(text.letters + "?") for text in texts]
+    )
     monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
-    with pytest.raises(InputError, match="without a mistake"):
-        compose.add_written(Network(None, None, Alphabet(" 7Qabc"), ""), make_dataset(), 5, seed=0)
+    with pytest.raises(InputError, match=f"of {compose.ROUND} new lines only 0 are good"):
+        write_lines(characters, 5, make_dataset())
 
 
-def test_a_network_that_knows_no_character_of_the_texts_is_told(monkeypatch):
-    monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
-    with pytest.raises(InputError, match="without a mistake"):
-        compose.add_written(Network(None, None, Alphabet("xyz"), ""), make_dataset(), 5, seed=0)
+class BlindReader:
+    """Can read nothing."""
+
+    @staticmethod
+    def read(lines):
+        return [""] * len(lines)
+
+
+def test_composed_lines_that_nobody_can_read_are_told(cut, monkeypatch):
+    """Rather than tried for ever."""
+    glyphs = {character: [Cutting(character, write_character(character), SLANT)] for character in "0123456789"}
+    monkeypatch.setattr(compose, "load_recogniser", BlindReader)
+    monkeypatch.setattr(compose, "cut_lines", lambda *_: [cut])
+    monkeypatch.setattr(compose, "collect_glyphs", lambda cut: glyphs)
+    rounds = compose.composed_rounds(None, make_dataset(), np.random.default_rng(0))
+    with pytest.raises(InputError, match=f"of {compose.ROUND} new lines only 0 can be read"):
+        take(rounds, 1, "can be read")
+
+
+def test_lines_are_taken_until_there_are_enough_or_hardly_one_is_good(capsys):
+    line = NewLine(np.zeros((2, 2), np.int16), np.array([False, True]), "a")
+    assert take(repeat([line] * 100), 250, "are good") == [line] * 250
+    assert f"300 of {3 * compose.ROUND} new lines are good" in capsys.readouterr().out
+    with pytest.raises(InputError, match=f"of {2 * compose.ROUND} new lines only 10 are good"):
+        take(iter([[line] * 10, []]), 250, "are good")
+
+
+def test_lines_that_cannot_be_cut_are_told(cut):
+    with pytest.raises(InputError, match="digits 0 1 2 3 4 6 8 9;"):
+        compose.collect_glyphs([cut])
+    digits = [Cutting(character, write_character(character), SLANT) for character in "0123456789"]
+    assert compose.collect_glyphs([replace(cut, glyphs=digits)]).keys() == set("0123456789")
+    with pytest.raises(InputError, match="into words"):
+        compose.collect_glyphs([replace(cut, glyphs=digits, words=[])])
 
 
 @pytest.mark.parametrize(
     ("flags", "word"),
-    [(["--lines", "-1"], "--lines"), (["--written", "100001"], "--written"), (["--lines", "0"], "nothing to add")],
-)
-def test_numbers_of_lines_out_of_range_are_refused(flags, word):
+    [
+        (["--lines", "-1"], "--lines"), (["--written", "100001"], "--written"), (["--lines", "0"], "nothing to add"),
+        (["--seed=-1"], "--seed"), ([f"--seed={2**62 + 1}"], "--seed"),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused(flags, word):
     with pytest.raises(InputError, match=word):
         compose.main(flags)
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):  # and not that there is no data
+        compose.main(["--data", str(tmp_path / "none.npz"), "--output", str(tmp_path)])
+
+
+def test_the_program_adds_lines_to_the_file(data_file, checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        compose, "write_checked", lambda network, texts, *_, **__: [spell(text.letters) for text in texts]
+    )
+    monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
+    flags = {"data": data_file, "checkpoint": checkpoints / "synthesis.pt", "output": tmp_path / "more.npz"}
+    compose.main([*(f"--{name}={path}" for name, path in flags.items()), "--lines=0", "--written=5"])
+    before, after = load_dataset(data_file), load_dataset(tmp_path / "more.npz")
+    assert after.names.tolist() == [*before.names.tolist(), *(f"written-{number:05}" for number in range(5))]
+    assert (after.offsets[: len(before.offsets)] == before.offsets).all() and (after.std == before.std).all()
+    assert "more.npz: 5 lines added" in capsys.readouterr().out
+
+
+def test_data_without_training_texts_is_refused(data_file, checkpoints, tmp_path):
+    dataset = load_dataset(data_file)
+    save_dataset(replace(dataset, splits=np.array(["validation"] * len(dataset.splits))), tmp_path / "none.npz")
+    with pytest.raises(InputError, match="no training line with a text"):
+        compose.main(
+            [f"--data={tmp_path}/none.npz", f"--checkpoint={checkpoints}/synthesis.pt", f"--output={tmp_path}/o"]
+        )
+
+
+def test_it_runs_as_a_program(tmp_path):
+    command = [sys.executable, "-m", "handwriting.compose", "--data", str(tmp_path / "none.npz")]
+    assert_refused(
+        subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment()), "none.npz: no such file"
+    )
