@@ -28,9 +28,11 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import train
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.program import InputError, ResultError, run_cli
+from handwriting.training.flags import parse_flags
+from handwriting.training.run import epoch_checkpoints, newest_checkpoints
+from handwriting.training.start import start_run
 from handwriting.writer import Writer
 
 TASK = "synthesis"
@@ -72,7 +74,7 @@ class Trial:
 
     def start(self, folder: Path, full_at: int = 0) -> "Process":
         """Begin the run in the folder, or go on with it; its disk is full at write number `full_at`."""
-        resume = ["--resume"] if train.newest_checkpoints(folder, TASK) else []
+        resume = ["--resume"] if newest_checkpoints(folder, TASK) else []
         return Process([*FLAGS, "--data", str(self.data), "--model_dir", str(folder), *resume], full_at)
 
     def is_exact(self, folder: Path) -> bool:
@@ -112,7 +114,7 @@ class Process:
 
         try:
             with mock.patch("os.fsync", full), redirect_stdout(io.StringIO()):
-                train.main(arguments)
+                start_run(parse_flags(arguments))
             self.queue.put(writes)
         except BaseException as error:
             self.queue.put(f"{type(error).__name__}: {error}")
@@ -138,7 +140,7 @@ class Process:
 
 def content_of(folder: Path) -> list:
     """All of a run that must be the same in another one: its last checkpoint's tensors, and the logs without times."""
-    content = torch.load(train.epoch_checkpoints(folder, TASK)[-1], weights_only=True)
+    content = torch.load(epoch_checkpoints(folder, TASK)[-1], weights_only=True)
     states = content["optimizer"]["state"].values()
     tensors = [*content["weights"].values(), *(value for state in states for value in state.values())]
     log = [{name: value for name, value in row.items() if name not in TIMES} for row in content["log"]]

@@ -31,10 +31,10 @@ from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.program import Parser, run_cli
 from handwriting.sampling import Sampler
 from handwriting.training.batches import collate, encode_texts, make_batches
-from handwriting.training.flags import choose_precision, choose_processes, make_parser
+from handwriting.training.flags import choose_precision, choose_processes, parse_flags
 from handwriting.training.processes import Group, start_group, tune_malloc
+from handwriting.training.run import Run
 from model import Config, Model
-from train import Run
 
 CHARS = 79
 BATCH, TIMESTEPS = 50, 800
@@ -137,23 +137,24 @@ def timed(function: Callable[[], object]) -> float:
 def run_options(task: str) -> argparse.Namespace:
     """The settings of the measured runs of train.py."""
     flags = ["--task", task, "--batch_size", BATCH, "--timesteps", TIMESTEPS, "--learning_rate", 1e-4]
-    return make_parser().parse_args(list(map(str, flags)))
+    return parse_flags(list(map(str, flags)))
 
 
 def trainer(task: str, dataset: Dataset) -> Callable[[np.ndarray], None]:
     """One step of our training on a batch of lines, in this process."""
     tune_malloc()
-    return Run(run_options(task), dataset, None).train_step
+    return Run(run_options(task), dataset).step
 
 
 def shared_steps(task: str, dataset: Dataset, batches: list[np.ndarray], group: Group) -> Iterator[None]:
     """Steps of our training, one on each of the batches, together with the other processes of the group."""
     tune_malloc()
-    run = Run(run_options(task), dataset, None)
-    run.share(group)
+    run = Run(run_options(task), dataset)
+    group.connect()
+    run.group = group
     for batch in batches:
         group.any(False)  # all begin at once
-        yield run.train_step(batch)
+        yield run.step(batch)
 
 
 def other_process(task: str, dataset: Dataset, batches: list[np.ndarray], group: Group) -> None:

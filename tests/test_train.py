@@ -17,20 +17,38 @@ import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
 
 import train
+from handwriting import kernels
 from handwriting.checks import load_recogniser
 from handwriting.data.dataset import load_dataset, save_dataset
-from handwriting.program import InputError
+from handwriting.program import InputError, Parser
 from handwriting.recogniser import align
-from handwriting.training import optimisation, tasks
-from handwriting.training.flags import PRECISIONS, choose_precision, choose_processes
-from handwriting.training.processes import Group, start_group
+from handwriting.training import batches, optimisation, report, run, start, tasks
+from handwriting.training.flags import PRECISIONS, choose_precision, choose_processes, parse_flags
+from handwriting.training.processes import Group, loopback_interface, start_group
 from handwriting.training.weight_noise import WeightNoise
 from model import Config, Model
 from utils import load_checkpoint, save_checkpoint
 
 TINY = ["--cell_size", "8", "--batch_size", "6", "--precision", "fp32", "--warmup", "0", "--anneal", "none"]
+TINY += ["--sample_every", "0"]
 TINY_MIXTURE = ["--num_clusters", "2", "--K", "2"]
 TIMES = {"minutes", "points_per_second", "characters_per_second"}  # columns of the log that no two runs share
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_no_curves(request, monkeypatch):
+    """Numbers do not depend on the machine, and no curve is drawn unless a test asks for `curves`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr(report, "draw_curve", lambda *_: None)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def curves():
+    """Curves are drawn."""
 
 
 def run_in_process(data_file, folder, *flags) -> None:
@@ -57,11 +75,11 @@ def assert_same_weights(a, b) -> None:
 
 def test_batches_hold_every_line_once_among_lines_of_similar_length():
     lengths = np.random.default_rng(0).integers(30, 800, 103)
-    first, again, other = (tasks.make_batches(lengths, 10, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    for batches in (first, other):
-        assert sorted(np.concatenate(batches)) == list(range(103))
-        assert max(map(len, batches)) == 10
-        padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    first, again, other = (batches.make_batches(lengths, 10, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    for found in (first, other):
+        assert sorted(np.concatenate(found)) == list(range(103))
+        assert max(map(len, found)) == 10
+        padded = sum(len(batch) * lengths[batch].max() for batch in found)
         assert padded < 1.2 * lengths.sum()
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
@@ -70,16 +88,16 @@ def test_batches_hold_every_line_once_among_lines_of_similar_length():
 
 def test_lines_with_rare_characters_are_seen_more_often():
     texts = np.array(["ab"] * 90 + ["a7"] * 8 + ["bQ"] * 2)
-    weights = tasks.line_weights(texts, 0.16)
+    weights = batches.line_weights(texts, 0.16)
     assert weights.tolist() == pytest.approx([1] * 90 + [2] * 8 + [8] * 2)
-    assert (tasks.line_weights(texts, 0.0) == 1).all()
-    drawn = [tasks.draw_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
-    counts = np.mean([np.bincount(lines, minlength=100) for lines in drawn], axis=0)
+    assert (batches.line_weights(texts, 0.0) == 1).all()
+    epochs = [batches.sample_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
+    counts = np.mean([np.bincount(lines, minlength=100) for lines in epochs], axis=0)
     np.testing.assert_allclose(counts, weights / weights.mean(), atol=0.15)
-    for lines in drawn:  # an epoch has as many lines as ever, each as often as its weight asks
+    for lines in epochs:  # an epoch has as many lines as ever, each as often as its weight asks
         found = np.bincount(lines, minlength=100)
         assert len(lines) == 100 and (np.abs(found - weights / weights.mean()) < 1).all()
-    assert (tasks.draw_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
+    assert (batches.sample_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
 
 
 def test_batches_are_cut_padded_and_masked(dataset):
@@ -99,9 +117,11 @@ def test_batches_are_cut_padded_and_masked(dataset):
 def test_augmented_lines_are_scaled_and_slanted_and_nothing_else(dataset):
     task, lines = tasks.make_task("rand_write", dataset, 1000, augment=0.1), np.arange(20)
     plain = tasks.make_task("rand_write", dataset, 1000).batch(lines, torch.device("cpu"))[0].double()
-    first, again, other = (task.batch(lines, torch.device("cpu"), (seed, 3))[0].double() for seed in (1, 1, 2))
+    first, again, other = (
+        task.batch(lines, torch.device("cpu"), [*range(seed, seed + 20)])[0].double() for seed in (1, 1, 30)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
-    alone = task.batch(lines[4:5], torch.device("cpu"), (1, 3))[0].double()
+    alone = task.batch(lines[4:5], torch.device("cpu"), [5])[0].double()
     assert torch.equal(first[: len(alone), 4], alone[:, 0])  # whatever lines it is in a batch with
     matrices = []
     for b in lines:
@@ -129,7 +149,7 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
     nats, squares, points = [], 0.0, 0
     for line in dataset.lines("validation", bool(charset)):
         codes = [torch.tensor([CHARSET.index(character) for character in dataset.texts[line]])] if charset else None
-        x, mask, text = tasks.collate([dataset.points(line)], codes)
+        x, mask, text = batches.collate([dataset.points(line)], codes)
         loss, error = model.losses(x, mask, text)
         nats.append(loss.sum().item())
         squares += error.sum().item()
@@ -142,6 +162,57 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
     # a density over whiteboard units is smaller by the area of a normalised unit
     assert found["per_point_raw"] - found["per_point"] == pytest.approx(math.log(np.prod(dataset.std)), rel=1e-5)
     assert found["loss_raw"] == pytest.approx(found["per_point_raw"] * points / len(nats), rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ random numbers
+
+
+def make_run(data_file, *given, task="rand_write") -> run.Run:
+    sizes = [] if task == "read" else TINY_MIXTURE
+    options = parse_flags(["--data", str(data_file), "--task", task, *TINY, *sizes, *map(str, given)])
+    return run.Run(options, load_dataset(data_file))
+
+
+def test_runs_of_other_seeds_have_another_order_of_lines(data_file):
+    """Neither is the first epoch of a seed beyond 2^32 the second one of its remainder."""
+    orders = []
+    for seed, epoch in ((7, 0), (7, 1), (8, 0), (2**32 + 7, 0), (7 * 2**32, 0)):
+        one = make_run(data_file, "--seed", seed)
+        one.progress.epoch = epoch
+        orders.append(tuple(np.concatenate(one.epoch_batches()).tolist()))
+    assert len(set(orders)) == len(orders)
+
+
+@pytest.mark.parametrize(("task", "given"), [("rand_write", ["--augment", 0.1]), ("read", [])])
+def test_a_line_that_is_seen_twice_is_changed_in_two_ways(data_file, monkeypatch, task, given):
+    """And by one process of two as by one alone."""
+    seen, losses = [], tasks.Writing.loss if task == "rand_write" else tasks.Reading.loss
+
+    def loss(self, model, batch):
+        seen.append(batch[0])
+        return losses(self, model, batch)
+
+    class Second(Group):
+        def sums(self, *values):
+            return list(values)
+
+        def sum_gradients(self, parameters):
+            pass
+
+    monkeypatch.setattr(tasks.Writing if task == "rand_write" else tasks.Reading, "loss", loss)
+    one, two = (make_run(data_file, *given, task=task) for _ in range(2))
+    two.group = Second(1, 2)
+    line = one.lines[3]
+    for each in (one, two):
+        each.step(np.array([line, line]))
+        each.step(np.array([line, line]))
+    first, second, later, _, alone, *_ = [column for batch in seen for column in batch.unbind(1)]
+    if task == "read":  # padded to one length
+        assert len({values.sum().item() for values in (first, second, later)}) == 3
+        assert torch.equal(second[: len(alone)], alone)
+    else:
+        assert not torch.equal(first, second) and not torch.equal(first, later)
+        assert torch.equal(second, alone)
 
 
 # -------------------------------------------------------------------------------------------------------- optimisation
@@ -177,12 +248,16 @@ def test_average_of_the_weights():
     """After steps to weights of 1, 2, 3 ...: the old average counts 1/10, 2/11, 3/12 and so on, at most `decay`."""
     model = torch.nn.Linear(1, 1)
     torch.nn.init.zeros_(model.weight)
-    average, expected = optimisation.WeightAverage(model, 0.3), 0.0
+    model.register_buffer("std", torch.ones(1))
+    average, expected = optimisation.moving_average(model, 0.3), 0.0
     for step, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]):
+        if step == 2:  # a run is resumed
+            average = optimisation.moving_average(average.module, 0.3, updates=2)
         torch.nn.init.constant_(model.weight, step + 1)
-        average.update(model, step)
+        average.update_parameters(model)
         expected = decay * expected + (1 - decay) * (step + 1)
-        assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert average.module.std.item() == 1
 
 
 @pytest.mark.parametrize("skipped", [0, 2])
@@ -200,10 +275,10 @@ def test_average_is_what_is_evaluated_and_kept(data_file, tmp_path, monkeypatch,
     monkeypatch.setattr(Model, "losses", losses)
     run_in_process(data_file, tmp_path, "--num_epochs", 1, "--learning_rate", 0.01, "--ema", 0.35)
     raw = torch.load(tmp_path / "rand_write_epoch_1.pt", weights_only=True)["raw_weights"]
-    expected = seen[0]
+    expected, updates = seen[0], 0
     for step, weights in enumerate([*seen[1:], raw]):
         if step + 1 != skipped:
-            decay = min(0.35, (1 + step) / (10 + step))
+            decay, updates = min(0.35, (1 + updates) / (10 + updates)), updates + 1
             expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
     assert len(seen) == 6 and not torch.equal(raw["head.weight"], expected["head.weight"])
     for name in ("best", "epoch_1"):
@@ -216,7 +291,7 @@ def test_average_is_what_is_evaluated_and_kept(data_file, tmp_path, monkeypatch,
 
 def test_weight_noise_without_noise_and_with_many_lines_is_the_plain_run(data_file, tmp_path, monkeypatch):
     """The description length counts little beside the loss of very many lines."""
-    monkeypatch.setattr(train, "WeightNoise", lambda network, deviation, _: WeightNoise(network, deviation, 1e12))
+    monkeypatch.setattr(run, "WeightNoise", lambda network, deviation, _: WeightNoise(network, deviation, 1e12))
     flags = ["--num_epochs", 2, "--learning_rate", 0.01]
     run_in_process(data_file, tmp_path / "plain", *flags)
     run_in_process(data_file, tmp_path / "noise", *flags, "--weight_noise", 1e-12)
@@ -228,7 +303,7 @@ def test_weight_noise_without_noise_and_with_many_lines_is_the_plain_run(data_fi
 def test_weight_noise_retrains_a_network_and_tells_the_description_length(data_file, tmp_path):
     run_in_process(data_file, tmp_path / "plain", "--num_epochs", 1)
     best = tmp_path / "plain" / "rand_write_best.pt"
-    flags = ["--init", best, "--num_epochs", 2, "--sample_every", 0, "--weight_noise"]
+    flags = ["--init", best, "--num_epochs", 2, "--weight_noise"]
     for deviation in (1e-9, 0.5):
         run_in_process(data_file, tmp_path / str(deviation), *flags, deviation)
     small, large = (read_log(tmp_path / str(deviation), "rand_write") for deviation in (1e-9, 0.5))
@@ -266,7 +341,6 @@ def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
 def test_precision(monkeypatch):
     cpu = torch.device("cpu")
     assert choose_precision("fp32", cpu) == torch.float32 and choose_precision("bf16", cpu) == torch.bfloat16
-    kernels = pytest.importorskip("kernels")
     for supported, switch, expected in ((True, "1", "bf16"), (False, "1", "fp32"), (True, "0", "fp32")):
         monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda supported=supported: supported)
         monkeypatch.setenv("HANDWRITING_KERNELS", switch)
@@ -336,10 +410,9 @@ def test_flags_that_a_reader_has_no_use_for_are_refused(data_file, tmp_path, fla
     assert not list(tmp_path.iterdir())
 
 
-def test_step_sizes_that_nobody_gave(tmp_path):
+def test_step_sizes_that_nobody_gave():
     for flags, rate in ((["synthesis"], 8e-4), (["read"], 2e-3), (["read", "--optimizer", "rmsprop"], 1e-4)):
-        options, _ = train.settle(["--model_dir", str(tmp_path), "--task", *flags], None)
-        assert options.learning_rate == rate
+        assert parse_flags(["--task", *flags]).learning_rate == rate
 
 
 def test_a_reader_learns_is_evaluated_and_exported(data_file, tmp_path, capsys):
@@ -360,13 +433,13 @@ def test_a_reader_learns_is_evaluated_and_exported(data_file, tmp_path, capsys):
     assert shown == pytest.approx(100 * errors / sum(map(len, texts)), abs=2)  # exported in half precision
 
 
-def test_best_reader_is_the_one_that_reads_best(dataset, tmp_path, capsys, monkeypatch):
+def test_best_reader_is_the_one_that_reads_best(dataset, tmp_path, capsys, monkeypatch, curves):
     """A line has too few frames for its text, which makes each loss infinite. Label and message are a recogniser's."""
     texts = dataset.texts.astype("U200")
     texts[dataset.lines("validation", True)[0]] = "ab" * 100
     save_dataset(replace(dataset, texts=texts), tmp_path / "long.npz")
     labels, rates, original = [], [0.9, 0.5, 0.5, 0.7], tasks.Reading.evaluate
-    monkeypatch.setattr("training.progress.save_figure", lambda figure, _: labels.append(figure.axes[0].get_ylabel()))
+    monkeypatch.setattr(report, "save_figure", lambda figure, _: labels.append(figure.axes[0].get_ylabel()))
 
     def evaluate(*arguments):
         return original(*arguments) | {"error_rate": rates[len(read_rows())]}
@@ -393,6 +466,19 @@ def test_loss_falls(data_file, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------- stop and go on
+
+UNBROKEN = pytest.mark.xdist_group("unbroken")  # tests that share the runs that nothing happens to
+
+
+@pytest.fixture(scope="session")
+def unbroken(data_file, tmp_path_factory):
+    """The folder of a run of three epochs that nothing happens to."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_curve", lambda *_: None)
+        torch.set_num_threads(1)
+        run_in_process(data_file, folder, "--num_epochs", 3)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -430,10 +516,10 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
 
 
 @pytest.mark.parametrize("fatal", range(1, 10))
-def test_death_while_writing_loses_an_epoch_at_most(data_file, tmp_path, monkeypatch, fatal):
+@UNBROKEN
+def test_death_while_writing_loses_an_epoch_at_most(data_file, unbroken, tmp_path, monkeypatch, fatal):
     """The program dies in place of its `fatal`-th renaming of a file; then it is resumed."""
-    flags = ["--num_epochs", 3, "--sample_every", 0]
-    run_in_process(data_file, tmp_path / "unbroken", *flags)
+    flags = ["--num_epochs", 3]
     original, calls = Path.replace, []
 
     def die(self, target):
@@ -449,20 +535,22 @@ def test_death_while_writing_loses_an_epoch_at_most(data_file, tmp_path, monkeyp
     has_epoch = any((tmp_path / "broken").glob("rand_write_epoch_*.pt"))
     run_in_process(data_file, tmp_path / "broken", *flags, *(["--resume"] if has_epoch else []))
     for name in ("best", "epoch_3"):
-        weights = [weights_of(tmp_path / run / f"rand_write_{name}.pt") for run in ("broken", "unbroken")]
-        assert_same_weights(*weights)
+        assert_same_weights(*(weights_of(run / f"rand_write_{name}.pt") for run in (tmp_path / "broken", unbroken)))
 
 
 def test_a_row_that_a_kill_has_lost_is_written_by_the_resumed_run(data_file, tmp_path, monkeypatch):
     """The run dies between its second checkpoint and its report."""
 
-    def die(self, row):
+    epoch_line = report.epoch_line
+
+    def die(row, unit):
         if row["epoch"] == 2:
             raise KeyboardInterrupt
+        return epoch_line(row, unit)
 
-    monkeypatch.setattr(train.Run, "tell_epoch", die)
+    monkeypatch.setattr(report, "epoch_line", die)
     with pytest.raises(KeyboardInterrupt):
-        run_in_process(data_file, tmp_path, "--num_epochs", 2, "--sample_every", 0)
+        run_in_process(data_file, tmp_path, "--num_epochs", 2)
     assert [row["epoch"] for row in read_log(tmp_path, "rand_write")] == ["1"]
     assert len(read_log(tmp_path, "rand_write", "steps")) == 1
     monkeypatch.undo()
@@ -473,14 +561,14 @@ def test_a_row_that_a_kill_has_lost_is_written_by_the_resumed_run(data_file, tmp
 
 def test_run_that_was_quicker_is_not_overwritten(data_file, tmp_path, monkeypatch):
     """Another run begins in the same new folder, and ends, while this one reads its data."""
-    original = train.load_dataset
+    original = start.load_dataset
 
     def slow(path):
-        monkeypatch.setattr(train, "load_dataset", original)
-        run_in_process(data_file, tmp_path / "new", "--num_epochs", 1, "--sample_every", 0)
+        monkeypatch.setattr(start, "load_dataset", original)
+        run_in_process(data_file, tmp_path / "new", "--num_epochs", 1)
         return original(path)
 
-    monkeypatch.setattr(train, "load_dataset", slow)
+    monkeypatch.setattr(start, "load_dataset", slow)
     with pytest.raises(InputError, match="quicker"):
         run_in_process(data_file, tmp_path / "new", "--num_epochs", 1, "--seed", 1)
     assert load_checkpoint(tmp_path / "new" / "rand_write_epoch_1.pt")[1]["settings"]["seed"] == 0
@@ -491,11 +579,24 @@ def test_runs_do_without_locks_where_there_are_none(data_file, tmp_path, monkeyp
     def flock(*_):
         raise OSError(95, "not supported")
 
-    monkeypatch.setattr(
-        "training.processes.fcntl", None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
-    )
-    run_in_process(data_file, tmp_path, "--max_steps", 1, "--sample_every", 0)
+    locks = None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
+    monkeypatch.setattr("handwriting.training.processes.fcntl", locks)
+    run_in_process(data_file, tmp_path, "--max_steps", 1)
     assert (tmp_path / "rand_write_interrupted.pt").exists()
+
+
+def test_flags_are_parsed_once(data_file, tmp_path, monkeypatch):
+    """The settings that a run is resumed with are parsed, too; they are not the arguments."""
+    parsed, parse = [], Parser.parse_known_args
+
+    def counted(self, arguments, *others):
+        parsed.extend(argument for argument in arguments if argument.startswith(("--data", "--resume", "--max_steps")))
+        return parse(self, arguments, *others)
+
+    monkeypatch.setattr(Parser, "parse_known_args", counted)
+    run_in_process(data_file, tmp_path, "--max_steps", 1)
+    run_in_process(data_file, tmp_path, "--max_steps", 2, "--resume")
+    assert sorted(parsed) == ["--data", "--data", "--max_steps", "--max_steps", "--resume"]
 
 
 def test_flags_given_anew_override_those_of_the_run(data_file, tmp_path):
@@ -527,25 +628,22 @@ def start_and_wait_for(data_file, folder, name, *flags) -> subprocess.Popen:
 
 def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
     """While it runs no other one may have its folder, and after it is killed one may."""
-    flags = ["--task", "rand_write", "--num_epochs", "40", "--sample_every", "0"]
+    flags = ["--task", "rand_write", "--num_epochs", "15"]
     process = start_and_wait_for(data_file, tmp_path / "killed", "rand_write_log.csv", *flags)
     with pytest.raises(InputError, match=r"killed: another run"):
         run_in_process(data_file, tmp_path / "killed", "--resume")
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
-    for folder, more in (("killed", ["--resume"]), ("unbroken", flags)):  # with as many threads as the killed one
-        result = run_script(
-            "train.py", "--data", data_file, "--model_dir", tmp_path / folder, *TINY, *TINY_MIXTURE, *more
-        )
-        assert result.returncode == 0, result.stderr
+    run_in_process(data_file, tmp_path / "killed", "--resume")
+    run_in_process(data_file, tmp_path / "unbroken", *flags)
     assert read_log(tmp_path / "killed", "rand_write") == read_log(tmp_path / "unbroken", "rand_write")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_leave(data_file, tmp_path, number, processes):
-    flags = ["--num_epochs", 100000, "--processes", processes, "--sample_every", 0]
+    flags = ["--num_epochs", 100000, "--processes", processes]
     process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", *flags)
     if number == signal.SIGINT:  # a terminal sends it to all
         os.killpg(process.pid, number)
@@ -558,9 +656,10 @@ def test_signals_save_and_leave(data_file, tmp_path, number, processes):
     assert content["progress"]["step"] > 0
 
 
-def test_second_signal_ends_an_evaluation_and_nothing_is_lost(data_file, tmp_path, monkeypatch, capsys):
+@UNBROKEN
+def test_second_signal_ends_an_evaluation_and_nothing_is_lost(data_file, unbroken, tmp_path, monkeypatch, capsys):
     """The run goes on with the evaluation, and comes to where one that nothing happened to is."""
-    flags = ["--num_epochs", 2, "--sample_every", 0]
+    flags = ["--num_epochs", 3]
     evaluate = tasks.Writing.evaluate
 
     def interrupted(*arguments):
@@ -569,22 +668,21 @@ def test_second_signal_ends_an_evaluation_and_nothing_is_lost(data_file, tmp_pat
         return evaluate(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("training.tasks.Writing.evaluate", interrupted)
+        patch.setattr("handwriting.training.tasks.Writing.evaluate", interrupted)
         run_in_process(data_file, tmp_path / "stopped", *flags)
     assert "stopped in an evaluation" in capsys.readouterr().out
     run_in_process(data_file, tmp_path / "stopped", *flags, "--resume")
-    run_in_process(data_file, tmp_path / "whole", *flags)
-    assert read_log(tmp_path / "stopped", "rand_write") == read_log(tmp_path / "whole", "rand_write")
+    assert read_log(tmp_path / "stopped", "rand_write") == read_log(unbroken, "rand_write")
 
 
 def test_time_limit_stops_cleanly(data_file, tmp_path):
-    run_in_process(data_file, tmp_path, "--num_epochs", 100000, "--max_minutes", 0.01, "--sample_every", 0)
+    run_in_process(data_file, tmp_path, "--num_epochs", 100000, "--max_minutes", 0.01)
     assert (tmp_path / "rand_write_interrupted.pt").is_file()
 
 
 def test_log_by_step_holds_means_of_the_steps(data_file, tmp_path):
     """Nothing is learned, and three rows of ten steps share out five epochs of six steps."""
-    run_in_process(data_file, tmp_path, "--num_epochs", 5, "--sample_every", 0, "--learning_rate", 1e-12)
+    run_in_process(data_file, tmp_path, "--num_epochs", 5, "--learning_rate", 1e-12)
     by_epoch, by_step = read_log(tmp_path, "rand_write"), read_log(tmp_path, "rand_write", "steps")
     assert [row["step"] for row in by_step] == ["10", "20", "30"]
     for name in ("train_loss", "train_per_point"):
@@ -593,8 +691,8 @@ def test_log_by_step_holds_means_of_the_steps(data_file, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["rand_write", "synthesis"])
-def test_short_run_shows_what_it_learned(data_file, tmp_path, capsys, task):
-    run_in_process(data_file, tmp_path, "--task", task, "--max_steps", 3)
+def test_short_run_shows_what_it_learned(data_file, tmp_path, capsys, curves, task):
+    run_in_process(data_file, tmp_path, "--task", task, "--max_steps", 3, "--sample_every", 5)
     (row,) = read_log(tmp_path, task, "steps")
     assert row["step"] == "3"
     found = capsys.readouterr().out.splitlines()[-1]
@@ -603,7 +701,27 @@ def test_short_run_shows_what_it_learned(data_file, tmp_path, capsys, task):
         assert (tmp_path / f"{task}_{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path):
+def test_samples_have_texts_of_the_data(dataset, tmp_path, monkeypatch):
+    """Of an alphabet without Latin letters, too."""
+    texts = np.array(
+        [text.translate(str.maketrans(CHARSET, " \u0430\u0431\u0432\u0433\u0434")) for text in dataset.texts]
+    )
+    charset = np.array(sorted(" \u0430\u0431\u0432\u0433\u0434"))
+    save_dataset(replace(dataset, texts=texts, charset=charset), tmp_path / "cyrillic.npz")
+    asked, sample = [], tasks.sample
+
+    def sampled(model, codes, *arguments, **settings):
+        asked.extend("".join(charset[text]) for text in codes)
+        return sample(model, codes, *arguments, **settings)
+
+    monkeypatch.setattr(tasks, "sample", sampled)
+    flags = ["--task", "synthesis", "--num_epochs", 1, "--sample_every", 1]
+    run_in_process(tmp_path / "cyrillic.npz", tmp_path, *flags)
+    assert len(asked) == len(set(asked)) == 3
+    assert set(asked) <= set(texts[dataset.lines("validation", True)])
+
+
+def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path, curves):
     run_in_process(data_file, tmp_path, "--num_epochs", 5, "--learning_rate", 0.05, "--sample_every", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".rand_write.lock",
@@ -619,7 +737,7 @@ def test_few_checkpoints_stay_and_the_best_is_the_best(data_file, tmp_path):
 
 def test_best_is_not_replaced_by_worse_after_going_back(data_file, tmp_path, capsys):
     """The newest checkpoints are deleted, and what comes then is worse than the best one."""
-    run_in_process(data_file, tmp_path, "--num_epochs", 3, "--learning_rate", 0.01, "--sample_every", 0)
+    run_in_process(data_file, tmp_path, "--num_epochs", 3, "--learning_rate", 0.01)
     losses = [float(row["validation_loss"]) for row in read_log(tmp_path, "rand_write")]
     assert losses[2] < losses[0]
     best = (tmp_path / "rand_write_best.pt").read_bytes()
@@ -676,46 +794,81 @@ def assert_gone(pids: list[int]) -> None:
                 time.sleep(0.02)
 
 
-def test_two_processes_learn_what_one_learns(data_file, tmp_path):
-    """The epochs' last batches hold one line, so that one of the processes has none. Random numbers are the same."""
-    for processes in (1, 2):
-        flags = ["--num_epochs", 9, "--processes", processes, "--weight_noise", 0.03, "--augment", 0.1]
-        run_in_process(data_file, tmp_path / str(processes), *flags)
-    one, two = (read_log(tmp_path / str(processes), "rand_write") for processes in (1, 2))
-    assert load_checkpoint(tmp_path / "2" / "rand_write_epoch_9.pt")[1]["settings"]["processes"] == 2
-    assert one[-1]["step"] == two[-1]["step"] == "54"
+SHARED = ["--num_epochs", 3, "--weight_noise", 0.03, "--augment", 0.1, "--ema", 0.9]
+
+
+@pytest.fixture(scope="session")
+def shared_run(data_file, tmp_path_factory):
+    """The folder of a run of three processes that nothing happens to. Three, as the order of their sums matters."""
+    folder = tmp_path_factory.mktemp("shared")
+    torch.set_num_threads(1)
+    run_in_process(data_file, folder, *SHARED, "--processes", 3)
+    return folder
+
+
+@UNBROKEN
+def test_three_processes_learn_what_one_learns(data_file, shared_run, tmp_path):
+    """The epochs' last batches hold one line, so that two of the processes have none. Random numbers are the same."""
+    run_in_process(data_file, tmp_path, *SHARED, "--learning_rate", 8e-4)
+    one, three = (read_log(folder, "rand_write") for folder in (tmp_path, shared_run))
+    assert load_checkpoint(shared_run / "rand_write_epoch_3.pt")[1]["settings"]["processes"] == 3
+    assert one[-1]["step"] == three[-1]["step"] == "18"
     for name in one[0]:
         expected = [float(row[name]) for row in one]
-        assert [float(row[name]) for row in two] == pytest.approx(expected, rel=1e-4), name
+        assert [float(row[name]) for row in three] == pytest.approx(expected, rel=1e-4), name
 
 
-def test_resumed_run_of_several_processes_is_the_unbroken_one(data_file, tmp_path, capsys):
-    """Three, as the order of their sums matters, which that of two does not."""
-    flags = ["--task", "synthesis", "--num_epochs", 3, "--processes", 3, "--sample_every", 0, "--weight_noise", 0.03]
-    run_in_process(data_file, tmp_path / "unbroken", *flags)
-    run_in_process(data_file, tmp_path / "broken", *flags, "--max_steps", 7)
-    run_in_process(data_file, tmp_path / "broken", "--task", "synthesis", "--resume", "--max_steps", 1000)
-    assert read_log(tmp_path / "broken", "synthesis") == read_log(tmp_path / "unbroken", "synthesis")
-    assert_same_weights(*(weights_of(tmp_path / run / "synthesis_epoch_3.pt") for run in ("broken", "unbroken")))
+@UNBROKEN
+def test_resumed_run_of_several_processes_is_the_unbroken_one(data_file, shared_run, tmp_path, capsys):
+    run_in_process(data_file, tmp_path, *SHARED, "--processes", 3, "--max_steps", 7)
+    run_in_process(data_file, tmp_path, "--resume", "--max_steps", 1000)
+    assert read_log(tmp_path, "rand_write") == read_log(shared_run, "rand_write")
+    assert_same_weights(*(weights_of(folder / "rand_write_epoch_3.pt") for folder in (tmp_path, shared_run)))
     capsys.readouterr()
-    more = ["--task", "synthesis", "--resume", "--num_epochs", 4, "--processes", 1]
-    run_in_process(data_file, tmp_path / "broken", *more)
+    run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 4, "--processes", 1)
     assert "--processes: other than before" in capsys.readouterr().out
 
 
-def test_torchrun(data_file, tmp_path):
-    flags = ["--task", "synthesis", "--num_epochs", 2, "--sample_every", 0]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, ROOT / "train.py"]
-    command += ["--data", data_file, "--model_dir", tmp_path / "torchrun", *TINY, *TINY_MIXTURE, *flags]
+@UNBROKEN
+def test_torchrun(data_file, shared_run, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 3, ROOT / "train.py"]
+    command += ["--data", data_file, "--model_dir", tmp_path, *TINY, *TINY_MIXTURE, *SHARED]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment(), timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("done: ") == 1
-    run_in_process(data_file, tmp_path / "own", *flags, "--processes", 2)
-    assert read_log(tmp_path / "torchrun", "synthesis") == read_log(tmp_path / "own", "synthesis")
+    assert read_log(tmp_path, "rand_write") == read_log(shared_run, "rand_write")
+
+
+def test_processes_on_several_machines_need_gpus_on_their_own_only(monkeypatch, tmp_path):
+    """Eight processes of torchrun, four on each machine, which has four GPUs."""
+    chosen = []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(start, "choose_device", lambda _: torch.device("cuda"))
+    options = parse_flags(["--model_dir", str(tmp_path)])
+    start.settle(options, Group(6, 8))
+    assert options.processes == 8 and chosen == [2]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(InputError, match="more than the 3 GPUs"):
+        start.settle(options, Group(6, 8))
+
+
+@pytest.mark.parametrize(
+    ("platform", "names", "expected"),
+    [("linux", ["eth0", "lo"], "lo"), ("darwin", ["lo0", "en0"], "lo0"), ("linux", ["eth0"], None),
+     ("win32", ["ethernet_0", "loopback_0"], None)],
+)  # fmt: skip
+def test_gloo_is_told_of_the_loopback_interface_where_it_finds_it(monkeypatch, platform, names, expected):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr("socket.if_nameindex", lambda: [*enumerate(names)])
+    assert loopback_interface() == expected
 
 
 def test_killed_worker_ends_the_run_with_one_line(data_file, tmp_path):
-    flags = ["--num_epochs", 100000, "--processes", 3, "--sample_every", 0]
+    flags = ["--num_epochs", 100000, "--processes", 3]
     process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", *flags)
     workers = children_of(process)
     assert len(workers) == 2
@@ -726,7 +879,7 @@ def test_killed_worker_ends_the_run_with_one_line(data_file, tmp_path):
 
 
 def test_killed_run_leaves_no_worker_behind(data_file, tmp_path):
-    flags = ["--num_epochs", 100000, "--processes", 2, "--sample_every", 0]
+    flags = ["--num_epochs", 100000, "--processes", 2]
     process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", *flags)
     workers = children_of(process)
     assert len(workers) == 1
@@ -756,7 +909,7 @@ def fail_in_second(when: str, group: Group) -> None:
     ("when", "word"), [("before", "disk 7"), ("after", "disk 7"), ("killed", "--resume"), ("stopped", "--resume")]
 )
 def test_error_in_another_process_is_told(when, word, monkeypatch):
-    monkeypatch.setattr("training.processes.SILENCE", 3)
+    monkeypatch.setattr("handwriting.training.processes.PATIENCE", 3)
     with pytest.raises(InputError, match=word), start_group(2, fail_in_second, when) as group:
         group.connect()
         while True:
@@ -767,7 +920,8 @@ def test_number_of_processes(data_file, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     for batch_size, device, expected in ((50, "cpu", 4), (24, "cpu", 3), (6, "cpu", 1), (50, "meta", 1)):
         options = argparse.Namespace(processes="auto", batch_size=batch_size, device="cpu")
-        monkeypatch.setattr("training.flags.choose_device", lambda name, device=device: torch.device(device))
+        chosen = torch.device(device)
+        monkeypatch.setattr("handwriting.training.flags.choose_device", lambda _, chosen=chosen: chosen)
         assert choose_processes(options) == expected
     with pytest.raises(InputError, match="--processes 7"):
         run_in_process(data_file, tmp_path, "--processes", 7)
@@ -853,14 +1007,16 @@ def test_resuming_with_other_texts_is_refused(data_file, tmp_path, dataset):
 def changed(content, *names, value):
     """Content with another value at a place within it."""
     first, *others = names
-    inner = changed(content[first], *others, value=value) if others else value
+    inner = changed(content[first], *others, value=value) if others else value  # which may be a new place
     if isinstance(content, list):
         return [*content[:first], inner, *content[first + 1 :]]
     return {**content, first: inner}
 
 
 UNFIT = [
-    (["settings"], [3, {}]), (["progress"], [3, {"step": 6}]), (["log"], [{}]), (["optimizer"], [{}]),
+    (["settings"], [3, "a"]), (["progress"], [3, [], {"step": 6}]), (["log"], [{}, ["a"]]), (["step_log"], [[[]], "a"]),
+    (["optimizer"], [{}, []]), (["optimizer", "param_groups", 0, "params"], [[0, 1], None]),
+    (["optimizer", "state", 99], [{"step": torch.zeros(())}]),
     (["settings", "batch_size"], [None, "a", 2.5, 10**500]), (["settings", "ema"], [None, 2.0, math.nan]),
     (["settings", "optimizer"], [3, "sgd"]), (["settings", "sample_every"], [-1, []]),
     (["progress", "step"], ["6", 6.0, -1, 10**500]), (["progress", "batch"], [1, None]),
@@ -871,14 +1027,14 @@ UNFIT = [
     (["optimizer", "param_groups", 0, "lr"], [None, "a"]), (["optimizer", "param_groups"], [[], None]),
     (["optimizer", "state", 0], [{}, {"a": torch.ones(1)}]),
     (["optimizer", "state", 0, "step"], [torch.tensor(-1.0), torch.tensor(math.nan), torch.ones(1)]),
-    (["optimizer", "state", 0, "exp_avg"], [torch.tensor(1.0)]),
-    (["fingerprint"], [None]), (["raw_weights"], [{}, None]), (["raw_weights", "head.bias"], [3, torch.tensor(1.0)]),
+    (["optimizer", "state", 0, "exp_avg"], [torch.tensor(1.0), torch.zeros(3), "abc"]),
+    (["fingerprint"], [None, 3]), (["raw_weights"], [{}, None]), (["raw_weights", "head.bias"], [3, torch.tensor(1.0)]),
     (["weight_noise"], [{"a": torch.ones(1)}, []]), (["weight_noise", "log_deviations.0"], [torch.tensor(math.nan)]),
 ]  # fmt: skip
 
 
 def test_run_whose_parts_do_not_fit_together_is_refused(data_file, tmp_path):
-    flags = ["--ema", 0.9, "--weight_noise", 0.1, "--sample_every", 0]
+    flags = ["--ema", 0.9, "--weight_noise", 0.1]
     run_in_process(data_file, tmp_path, "--num_epochs", 1, *flags)
     path = tmp_path / "rand_write_epoch_1.pt"
     content = torch.load(path, weights_only=True)
@@ -887,8 +1043,10 @@ def test_run_whose_parts_do_not_fit_together_is_refused(data_file, tmp_path):
             torch.save(changed(content, *names, value=value), path)
             with pytest.raises(InputError, match=r"rand_write_epoch_1\.pt"):
                 run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2, *flags)
+    del content["settings"]["augment"]  # an earlier version had no such setting
     torch.save(content, path)
-    run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2, "--sample_every", 0)
+    run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2)
+    assert load_checkpoint(tmp_path / "rand_write_epoch_2.pt")[1]["settings"]["augment"] == 0
 
 
 def test_bad_input_is_named(data_file, tmp_path):

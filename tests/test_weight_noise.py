@@ -42,8 +42,8 @@ def test_deviations_begin_where_they_are_told_to(network):
 def test_description_length_and_gradients_are_those_of_automatic_differentiation(network):
     noise, names = make_noise(network), [name for name, _ in network.named_parameters()]
     before = copy.deepcopy(network.state_dict())
-    noise.draw(5)
-    drawn = copy.deepcopy(network.state_dict())
+    noise.sample(5)
+    sampled = copy.deepcopy(network.state_dict())
     loss = loss_of(network)
     loss.backward()
     noise.restore()
@@ -51,7 +51,7 @@ def test_description_length_and_gradients_are_those_of_automatic_differentiation
 
     means = [before[name].clone().requires_grad_() for name in names]
     logs = [log.detach().clone().requires_grad_() for log in noise.log_deviations]
-    standard = [(drawn[name] - before[name]) / log.detach().exp() for name, log in zip(names, logs, strict=True)]
+    standard = [(sampled[name] - before[name]) / log.detach().exp() for name, log in zip(names, logs, strict=True)]
     weights = [mean + log.exp() * e for mean, log, e in zip(means, logs, standard, strict=True)]
     mu, log = (torch.cat([value.flatten() for value in values]) for values in (means, logs))
     prior = Normal(mu.mean(), ((mu - mu.mean()).square() + (2 * log).exp()).mean().sqrt())  # the gradient goes through
@@ -76,15 +76,15 @@ def test_no_other_prior_describes_the_weights_in_fewer_nats(network):
 def test_noise_follows_from_the_seed_and_has_the_deviations():
     network = nn.Linear(400, 100)
     noise, before = WeightNoise(network, 0.3, LINES), network.weight.detach().clone()
-    drawn = []
+    sampled = []
     for seed in (1, 1, 2):
-        noise.draw(seed)
-        drawn.append(network.weight.detach() - before)
+        noise.sample(seed)
+        sampled.append(network.weight.detach() - before)
         network(torch.ones(400)).sum().backward()
         noise.restore()
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert drawn[0].std().item() == pytest.approx(0.3, rel=0.02) and abs(drawn[0].mean().item()) < 0.01
-    assert abs((drawn[0] * drawn[2]).mean().item()) < 0.01 * 0.3**2 * 3
+    assert torch.equal(sampled[0], sampled[1]) and not torch.equal(sampled[0], sampled[2])
+    assert sampled[0].std().item() == pytest.approx(0.3, rel=0.02) and abs(sampled[0].mean().item()) < 0.01
+    assert abs((sampled[0] * sampled[2]).mean().item()) < 0.01 * 0.3**2 * 3
 
 
 def test_deviations_become_those_of_the_posterior():
@@ -100,7 +100,7 @@ def test_deviations_become_those_of_the_posterior():
     sums, steps = torch.zeros_like(curvature), 3000
     for step in range(steps):
         optimizer.zero_grad()
-        noise.draw(step)
+        noise.sample(step)
         (curvature * (network.weight - targets).square() / 2).sum().backward()
         noise.restore()
         optimizer.step()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ def line_weights(texts: np.ndarray, rare_share: float) -> np.ndarray:
     return np.minimum(weights, MAX_REPEATED)
 
 
-def draw_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def sample_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Indices of N lines for an epoch, (N,), for weights (N,): each as often as its weight asks, rounded up or down."""
     ends = np.cumsum(weights) / weights.sum() * len(weights)
     return np.searchsorted(ends, np.arange(len(weights)) + rng.uniform(), side="right").clip(max=len(weights) - 1)
@@ -42,11 +41,6 @@ def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator 
     order = np.argsort(key, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
-
-
-def random_by_line(seed: Sequence[int], lines: np.ndarray) -> list[np.random.Generator]:
-    """A source of random numbers for each line, (B,), that depends on `seed` and the line's number alone."""
-    return [np.random.default_rng([*seed, line]) for line in lines.tolist()]
 
 
 def change_hand(points: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

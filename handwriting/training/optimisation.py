@@ -1,12 +1,12 @@
 """How a run changes its weights: the paper's optimiser, the step size, the average of the weights."""
 
 import argparse
-import copy
 import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from handwriting.training.weight_noise import RATE, WeightNoise
 
@@ -53,15 +53,23 @@ def make_optimizer(name: str, rate: float, model: nn.Module, noise: WeightNoise 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Go on from a saved `state_dict`. Of its groups only the step size counts: all else follows from the settings.
 
-    Raises KeyError, TypeError or ValueError if it is another optimiser's.
+    Raises LookupError, TypeError, ValueError or AttributeError if it is not one of this optimiser and its weights.
     """
     names = {"n", "g", "delta"} if isinstance(optimizer, GravesRMSprop) else {"step", "exp_avg", "exp_avg_sq"}
-    if any(state.keys() != names for state in saved["state"].values()):
-        raise ValueError("the state of its optimizer is that of another one")
-    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    groups, state = optimizer.state_dict()["param_groups"], {}
     for group, old in zip(groups, saved["param_groups"], strict=True):
+        if old["params"] != group["params"]:
+            raise ValueError("its optimizer is not that of its weights")
         group["lr"] = float(old["lr"])
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    for number, values in saved["state"].items():
+        for name, value in values.items():
+            shape = () if name == "step" else parameters[number].shape
+            is_usable = isinstance(value, Tensor) and value.is_floating_point() and not value.isnan().any()
+            if values.keys() != names or not is_usable or value.shape != shape or (name == "step" and value < 0):
+                raise ValueError(f"the state of its optimizer has an unfit {name}")
+        state[number] = {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) -> float:
@@ -74,19 +82,19 @@ def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) 
     return rate
 
 
-class WeightAverage:
-    """The exponential moving average of a network's weights over a run's steps, as a network of its own (`model`).
+def moving_average(model: nn.Module, decay: float, updates: int = 0) -> AveragedModel:
+    """The exponential moving average of a network's weights, its `module`, after so many updates.
 
-    After step t, counted from 0, the old average counts min(decay, (1 + t) / (10 + t)): the first weights, which are
+    In update t, counted from 0, the old average counts min(decay, (1 + t) / (10 + t)): the first weights, which are
     random, are forgotten soon.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.model = decay, copy.deepcopy(model).requires_grad_(False)
-
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after step number `step`."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for average, weights in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(weights, 1 - decay)
+    def update(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        share = 1 - min(decay, int(count) / (9 + int(count)))
+        for mean, weight in zip(averages, weights, strict=True):
+            mean.lerp_(weight, share)
+
+    average = AveragedModel(model, multi_avg_fn=update).requires_grad_(False)
+    average.n_averaged.fill_(1 + updates)  # from 1: at 0 the class would replace the first weights, not average them
+    return average

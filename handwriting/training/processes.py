@@ -1,7 +1,8 @@
 """The processes of a training run: how they start, sum up numbers, and end together.
 
-Each has the whole network and takes its part of every batch; PyTorch's DistributedDataParallel makes the gradient that
-of the whole batch, over gloo on processors and NCCL on GPUs. Process 0 writes the files and speaks for all.
+Each has the whole network and takes its part of every batch; their gradients are added up, over gloo on processors and
+NCCL on GPUs. Process 0 writes the files and speaks for all. A process that is killed closes its connections, which is
+an error in the step of each other one. Several machines and GPUs were never tried, nor several processes on Windows.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,23 @@ except ImportError:  # not on Windows
     fcntl = None
 
 LOST = "a process of the run has ended before its time (killed, or out of memory) or hangs; go on with --resume"
-SILENCE = 30  # seconds without a sign of life after which a process counts as lost
+PATIENCE = 600  # seconds that a process waits for the others in a step before they count as hanging
 
 
 class Group:
     """The processes of a run, seen from process `rank` of `size`; `Group()` is one process alone.
 
     `with group:` ends all together: an error in any process is raised as InputError in process 0, and ends the others
-    without a word.
+    without a word. On one machine there are `local_size` of them.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None):
         self.rank, self.size, self.store = rank, size, store
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))  # set by torchrun
         self.children: list[multiprocessing.process.BaseProcess] = []
         self.threads = torch.get_num_threads()
-        self.is_over = False
         if torch.cuda.is_available() and size > 1:
-            torch.cuda.set_device(rank % torch.cuda.device_count())
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
 
     def connect(self) -> None:
         """Wait until every process has come to this point, and connect them. Raises InputError if one has ended."""
@@ -59,41 +60,8 @@ class Group:
                 raise InputError(self.reason())
             time.sleep(0.02)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size)
-        # Process 0 watches the others, and they watch it.
-        silent = dict.fromkeys([0] if self.rank else range(1, self.size), 0)  # for how many seconds
-        for work in (self._show_life, self._watch):
-            threading.Thread(target=work, args=[silent], daemon=True).start()
-
-    def _show_life(self, silent: dict[int, int]) -> None:
-        """Every second tell the others that this process lives, and see which of the watched ones do."""
-        counts: dict[int, int] = {}
-        with contextlib.suppress(RuntimeError):  # the store has gone with its process
-            while not self.is_over:
-                self.store.add(f"life {self.rank}", 1)
-                for rank in silent:
-                    count = self.store.add(f"life {rank}", 0)
-                    if count != counts.get(rank):
-                        counts[rank], silent[rank] = count, 0
-                time.sleep(1)
-
-    def _watch(self, silent: dict[int, int]) -> None:
-        """End the run when a process has been silent for too long.
-
-        Seconds are counted, not measured: a run that is stopped as a whole, as with Ctrl-Z, goes on afterwards.
-        """
-        while max(silent.values()) < SILENCE:
-            time.sleep(1)
-            if self.is_over:
-                return
-            for rank in silent:
-                silent[rank] += 1
-        for child in self.children:  # without them the step in progress raises an error
-            child.kill()
-        if not self.children:  # nothing else ends a step that waits for a process elsewhere
-            if self.rank == 0:
-                os.write(2, f"error: {LOST}\n".encode())
-            os._exit(2)
+        patience = timedelta(seconds=PATIENCE)
+        dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=patience)
 
     def part(self, items: Sequence) -> Sequence:
         """This process's part: every `size`-th item, so that neighbours in a sorted row go to different processes."""
@@ -111,11 +79,16 @@ class Group:
         """Whether `flag` is true in any process."""
         return self.sums(flag)[0] > 0
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """A module whose backward leaves the mean of all processes' gradients in each."""
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give the parameters the sum of all processes' gradients; None counts as zeros."""
         if self.size == 1:
-            return module
-        return nn.parallel.DistributedDataParallel(module)
+            return
+        parameters = list(parameters)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        total = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(total)
+        for parameter, part in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def reason(self) -> str:
         """Why the run ends: what a process has left in the store, or that one is lost."""
@@ -126,34 +99,52 @@ class Group:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         """Disconnect, and make one error of an error in any process."""
-        self.is_over = True
-        reason = LOST
-        is_lost = self.size > 1 and isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error))
+        reason, is_told = LOST, isinstance(error, InputError | OSError)
+        is_lost = self.size > 1 and isinstance(error, RuntimeError) and is_of_connection(error)
         with contextlib.suppress(RuntimeError):  # a store that has gone with its process
             if is_lost:
                 reason = self.reason()
-            elif self.rank and isinstance(error, InputError | OSError):
+            elif self.rank and is_told:
                 self.store.set("error", str(error))
-        if dist.is_initialized():
-            dist.destroy_process_group()
         for child in self.children:
             if error is None:
                 child.join(60)
             child.kill()
             child.join()
+        if dist.is_initialized():
+            dist.destroy_process_group()
         torch.set_num_threads(self.threads)
-        if self.rank and (is_lost or isinstance(error, InputError | OSError)):
+        if self.rank and (is_lost or is_told):
             sys.exit(2)
         if is_lost:
             raise InputError(reason) from None
 
 
+def is_of_connection(error: RuntimeError) -> bool:
+    """Whether an error says that another process is gone or silent."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+
+
+def is_in_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
 def torchrun_group() -> Group:
-    """The group that torchrun has started this process in."""
+    """The group that torchrun has started this process in. It ends the others when one of them does."""
     store, rank, size = next(dist.rendezvous("env://"))
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     return Group(rank, size, store)
+
+
+def loopback_interface() -> str | None:
+    """The name of the machine's connection to itself, which stays when its other ones come and go; None on Windows.
+
+    There its name begins with lo, too, but gloo does not find it.
+    """
+    names = [] if sys.platform == "win32" else [name for _, name in socket.if_nameindex()]
+    return next((name for name in names if name.startswith("lo")), None)
 
 
 def start_group(size: int, work: Callable[..., object], *arguments: Any) -> Group:
@@ -161,9 +152,8 @@ def start_group(size: int, work: Callable[..., object], *arguments: Any) -> Grou
 
     They share the threads that PyTorch uses here. They end when this process ends, however it does.
     """
-    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
-    if names:  # the machine's connection to itself, which stays when its other ones come and go
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+    if loopback := loopback_interface():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or the others complain when the store goes with process 0
     group = Group(0, size, dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
     threads = max(1, group.threads // size)
@@ -223,13 +213,11 @@ def run_lock(folder: Path, task: str) -> Iterator[None]:
 class NotedSignals:
     """Ctrl-C and SIGTERM while `with noted:` is open: they are counted, and the run looks at the count between steps.
 
-    Within `with noted.ending_work():` process 0 raises KeyboardInterrupt for all but the first of them.
+    While `ends_work` is set, process 0 raises KeyboardInterrupt for all but the first of them.
     """
 
-    def __init__(self, group: Group):
-        self.rank = group.rank
-        self.count = 0
-        self.ends_work = False
+    def __init__(self, rank: int):
+        self.rank, self.count, self.ends_work = rank, 0, False
 
     def note(self, _number: int, _frame: object) -> None:
         """Handle a signal."""
@@ -239,15 +227,6 @@ class NotedSignals:
         if self.ends_work and self.count > 1:
             raise KeyboardInterrupt
         os.write(2, b"\nstopping after this step\n" if not self.ends_work else b"\nstopping after the evaluation\n")
-
-    @contextlib.contextmanager
-    def ending_work(self) -> Iterator[None]:
-        """While this is open, a second signal does not wait for the end of the work."""
-        self.ends_work = True
-        try:
-            yield
-        finally:
-            self.ends_work = False
 
     def __enter__(self) -> "NotedSignals":
         self.handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,20 +1,10 @@
-"""How far a training run has come: sums over its steps, the rows of its logs, and the curve."""
+"""How far a training run has come: sums over its steps, and the rows of its logs."""
 
-import csv
-import io
 import math
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from handwriting.figures import draw_losses, save_figure
-from handwriting.program import atomic_write
-
-STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
-
-Row = dict[str, float]
+Row = dict[str, float]  # of a log, by the names of its columns
 
 
 @dataclass
@@ -88,45 +78,12 @@ class Progress:
             self.skipped_in_row += 1
 
 
-@dataclass
-class Logs:
-    """The rows of a run's logs, by epoch and by step."""
-
-    epochs: list[Row] = field(default_factory=list)
-    steps: list[Row] = field(default_factory=list)
-
-    @classmethod
-    def from_rows(cls, epochs: list[Row], steps: list[Row]) -> "Logs":
-        """What a checkpoint has of logs. Raises ValueError for what are no rows of numbers under the same names."""
-        for rows, names in ((epochs, {"step", "train_loss", "validation_loss"}), (steps, {"step", "train_loss"})):
-            numbers = [value for row in rows for value in row.values()]
-            if not all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in numbers):
-                raise ValueError("its logs hold something else than numbers")
-            if not all(row.keys() == rows[0].keys() >= names for row in rows):
-                raise ValueError("the rows of its logs differ in their names")
-        return cls(epochs, steps)
-
-    def write(self, stem: Path, label: str) -> None:
-        """Write STEM_log.csv, STEM_steps.csv and the curve, STEM_loss.png, whose losses are in `label`."""
-        write_rows(Path(f"{stem}_log.csv"), self.epochs)
-        write_rows(Path(f"{stem}_steps.csv"), self.steps)
-        if self.epochs or self.steps:
-            figure = Figure(figsize=(7, 4.5), layout="constrained")
-            draw_losses(figure.subplots(), columns(self.epochs), columns(self.steps), label)
-            save_figure(figure, Path(f"{stem}_loss.png"))
-
-
-def columns(rows: list[Row]) -> dict[str, list[float]]:
-    """The columns of rows of numbers; none without rows."""
-    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write rows of numbers as a .csv file, whole or not at all. No rows, no file."""
-    if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-        with atomic_write(path) as file:
-            file.write(text.getvalue().encode())
+def check_rows(rows: list[Row], *names: str) -> list[Row]:
+    """The rows of a log. Raises ValueError unless all have numbers under the same names, with these among them."""
+    for row in rows:
+        if not row.keys() == rows[0].keys() >= set(names):
+            raise ValueError("the rows of its logs differ in their names")
+        for value in row.values():
+            if not (type(value) is float or (type(value) is int and abs(value) < 2**63)):
+                raise ValueError(f"its logs have {value!r} in place of a number")
+    return rows

@@ -8,7 +8,7 @@ Gaussian prior. The best networks of the 2013 paper are trained with it. Written
     L(w)        loss of a training line in nats, the mean over the N lines
     e_i         standard normal noise
 
-A step draws the weights w_i = mu_i + s_i e_i and goes down the gradient of
+A step samples the weights w_i = mu_i + s_i e_i and goes down the gradient of
 
     L(w) + KL / N                                                                            (1)
     KL = sum_i log(sqrt(v) / s_i) + ((mu_i - m)^2 + s_i^2 - v) / (2 v)                       (2)
@@ -22,7 +22,7 @@ where the second term of (2) adds up to zero. The derivatives by m and v are zer
     d(1) / d mu_i    = dL/dw_i + (mu_i - m) / (N v)                                          (4)
     d(1) / d log s_i = dL/dw_i s_i e_i + (s_i^2 / v - 1) / N                                 (5)
 
-The first term of (5) is the derivative through the drawn weight. Graves has s_i^2 (dL/dw_i)^2 there, which holds for
+The first term of (5) is the derivative through the sampled weight. Graves has s_i^2 (dL/dw_i)^2 there, which holds for
 the gradient of one line: the square of a batch's mean is not the mean of the lines' squares. (5) is right for a batch
 of any size, and for the mean of several processes' gradients, but it has more noise.
 """
@@ -42,7 +42,7 @@ RATE = 10.0
 class WeightNoise(nn.Module):
     """The standard deviations of a network's weights, as their logarithms. The network's own parameters are the means.
 
-    Between `draw` and `restore` the network has drawn weights.
+    Between `sample` and `restore` the network has sampled weights.
     """
 
     def __init__(self, network: nn.Module, deviation: float, num_lines: int):
@@ -67,8 +67,8 @@ class WeightNoise(nn.Module):
         return (self.num_weights * math.log(self.prior()[1]) / 2 - logs) / self.num_lines
 
     @torch.no_grad()
-    def draw(self, seed: int) -> None:
-        """Add noise to the weights. The same seed draws the same noise, in every process."""
+    def sample(self, seed: int) -> None:
+        """Add noise to the weights. The same seed gives the same noise, in every process."""
         generator = torch.Generator(self.means[0].device).manual_seed(seed)
         self.saved, self.noise = [mu.clone() for mu in self.means], []  # noise: s e, one tensor for each of the means
         for mu, log in zip(self.means, self.log_deviations, strict=True):

@@ -1,0 +1,127 @@
+"""What a run tells: lines for the screen, its logs as .csv files, and the curve. All of it comes from figures."""
+
+import csv
+import io
+import math
+import sys
+import threading
+from pathlib import Path
+
+from torch import nn
+from tqdm import tqdm
+
+from handwriting.figures import draw_losses, save_figure
+from handwriting.program import atomic_write
+from handwriting.training.progress import Row, Sums
+
+# The figures of an evaluation, by the unit of the task.
+LABELS = {
+    "point": {
+        "loss": "loss, nats a line, normalised units", "loss_raw": "loss, nats a line, whiteboard units",
+        "per_point": "loss, nats a point, normalised units", "per_point_raw": "loss, nats a point, whiteboard units",
+        "sse": "SSE a point, normalised units",
+    },
+    "character": {
+        "loss": "loss, nats a line", "per_character": "loss, nats a character", "error_rate": "characters read wrong",
+    },
+}  # fmt: skip
+
+
+def describe_scale(network: nn.Module) -> str:
+    """What ink is brought to before a network sees it: its losses depend on that."""
+    if not hasattr(network, "std"):
+        return "each line is brought to one height, and its slope taken out"
+    (mx, my), (sx, sy) = network.mean.tolist(), network.std.tolist()
+    return f"normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units"
+
+
+def evaluation_table(found: Row, unit: str, network: nn.Module) -> str:
+    """All figures of an evaluation, a line each."""
+    points = f", {found['points']:.0f} predicted points" if unit == "point" else ""
+    rows = [f"  {found['lines']} lines{points}"]
+    for name, label in LABELS[unit].items():
+        number = f"{found[name]:.2%}" if name == "error_rate" else f"{found[name]:.4f}"
+        rows.append(f"  {label:<38}{number:>12}")
+    return "\n".join([*rows, f"  {describe_scale(network)}"])
+
+
+def epoch_line(row: Row, unit: str) -> str:
+    """The figures of an epoch, from its row of the log."""
+    weights = f", weights {row['description_length']:.1f}" if "description_length" in row else ""
+    found = {name.removeprefix("validation_"): value for name, value in row.items()}
+    if unit == "point":
+        validation = (
+            f"{found['loss']:.1f} a line, {found['per_point']:.4f} a point (normalised; whiteboard units: "
+            f"{found['loss_raw']:.1f} and {found['per_point_raw']:.4f}), SSE {found['sse']:.3f}"
+        )
+    else:
+        validation = f"{found['loss']:.2f} a line, {found['error_rate']:.2%} of characters wrong"
+    return (
+        f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line{weights}, validation {validation}; "
+        f"gradient {row['gradient_norm']:.0f}, {row[f'{unit}s_per_second']:.0f} {unit}s/s, step {row['step']}, "
+        f"{row['minutes']:.1f} min, {row['skipped_steps']} skipped"
+    )
+
+
+def best_line(score: float, unit: str, path: Path) -> str:
+    """What the best network of a run that is done is, and where."""
+    if not (math.isfinite(score) and path.is_file()):
+        reason = "no validation figure was finite (try a lower --learning_rate), or it was deleted"
+        return f"done, without {path}: {reason}"
+    best = f"loss {score:.1f} nats a line" if unit == "point" else f"error rate {score:.2%} of characters"
+    return f"done: best validation {best}, in {path}"
+
+
+def stop_line(row: Row, unit: str, step: int, last: int, has_samples: bool, folder: Path) -> str:
+    """How far a run has come that stops at a step, with its last row of the log by step."""
+    files = "log, curve and samples" if has_samples else "log and curve"
+    return (
+        f"stopped at step {step} of {last}; training loss by step {row['step']}: {row['train_loss']:.1f} nats a line, "
+        f"{row[f'train_per_{unit}']:.4f} a {unit}; {files} are in {folder}; go on with --resume"
+    )
+
+
+def step_line(step: Sums, epoch: Sums, unit: str) -> str:
+    """The figures of a step, and the speed of the epoch so far."""
+    return (
+        f"loss {step.nats / step.lines:.1f} nats a line, {step.nats / step.units:.3f} a {unit}, gradient "
+        f"{step.norm:.0f}, {epoch.units / epoch.seconds:.0f} {unit}s/s"
+    )
+
+
+def progress_bar(total: int, done: int, is_shown: bool) -> tqdm:
+    """The bar of a run's steps. In place of it, a log file gets a line a minute."""
+    is_screen = sys.stderr.isatty()
+    where = {"file": sys.stderr, "mininterval": 0.5} if is_screen else {"file": sys.stdout, "mininterval": 60}
+    tqdm.set_lock(threading.RLock())  # its own is for processes, and one that is killed leaves a semaphore behind
+    return tqdm(total=total, initial=done, unit=" steps", smoothing=0.05, disable=not is_shown, **where)
+
+
+def tell(line: str) -> None:
+    """Print a line, above the bar if there is one."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def write_logs(stem: Path, epochs: list[Row], steps: list[Row], unit: str) -> None:
+    """Write STEM_log.csv, STEM_steps.csv and the curve, STEM_loss.png. No rows, no file."""
+    for name, rows in (("log", epochs), ("steps", steps)):
+        if rows:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+            with atomic_write(Path(f"{stem}_{name}.csv")) as file:
+                file.write(text.getvalue().encode())
+    if epochs or steps:
+        draw_curve(Path(f"{stem}_loss.png"), epochs, steps, unit)
+
+
+def draw_curve(path: Path, epochs: list[Row], steps: list[Row], unit: str) -> None:
+    """Draw training and validation loss by step."""
+    from matplotlib.figure import Figure  # takes a second to import
+
+    columns = ({name: [row[name] for row in rows] for name in (rows[0] if rows else ())} for rows in (epochs, steps))
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    draw_losses(figure.subplots(), *columns, LABELS[unit]["loss"])
+    save_figure(figure, path)

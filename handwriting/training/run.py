@@ -1,0 +1,355 @@
+"""One training run: its loop, its checkpoints, its evaluations. `Run.fit` and `Run.step` are the whole of training.
+
+A run has one process or several (processes.py). Each takes every n-th line of a batch, and lines of a batch are sorted
+by length, so that all have equal work; the gradient is that of the whole batch. The batches of an evaluation are dealt
+out likewise. Sums of every step go to all processes, so that all skip the same steps and stop at the same one.
+"""
+
+import argparse
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from handwriting.data.dataset import Dataset
+from handwriting.figures import lines_figure, save_figure
+from handwriting.program import InputError
+from handwriting.seeds import derived_seed
+from handwriting.training import report
+from handwriting.training.batches import line_weights, make_batches, sample_lines
+from handwriting.training.flags import PRECISIONS, SETTINGS, choose_device, choose_precision
+from handwriting.training.optimisation import learning_rate, make_optimizer, moving_average, restore_optimizer
+from handwriting.training.processes import Group, NotedSignals, tune_malloc
+from handwriting.training.progress import Progress, Row, Sums, check_rows
+from handwriting.training.tasks import NETWORK_SIZES, deepen, make_task
+from handwriting.training.weight_noise import WeightNoise
+from model import Model
+from utils import load_checkpoint, save_checkpoint
+
+KEPT_EPOCHS = 3  # whose checkpoints stay on disk
+MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
+STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that a run goes on from."""
+
+    path: Path
+    network: nn.Module
+    content: dict[str, Any]
+
+
+class Run:
+    """One training run: what it works on, and how far it has come. Processes that share one set its `group`."""
+
+    def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: Checkpoint | None = None):
+        """Options as of `parse_flags`. Raises InputError if they, the data and the checkpoint do not fit together."""
+        self.options, self.device = options, choose_device(options.device)
+        self.task = make_task(options.task, dataset, options.timesteps, augment=options.augment)
+        for split in ("train", "validation"):
+            if not len(dataset.lines(split, self.task.with_text)):
+                raise InputError(f"{options.data}: its {split} split holds no line for the task {options.task}")
+        self.lines = dataset.lines("train", self.task.with_text)
+        self.lengths = self.task.lengths(self.lines)
+        self.line_weights = line_weights(dataset.texts[self.lines], options.rare_share)
+        self.steps_per_epoch = math.ceil(len(self.lines) / options.batch_size)
+        self.last_step = options.num_epochs * self.steps_per_epoch
+        self.fingerprint = dataset.fingerprint()
+        self.progress, self.epoch_rows, self.step_rows = Progress(), [], []
+
+        torch.manual_seed(options.seed)
+        self.model = resumed.network if resumed else self.new_network()
+        self.model.to(self.device).train()
+        self.model.matmul_dtype = choose_precision(options.precision, self.device)
+        options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
+        self.average = moving_average(self.model, options.ema) if options.ema else None
+        noise = options.weight_noise
+        self.noise = WeightNoise(self.model, noise, len(self.lines)) if noise else None
+        self.optimizer = make_optimizer(options.optimizer, options.learning_rate, self.model, self.noise)
+        if resumed:
+            self.restore(resumed)
+        self.group = Group()
+
+    def new_network(self) -> nn.Module:
+        """The network that the run begins with, untrained or that of --init. Raises InputError if that does not fit."""
+        options, path = self.options, self.options.init
+        if not path:
+            return self.task.new_network(options)
+        network, content = load_checkpoint(path)
+        if content["task"] != options.task:
+            raise InputError(f"--init {path}: is not a network for the task {options.task}")
+        if content["charset"] != self.task.charset:
+            raise InputError(f"--init {path}: its character set is not that of {options.data}")
+        is_deeper = "num_layers" in options.given and options.num_layers > network.config.num_layers
+        if is_deeper and isinstance(network, Model):
+            network = deepen(network, options.num_layers)
+        for name in NETWORK_SIZES:
+            size = getattr(network.config, name, getattr(options, name))
+            if name in options.given and size != getattr(options, name):
+                raise InputError(f"--{name}: the network of --init {path} has {size}; leave it out")
+            setattr(options, name, size)
+        return network
+
+    # --------------------------------------------------------------------------------------------------------- the loop
+
+    def fit(self) -> None:
+        """Train until the last epoch, a limit, or a signal to any process."""
+        options, progress, group, unit = self.options, self.progress, self.group, self.task.unit
+        tune_malloc()
+        deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
+        bar = report.progress_bar(self.last_step, progress.step, is_shown=group.rank == 0)
+        with bar, NotedSignals(group.rank) as signals:
+            self.write_logs()  # a run that was killed may have written a checkpoint and not its row
+            while progress.epoch < options.num_epochs:
+                bar.set_description(f"epoch {progress.epoch + 1}")
+                for batch in self.epoch_batches()[progress.batch :]:
+                    is_over = time.perf_counter() > deadline or progress.step >= (options.max_steps or math.inf)
+                    if group.any(signals.count > 0 or is_over):
+                        return self.stop(bar)
+                    step = self.step(batch)
+                    bar.set_postfix_str(report.step_line(step, progress.epoch_sums, unit), refresh=False)
+                    bar.update()
+                if group.any(signals.count > 0):
+                    return self.stop(bar)
+                self.finish_epoch(self.evaluate(signals))
+        if group.rank == 0:
+            report.tell(report.best_line(progress.best, unit, self.path("best")))
+
+    def step(self, batch: np.ndarray) -> Sums:
+        """Learn from one batch of lines (B,), sorted by length, with the other processes. Returns the step's figures.
+
+        Raises InputError after too many steps in a row whose loss or gradient is not finite.
+        """
+        options, group, progress, started = self.options, self.group, self.progress, time.perf_counter()
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate(options, progress.step, self.steps_per_epoch) * parameters["rate"]
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(derived_seed("dropout", options.seed, progress.step, group.rank))
+        if self.noise:  # the same in all processes, which must have the same weights
+            self.noise.sample(derived_seed("weight noise", options.seed, progress.step))
+        nats, count = 0.0, 0
+        if places := group.part(range(len(batch))):  # the last batch of an epoch may be too small for all
+            seeds = [derived_seed("line", options.seed, progress.step, place) for place in places]
+            inputs = self.task.batch(batch[places], self.device, seeds)
+            loss = self.task.loss(self.model, inputs)
+            (loss / len(batch)).backward()
+            nats, count = loss.item(), self.task.count(inputs)
+        group.sum_gradients(self.model.parameters())  # that of the whole batch's mean
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf).item()
+        if self.noise:
+            self.noise.restore()
+        nats, count = group.sums(nats, count)
+        is_finite = math.isfinite(nats) and math.isfinite(norm)
+        if is_finite:
+            self.optimizer.step()
+            if self.average:
+                self.average.update_parameters(self.model)
+        figures = Sums(nats, count, len(batch), norm, steps=1, seconds=time.perf_counter() - started)
+        self.count(figures, is_finite)
+        return figures
+
+    def epoch_batches(self) -> list[np.ndarray]:
+        """The batches of the epoch in progress, which follow from seed and epoch: numbers of lines, (B,) each."""
+        rng = np.random.default_rng(derived_seed("order of lines", self.options.seed, self.progress.epoch))
+        sampled = sample_lines(self.line_weights, rng)
+        batches = make_batches(self.lengths[sampled], self.options.batch_size, rng)
+        return [self.lines[sampled[batch]] for batch in batches]
+
+    def count(self, step: Sums, is_finite: bool) -> None:
+        """Count a step, and add a row to the log by step where one is due."""
+        progress = self.progress
+        progress.count(step, is_finite)
+        if progress.step % STEPS_OF_A_ROW == 0:
+            self.step_rows.append(self.step_row())
+            progress.row_sums = Sums()
+        if progress.skipped_in_row == MAX_SKIPPED:
+            raise InputError(
+                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite, the last at step "
+                f"{progress.step}; --resume, or begin again, with a lower --learning_rate"
+            )
+
+    def evaluate(self, signals: NotedSignals) -> Row:
+        """The figures of the network on the validation split.
+
+        Evaluating takes minutes: a second Ctrl-C ends it. The run is saved then, and goes on with the evaluation.
+        """
+        started, signals.ends_work = time.perf_counter(), True
+        try:
+            found = self.task.evaluate(self.network, self.group)
+        except KeyboardInterrupt:  # in process 0, which ends the others
+            self.save("interrupted")
+            self.write_logs()
+            report.tell("stopped in an evaluation; go on with --resume")
+            raise
+        finally:
+            signals.ends_work = False
+        self.progress.seconds += time.perf_counter() - started
+        return found
+
+    def finish_epoch(self, found: Row) -> None:
+        """Log the epoch that has ended with its evaluation, write its checkpoints, and draw samples."""
+        progress, every = self.progress, self.options.sample_every
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        row = self.epoch_row(found)
+        self.epoch_rows.append(row)
+        progress.epoch_sums = Sums()
+        score = self.task.score(found)
+        is_best = math.isfinite(score) and score <= progress.best  # of equal ones the last
+        progress.best = score if is_best else progress.best
+        if self.group.rank > 0:
+            return
+        self.write_checkpoints(is_best)
+        report.tell(report.epoch_line(row, self.task.unit))
+        self.write_logs()
+        if every and (progress.epoch % every == 0 or progress.epoch == self.options.num_epochs):
+            self.draw_samples(f"samples_epoch_{progress.epoch}")
+
+    def stop(self, bar: Any) -> None:
+        """Leave all that going on needs, and what shows how far the network has come."""
+        bar.close()
+        if self.group.rank > 0:
+            return
+        self.save("interrupted")
+        self.write_logs()
+        has_samples = bool(self.options.sample_every) and self.draw_samples("samples_interrupted")
+        row, folder = self.step_rows[-1] if self.step_rows else self.step_row(), self.options.model_dir
+        step, unit = self.progress.step, self.task.unit
+        report.tell(report.stop_line(row, unit, step, self.last_step, has_samples, folder))
+
+    # ---------------------------------------------------------------------------------------------- logs and pictures
+
+    def step_row(self) -> Row:
+        """The row of the log by step for the steps since its last one."""
+        progress, rate = self.progress, self.optimizer.param_groups[0]["lr"]
+        return {"step": progress.step, **progress.row_sums.means(self.task.unit), "learning_rate": rate}
+
+    def epoch_row(self, found: Row) -> Row:
+        """The row of the log for the epoch that has ended, with the figures of its evaluation."""
+        progress, sums = self.progress, self.progress.epoch_sums
+        row = {
+            "epoch": progress.epoch, "step": progress.step, "minutes": progress.seconds / 60,
+            **sums.means(self.task.unit),
+            **{f"validation_{name}": value for name, value in found.items() if name not in ("lines", "points")},
+            f"{self.task.unit}s_per_second": sums.units / (sums.seconds or math.nan),
+            "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress.skipped,
+        }  # fmt: skip
+        return row | ({"description_length": self.noise.description_length()} if self.noise else {})
+
+    def write_logs(self) -> None:
+        """Write the logs, that by step with the steps since its last row, and the curve."""
+        if self.group.rank == 0:
+            unfinished = [self.step_row()] if self.progress.row_sums.steps else []
+            stem = self.options.model_dir / self.options.task
+            report.write_logs(stem, self.epoch_rows, self.step_rows + unfinished, self.task.unit)
+
+    def draw_samples(self, name: str) -> bool:
+        """Draw lines that the network writes. Returns whether there is anything to draw."""
+        lines = self.task.sample(self.network)
+        if lines:
+            save_figure(lines_figure(lines), self.path(name, ".png"))
+        elif self.options.task != "read":
+            report.tell("no picture of samples: the network wrote nothing that can be drawn")
+        return bool(lines)
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is evaluated, sampled from and kept: with the averaged weights if there is an average."""
+        return self.average.module if self.average else self.model
+
+    def path(self, name: str, suffix: str = ".pt") -> Path:
+        """Where the run's file of that name is."""
+        return self.options.model_dir / f"{self.options.task}_{name}{suffix}"
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint that the run can be resumed from.
+
+        Its network is the one that is evaluated. If its weights are the averaged ones, those of the run stand beside.
+        """
+        regularised = {"raw_weights": self.model.state_dict()} if self.average else {}
+        if self.noise:
+            regularised["weight_noise"] = self.noise.state_dict()
+        save_checkpoint(
+            self.path(name), self.network, self.task.charset, self.task.char_counts, task=self.options.task,
+            settings={name: getattr(self.options, name) for name in SETTINGS}, fingerprint=self.fingerprint,
+            progress=self.progress.state(), log=self.epoch_rows, step_log=self.step_rows,
+            optimizer=self.optimizer.state_dict(), **regularised,
+        )  # fmt: skip
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint. Raises InputError if it was made with other data, or does not fit together."""
+        path, network, content = checkpoint
+        if content["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"{self.options.data}: not the data that the run in {self.options.model_dir} was begun with"
+            )
+        with naming_what_does_not_fit(path):
+            self.progress = progress = Progress.from_state(content["progress"])
+            if progress.step != progress.epoch * self.steps_per_epoch + progress.batch:
+                raise ValueError("its steps are not those of its epochs")
+            self.epoch_rows = check_rows(content["log"], "step", "train_loss", "validation_loss")
+            self.step_rows = check_rows(content["step_log"], "step", "train_loss")
+            if self.average:  # a checkpoint's network has the averaged weights
+                updates = progress.step - progress.skipped
+                self.average = moving_average(network, self.options.ema, updates)
+                load_finite(self.model, content["raw_weights"] | dict(self.model.named_buffers()))
+            if self.noise:
+                load_finite(self.noise, content["weight_noise"])
+            restore_optimizer(self.optimizer, content["optimizer"])
+        self.progress.best = self.best_on_disk()
+
+    def best_on_disk(self) -> float:
+        """The score of the best checkpoint that is there; infinite if there is none for this data."""
+        path = self.path("best")
+        if not path.is_file():
+            return math.inf
+        _, content = load_checkpoint(path)
+        if content.get("fingerprint") != self.fingerprint:
+            return math.inf
+        with naming_what_does_not_fit(path):
+            return Progress.from_state(content["progress"]).best
+
+    def write_checkpoints(self, is_best: bool) -> None:
+        """Write the checkpoint of the epoch that has ended, and the best network; delete what they replace."""
+        if is_best:
+            self.save("best")  # before the epoch's own: whoever resumes from that can rely on it
+        self.save(f"epoch_{self.progress.epoch}")
+        for path in epoch_checkpoints(self.options.model_dir, self.options.task)[:-KEPT_EPOCHS]:
+            path.unlink(missing_ok=True)
+        self.path("interrupted").unlink(missing_ok=True)
+        self.path("samples_interrupted", ".png").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming_what_does_not_fit(path: Path) -> Iterator[None]:
+    """Raise InputError that names a checkpoint, in place of what comes of values in it that were never of a run."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: its contents do not fit together ({reason})") from None
+
+
+def load_finite(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights. Raises nearly anything if their names or shapes are others, and ValueError if one is not finite."""
+    module.load_state_dict(weights)
+    if not all(value.isfinite().all() for value in module.state_dict().values()):
+        raise ValueError("a weight is not a number")
+
+
+def epoch_checkpoints(folder: Path, task: str) -> list[Path]:
+    """Checkpoints of a run's epochs, oldest first."""
+    numbers = {path: path.stem.removeprefix(f"{task}_epoch_") for path in folder.glob(f"{task}_epoch_*.pt")}
+    return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
+
+
+def newest_checkpoints(folder: Path, task: str) -> list[Path]:
+    """Where a run can be resumed: the last epoch's checkpoint, and that of an interrupted epoch."""
+    return epoch_checkpoints(folder, task)[-1:] + list(folder.glob(f"{task}_interrupted.pt"))

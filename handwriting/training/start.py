@@ -1,0 +1,142 @@
+"""How a run begins or goes on: the checkpoint that it is resumed from, its settings, its folder and its processes."""
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handwriting.data.dataset import load_dataset
+from handwriting.program import InputError, check_writable
+from handwriting.training.flags import FIXED, SETTINGS, check_settings, choose_device, choose_processes
+from handwriting.training.processes import Group, run_lock, start_group
+from handwriting.training.report import describe_scale
+from handwriting.training.run import Checkpoint, Run, newest_checkpoints
+from utils import load_checkpoint
+
+
+def start_run(options: argparse.Namespace, group: Group | None = None) -> None:
+    """Begin or resume the run of the options, in the processes of torchrun's group or in those that they ask for.
+
+    A folder that is new is made when all else is known to be right. Raises InputError for what cannot be used.
+    """
+    folder, task, is_first = options.model_dir, options.task, group is None or group.rank == 0
+    is_new = not folder.is_dir()
+    with contextlib.ExitStack() as stack:
+        if is_first and not is_new:
+            stack.enter_context(run_lock(folder, task))
+        resumed = settle(options, group)
+        run = make_run(options, resumed)
+        if is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            if is_new:
+                stack.enter_context(run_lock(folder, task))
+                if newest_checkpoints(folder, task):
+                    raise InputError(f"{folder}: another run of {task} was quicker; choose another --model_dir")
+            tell_start(run, resumed)
+        if group is None and options.processes > 1:
+            path = resumed.path if resumed else None
+            group = stack.enter_context(start_group(options.processes, join_run, options, path))
+        fit(run, group or Group())
+
+
+def join_run(options: argparse.Namespace, resumed: Path | None, group: Group) -> None:
+    """What each process does that `start_run` starts: the same run, from the settled options."""
+    fit(make_run(options, Checkpoint(resumed, *load_checkpoint(resumed)) if resumed else None), group)
+
+
+def fit(run: Run, group: Group) -> None:
+    """Train together with the other processes of the group."""
+    group.connect()
+    run.group = group
+    run.fit()
+    group.any(False)  # leave together: one that has ended early counts as lost
+
+
+def make_run(options: argparse.Namespace, resumed: Checkpoint | None) -> Run:
+    """The run of the options, ready to be trained."""
+    dataset = load_dataset(options.data)
+    try:
+        run = Run(options, dataset, resumed)
+    except RuntimeError as error:
+        raise InputError(f"a network of these sizes cannot be made here ({str(error).splitlines()[0]})") from None
+    check_writable(run.path("log", ".csv"))  # now, not after an epoch
+    return run
+
+
+def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | None:
+    """Complete the options with the settings of the run that is resumed. Returns its checkpoint; None for a new run."""
+    resumed = None
+    if options.resume and options.init:
+        raise InputError("--init begins a new run and --resume goes on with one; leave one of them out")
+    if options.resume:
+        resumed = newest_checkpoint(options.model_dir, options.task)
+        take_up_settings(options, resumed)
+    elif newest_checkpoints(options.model_dir, options.task):
+        raise InputError(
+            f"{options.model_dir}: holds a run of {options.task} already; --resume it, or choose another --model_dir"
+        )
+    options.processes = group.size if group else choose_processes(options)
+    local = group.local_size if group else options.processes  # on this machine
+    if choose_device(options.device).type == "cuda" and local > torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        raise InputError(f"--processes {local}: more than the {gpus} GPUs here; give fewer, or --device cpu")
+    if options.processes > options.batch_size:
+        lines = options.batch_size
+        raise InputError(f"--processes {options.processes}: more than the {lines} lines of a batch")
+    return resumed
+
+
+def take_up_settings(options: argparse.Namespace, resumed: Checkpoint) -> None:
+    """Lay the settings of a run under the flags that are given. Raises InputError for one that it cannot change to."""
+    try:
+        saved = check_settings(resumed.content["settings"])
+    except InputError as error:
+        raise InputError(f"{resumed.path}: its settings cannot be used ({error})") from None
+    for name, value in saved.items():
+        if name not in options.given:
+            setattr(options, name, value)
+        elif name in FIXED and getattr(options, name) != value:
+            raise InputError(f"--{name}: cannot change within a run; that in {options.model_dir} has {value}")
+    step = resumed.content["progress"]["step"]
+    if options.max_steps and options.max_steps <= step:
+        raise InputError(f"--max_steps: the run is at step {step} already; give a higher one")
+
+
+def newest_checkpoint(folder: Path, task: str) -> Checkpoint:
+    """The checkpoint of the run in `folder` that has come furthest. Raises InputError if there is none."""
+    paths = newest_checkpoints(folder, task)
+    if not paths:
+        raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
+    found = [Checkpoint(path, *load_checkpoint(path)) for path in paths]
+    for path, _, content in found:
+        if content["task"] != task or not holds_run(content):
+            raise InputError(f"{path}: holds no run of {task}; weights alone can be the --init of a new one")
+    return max(found, key=lambda checkpoint: checkpoint.content["progress"]["step"])
+
+
+def holds_run(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint's content has the parts of a run; `Run.restore` finds out if they fit."""
+    parts = {"settings": dict, "progress": dict, "log": list, "step_log": list, "optimizer": dict, "fingerprint": str}
+    has_parts = all(isinstance(content.get(name), kind) for name, kind in parts.items())
+    return has_parts and isinstance(content["progress"].get("step"), int)
+
+
+def tell_start(run: Run, resumed: Checkpoint | None) -> None:
+    """Print what a run is, and what is other than before it was resumed."""
+    options = run.options
+    for name in ("processes", "precision"):
+        if resumed and getattr(options, name) != resumed.content["settings"].get(name):
+            print(f"--{name}: other than before; the run goes on, but not as it would have to the last digit")
+    weights = sum(parameter.numel() for parameter in run.model.parameters())
+    print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
+    print(f"data: {options.data} ({run.task.dataset.rests})")
+    print(describe_scale(run.model))
+    print(
+        f"{options.task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
+        f"{run.device} with {str(run.model.matmul_dtype).removeprefix('torch.')} products, in {options.processes} "
+        f"process{'es' * (options.processes > 1)}"
+    )
+    sys.stdout.flush()
