@@ -13,7 +13,8 @@ from lxml import etree
 from made_up_ink import write_line
 from PIL import Image
 
-from data_preprocessing import build_dataset
+import data_preprocessing
+from handwriting.data.dataset import load_dataset
 from handwriting.data.recordings import read_strokes
 from handwriting.ink.formats import DOT, ENDINGS, Ink, Page, Placed, save, save_corpus
 from handwriting.ink.gcode import Plotter
@@ -164,7 +165,7 @@ def test_long_films_have_no_more_frames(tmp_path):
 
 def test_large_films_have_fewer_frames(tmp_path, monkeypatch):
     """What all frames take in memory is bounded, and the film shows all of the writing."""
-    monkeypatch.setattr("ink.pictures.MAX_FILM_BYTES", 4_000_000)
+    monkeypatch.setattr("handwriting.ink.pictures.MAX_FILM_BYTES", 4_000_000)
     make_page().save(tmp_path / "film.webp", Drawing(dpi=40, speed=2))
     film = Image.open(tmp_path / "film.webp")
     assert film.n_frames > 1 and film.n_frames * 4 * film.width * film.height <= 4_000_000
@@ -300,7 +301,8 @@ def test_a_corpus_is_read_by_the_preprocessing(tmp_path):
     texts = ["the first line", "another one", "no. 7, and so on"]
     forms = {f"x01-{number:03}": [write_line(text) for text in texts] for number in range(12)}
     save_corpus(tmp_path, forms)
-    dataset = build_dataset(tmp_path)
+    data_preprocessing.main(["--source", str(tmp_path), "--output", str(tmp_path / "data.npz")])
+    dataset = load_dataset(tmp_path / "data.npz")
     assert dataset.texts.tolist() == texts * 12
     assert dataset.names[:3].tolist() == ["x01-000-01", "x01-000-02", "x01-000-03"]
     assert dataset.splits.tolist().count("train") > 12
@@ -349,7 +351,7 @@ STRETCHED = "translate(5) scale(2,-1)", "matrix(1 .2 -.3 1.5 4 5), rotate(30 10 
 TRANSFORMED = [(name, transform) for name in PATHS for transform in ("", "rotate(30) scale(2)", *STRETCHED)]
 
 
-# The other recogniser keeps the axes of an ellipse at right angles when it is stretched, which is wrong.
+# The other reader keeps the axes of an ellipse at right angles when it is stretched, which is wrong.
 @pytest.mark.parametrize(("name", "transform"), [p for p in TRANSFORMED if "arcs" not in p[0] or p[1] not in STRETCHED])
 def test_paths_are_those_of_another_reader(name, transform):
     vpype = pytest.importorskip("vpype", reason="vpype is not installed: pip install -r tests/requirements.txt")
@@ -385,8 +387,45 @@ def test_shapes_are_read_in_order_and_what_is_not_drawn_is_left_out():
     assert groups[1][1][1].tolist() == [[10, 0], [20, 0], [20, -10], [10, 0]]
 
 
+def strokes_of(body: str) -> list[list[list[float]]]:
+    """The strokes of a drawing without titles."""
+    text = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}</svg>'
+    return [stroke.tolist() for _, strokes in read_svg(etree.fromstring(text)) for stroke in strokes]
+
+
+LINE = '<path d="M0 0L1 2"/>'
+
+
 @pytest.mark.parametrize(
-    "data", ["L1 1", "M1 1 L2", "M1 1 X", "M1 1 L nan 2", "M1 1 Z 5", "hello", "M0 0 A1 1 0 2 0 5 5"]
+    ("body", "expected"),
+    [
+        (f'<g style="fill: none; transform: translate(10px, 5px)">{LINE}</g>', [[[10, 5], [11, 7]]]),
+        (f'<g style="display:none">{LINE}</g><g style="visibility: hidden">{LINE}</g>', []),
+        (f'<g visibility="hidden"><g visibility="visible">{LINE}</g>{LINE}</g>', [[[0, 0], [1, 2]]]),
+        ('<line x1="25.4mm" y1="1in" x2="72pt" y2="0"/>', [[[96, 96], [96, 0]]]),
+        (f'<defs><g id="a">{LINE}</g></defs><use xlink:href="#a" x="3"/>', [[[3, 0], [4, 2]]]),
+        (f'<symbol id="a">{LINE}</symbol><use href="#a" transform="scale(2)" y="1"/>', [[[0, 2], [2, 6]]]),
+        ('<use href="#b"/><use href="http://localhost/a.svg#b"/><use/>', []),
+        ('<path fill="#FFFFFF" stroke="none" d="M0 0H9V9H0Z"/><g stroke="red"><path fill="white" d="M0 0L1 2"/></g>',
+         [[[0, 0], [1, 2]]]),
+        ('<path d="M5. 05 L1.e1 2."/>', [[[5, 5], [10, 2]]]),
+    ],
+)  # fmt: skip
+def test_what_is_shown_is_read(body, expected):
+    np.testing.assert_allclose(strokes_of(body), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_uses_within_each_other_are_bounded(count):
+    """A few lines can stand for more than a billion strokes, or for themselves."""
+    groups = "".join(f'<g id="a{n}">{LINE}{2 * f"""<use href="#a{(n + 1) % count}"/>"""}</g>' for n in range(count))
+    with pytest.raises(ValueError, match="<use>"):
+        strokes_of(groups)
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["L1 1", "M1 1 L2", "M1 1 X", "M1 1 L nan 2", "M1 1 Z 5", "hello", "M0 0 A1 1 0 2 0 5 5", "M0 0 h", "M0 0 1 e"],
 )
 def test_damaged_paths_are_refused(data):
     with pytest.raises(ValueError, match="path data"):

@@ -1,24 +1,33 @@
-"""Scalable Vector Graphics: one path for each stroke out, polylines and paths in (SVG 1.1, chapters 7 to 9)."""
+"""Scalable Vector Graphics: one path for each stroke out; lines, polylines and paths in (SVG 1.1, chapters 5 to 9)."""
 
 from __future__ import annotations
 
+import cmath
 import math
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from lxml import etree
 
 NAMESPACE = "http://www.w3.org/2000/svg"
 MAX_POINTS = 1_000_000  # of all strokes of a file
+MAX_USED = 20_000  # elements that are seen through <use>, which can stand for many others of its kind
 TOLERANCE = 1e-3  # between a curve and its polyline, as a share of the drawing's size
 
 NUMBER = re.compile(r"[\s,]*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 FLAG = re.compile(r"[\s,]*([01])")  # of an arc: no blank need follow
+BLANK = re.compile(r"[\s,]*")
 COMMAND = re.compile(r"[\s,]*([MmLlHhVvCcSsQqTtAaZz])")
 ARGUMENTS = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
-TRANSFORM = re.compile(r"[\s,]*(\w+)\s*\(([^)]*)\)")
-INVISIBLE = {"defs", "clipPath", "mask", "pattern", "marker", "symbol"}  # what stands in them is not drawn itself
+TRANSFORM = re.compile(r"[\s,]*(\w{1,12})\s*\(([^()]*)\)")
+UNITS = {"px": 1.0, "deg": 1.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0, "pt": 96 / 72, "pc": 16.0}  # CSS
+QUANTITY = re.compile(rf"{NUMBER.pattern}({'|'.join(UNITS)})?")
+NOT_SHOWN = {"defs", "clipPath", "mask", "pattern", "marker", "symbol"}  # what stands in them is not drawn itself
+INHERITED = ("visibility", "fill", "stroke")
+PROPERTIES = (*INHERITED, "display", "transform")
+WHITE = {"white", "#fff", "#ffffff", "rgb(255,255,255)", "rgb(100%,100%,100%)"}
 
 
 def svg_bytes(
@@ -45,37 +54,44 @@ def svg_bytes(
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 
+class Outline(NamedTuple):
+    """A stroke as it stands in a drawing: a start, then straight lines and cubic Bezier curves."""
+
+    points: np.ndarray  # (n, 2): the start, and of each piece its end, or the last three control points of a curve
+    sizes: list[int]  # how many points each piece has: 1 or 3
+
+
 @np.errstate(over="ignore", invalid="ignore")  # such coordinates are refused below
 def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple[str, list[np.ndarray]]]:
-    """The strokes (n, 2) of all lines, polylines, polygons and paths, in the units of the outermost viewBox.
+    """The strokes (n, 2) of the lines, polylines, polygons and paths that are shown, in units of the outermost viewBox.
 
     They are grouped by the nearest `<g>` around them that has a `<title>`: (title, strokes) each, the title "" where
     there is none. Curves become polylines that are at most `tolerance` off (default: 0.1 % of the drawing's size).
-    Raises ValueError for what cannot be read, or more than a million points.
+    White areas without an outline are paper and left out. Raises ValueError for what cannot be read, or more than a
+    million points.
     """
-    if etree.QName(root).localname != "svg":
+    if local_name(root) != "svg":
         raise ValueError("not an SVG drawing")
-    groups = {}  # the shapes of each titled group, and of None
-    for element, matrix, group in visible_elements(root):
-        for start, pieces in element_shapes(element):
-            moved = [piece @ matrix[:2, :2].T + matrix[:2, 2] for piece in (start[None], *pieces)]
-            groups.setdefault(group, []).append(moved)
-    corners = [piece for shapes in groups.values() for shape in shapes for piece in shape]
-    if not corners:
+    groups: dict[etree._Element | None, list[Outline]] = {}  # by the titled group around them
+    for element, transform, group in shown_elements(root):
+        for points, sizes in element_outlines(element):
+            moved = points @ transform[:2, :2].T + transform[:2, 2]
+            groups.setdefault(group, []).append(Outline(moved, sizes))
+    if not groups:
         return []
-    if not all(np.isfinite(piece).all() for piece in corners):
+    places = np.concatenate([outline.points for outlines in groups.values() for outline in outlines])
+    if not np.isfinite(places).all():
         raise ValueError("a coordinate that is not a finite number")
     if tolerance is None:
-        tolerance = TOLERANCE * float(np.ptp(np.concatenate(corners), axis=0).max())
+        tolerance = TOLERANCE * float(np.ptp(places, axis=0).max())
     found, total = [], 0
-    for group, shapes in groups.items():
-        strokes = []
-        for shape in shapes:
-            strokes.append(flatten(shape, tolerance))
-            total += len(strokes[-1])
+    for group, outlines in groups.items():
+        found.append((title_of(group) or "", []))
+        for outline in outlines:
+            found[-1][1].append(flatten(outline, tolerance))
+            total += len(found[-1][1][-1])
             if total > MAX_POINTS:
                 raise ValueError(f"more than {MAX_POINTS} points")
-        found.append((title_of(group) or "", strokes))
     return found
 
 
@@ -92,101 +108,115 @@ def title_of(element: etree._Element | None) -> str | None:
     return None
 
 
-def visible_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.ndarray, etree._Element | None]]:
-    """All elements that are drawn, in order, with their transform (3, 3) and the nearest titled `<g>` around them."""
-    waiting = [(root, np.eye(3), None)]  # a stack, as files may be nested deeper than Python's calls
+def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.ndarray, etree._Element | None]]:
+    """All elements that are shown, in order, with their transform (3, 3) and the nearest titled `<g>` around them.
+
+    After a `<use>` comes what it uses.
+    """
+    named = {element.get("id"): element for element in root.iter(etree.Element) if element.get("id")}
+    waiting = [(root, np.eye(3), {}, None, False)]  # a stack, as files may be nested deeper than Python's calls
+    used = 0
     while waiting:
-        element, matrix, group = waiting.pop()
+        element, transform, inherited, group, is_used = waiting.pop()
+        used += is_used
+        if used > MAX_USED:
+            raise ValueError(f"<use> elements that stand for more than {MAX_USED} others, or for themselves")
         name = local_name(element)
-        if not name or name in INVISIBLE or element.get("display") == "none":
+        style = read_style(element) if name else {}
+        if not name or name in NOT_SHOWN or style.get("display") == "none":
             continue
-        matrix = matrix @ read_transform(element.get("transform", ""))
+        if style:
+            inherited = inherited | {key: style[key] for key in INHERITED if key in style}
+            transform = transform @ read_transform(style.get("transform", ""))
         if name == "g" and title_of(element) is not None:
             group = element
-        yield element, matrix, group
-        waiting += [(child, matrix, group) for child in reversed(element)]
+        fill = inherited.get("fill", "").lower().replace(" ", "")
+        is_paper = fill in WHITE and inherited.get("stroke", "none") == "none"
+        if inherited.get("visibility") not in ("hidden", "collapse") and not is_paper:
+            yield element, transform, group
+        children = list(element)
+        if name == "use":
+            link = element.get("href") or element.get("{http://www.w3.org/1999/xlink}href") or ""
+            target = named.get(link[1:]) if link.startswith("#") else None
+            children = [] if target is None else list(target) if local_name(target) == "symbol" else [target]
+            transform = transform @ np.array([[1, 0, length(element, "x")], [0, 1, length(element, "y")], [0, 0, 1]])
+            is_used = True
+        waiting += [(child, transform, inherited, group, is_used) for child in reversed(children)]
+
+
+def read_style(element: etree._Element) -> dict[str, str]:
+    """What an element says of some properties, in its `style` or else in attributes."""
+    style = {name: value for name in PROPERTIES if (value := element.get(name)) is not None}
+    for name, _, value in (part.partition(":") for part in element.get("style", "").split(";")):
+        if name.strip() in PROPERTIES:
+            style[name.strip()] = value.strip()
+    return style
 
 
 def read_transform(text: str) -> np.ndarray:
-    """The (3, 3) matrix of a transform attribute. Raises ValueError for one that cannot be read."""
-    total, end = np.eye(3), 0
-    for match in TRANSFORM.finditer(text):
-        if match.start() != end:
-            break
-        total, end = total @ one_transform(match[1], read_numbers(match[2])), match.end()
-    if text[end:].strip(" ,\t\r\n"):
+    """The (3, 3) matrix of a transform. Raises ValueError for one that cannot be read."""
+    if TRANSFORM.sub("", text).strip(" ,\t\r\n") not in ("", "none"):
         raise ValueError(f"a transform that cannot be read: {text[:60]!r}")
+    total = np.eye(3)
+    for match in TRANSFORM.finditer(text):
+        matrix, numbers = np.eye(3), read_numbers(match[2])
+        match match[1].lower(), len(numbers):
+            case "matrix", 6:
+                matrix[:2] = np.reshape(numbers, (3, 2)).T
+            case "translate", 1 | 2:
+                matrix[: len(numbers), 2] = numbers
+            case "scale", 1 | 2:
+                matrix[0, 0], matrix[1, 1] = numbers[0], numbers[-1]
+            case "rotate", 1 | 3:
+                turn, center = cmath.rect(1, math.radians(numbers[0])), np.array(numbers[1:] or [0.0, 0.0])
+                matrix[:2, :2] = [[turn.real, -turn.imag], [turn.imag, turn.real]]
+                matrix[:2, 2] = center - matrix[:2, :2] @ center
+            case ("skewx" | "skewy") as name, 1:
+                matrix[(0, 1) if name == "skewx" else (1, 0)] = math.tan(math.radians(numbers[0]))
+            case name, count:
+                raise ValueError(f"the transform {name!r} with {count} numbers")
+        total = total @ matrix
     return total
 
 
-def one_transform(name: str, numbers: list[float]) -> np.ndarray:
-    """The (3, 3) matrix of translate, scale, rotate, skewX, skewY or matrix."""
-    matrix = np.eye(3)
-    match name, len(numbers):
-        case "matrix", 6:
-            matrix[:2] = np.reshape(numbers, (3, 2)).T
-        case "translate", 1 | 2:
-            matrix[: len(numbers), 2] = numbers
-        case "scale", 1 | 2:
-            matrix[0, 0], matrix[1, 1] = numbers[0], numbers[-1]
-        case "rotate", 1 | 3:
-            cos, sin = math.cos(math.radians(numbers[0])), math.sin(math.radians(numbers[0]))
-            matrix[:2, :2] = [[cos, -sin], [sin, cos]]
-            center = np.array(numbers[1:] or [0.0, 0.0])
-            matrix[:2, 2] = center - matrix[:2, :2] @ center
-        case "skewX", 1:
-            matrix[0, 1] = math.tan(math.radians(numbers[0]))
-        case "skewY", 1:
-            matrix[1, 0] = math.tan(math.radians(numbers[0]))
-        case _:
-            raise ValueError(f"the transform {name!r} with {len(numbers)} numbers")
-    return matrix
-
-
 def read_numbers(text: str) -> list[float]:
-    """Numbers set apart by blanks or commas, or by nothing but their signs. Raises ValueError for anything else."""
-    numbers, end = [], 0
-    while match := NUMBER.match(text, end):
-        numbers.append(float(match[1]))
-        end = match.end()
-    if text[end:].strip(" ,\t\r\n"):
+    """Numbers set apart by blanks or commas, or by nothing but their signs; lengths become pixels, 96 to the inch."""
+    if not BLANK.fullmatch(QUANTITY.sub("", text)):
         raise ValueError(f"not numbers: {text[:60]!r}")
-    return numbers
+    return [float(number) * UNITS.get(unit, 1.0) for number, unit in QUANTITY.findall(text)]
 
 
-def element_shapes(element: etree._Element) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """What an element draws: (start (2,), pieces) for each stroke, as from `read_path`; nothing if it is no shape."""
+def length(element: etree._Element, name: str) -> float:
+    """An attribute that is a length, 0 if it is missing."""
+    numbers = read_numbers(element.get(name, "0"))
+    if len(numbers) != 1:
+        raise ValueError(f"{name}={element.get(name)[:60]!r} is not a length")
+    return numbers[0]
+
+
+def element_outlines(element: etree._Element) -> list[Outline]:
+    """The strokes that an element is; none if it is no shape."""
     match local_name(element):
         case "path":
             return read_path(element.get("d", ""))
         case "line":
-            start, end = ([length(element, f"{axis}{n}") for axis in "xy"] for n in "12")
-            return [(np.array(start), [np.array([end])])]
+            ends = [[length(element, f"{axis}{n}") for axis in "xy"] for n in "12"]
+            return [Outline(np.array(ends), [1])]
         case "polyline" | "polygon" as name:
             numbers = read_numbers(element.get("points", ""))
             if len(numbers) % 2:
                 raise ValueError("a polyline with an x that has no y")
-            places = np.reshape(numbers, (-1, 2))
-            if name == "polygon":
-                places = np.concatenate([places, places[:1]])
-            return [(places[0], [place[None] for place in places[1:]])] if len(places) else []
+            points = np.reshape(numbers, (-1, 2))
+            points = np.concatenate([points, points[:1]]) if name == "polygon" else points
+            return [Outline(points, [1] * (len(points) - 1))] if len(points) else []
     return []
-
-
-def length(element: etree._Element, name: str) -> float:
-    """An attribute that is a number, 0 if it is missing."""
-    numbers = read_numbers(element.get(name, "0").removesuffix("px"))
-    if len(numbers) != 1:
-        raise ValueError(f"{name}={element.get(name)!r} is not a number")
-    return numbers[0]
 
 
 def path_commands(data: str) -> Iterator[tuple[str, list[float]]]:
     """The commands of a path's data, each with its numbers; a letter left out is put in (SVG 1.1, 8.3)."""
     end, letter = 0, ""
-    while data[end:].strip(" ,\t\r\n"):
-        match = COMMAND.match(data, end)
-        if match:
+    while not BLANK.fullmatch(data, end):
+        if match := COMMAND.match(data, end):
             letter, end = match[1], match.end()
         elif letter in "Zz":  # also the empty one
             raise ValueError(f"path data that cannot be read: {data[end : end + 40]!r}")
@@ -201,104 +231,93 @@ def path_commands(data: str) -> Iterator[tuple[str, list[float]]]:
         letter = {"M": "L", "m": "l"}.get(letter, letter)  # further pairs after a move are lines
 
 
-def read_path(data: str) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """A path's strokes: (start (2,), pieces) each, a piece being the end (1, 2) of a straight line or the last three
-    control points (3, 2) of a cubic Bezier curve. Raises ValueError for data that cannot be read.
+def read_path(data: str) -> list[Outline]:
+    """The strokes of a path's data; a move alone draws nothing. Raises ValueError for data that cannot be read.
+
+    Places are complex numbers here: x is the real part, y the imaginary one.
     """
-    shapes, pieces = [], []
-    here = start = np.zeros(2)
-    control, before = here, ""  # the last curve's second control point, and the command before
+    outlines = []  # (places, sizes)
+    here = start = control = 0j  # control: the last but one control point of the last curve
+    before = ""  # the last command
     for letter, numbers in path_commands(data):
-        command, base = letter.upper(), here if letter.islower() else np.zeros(2)
-        if command == "M":
-            here = start = base + numbers
-            pieces = []
-            shapes.append((start, pieces))
-        elif not shapes:
+        command, base = letter.upper(), here if letter.islower() else 0j
+        if not outlines and command != "M":
             raise ValueError("path data that does not begin with M")
-        else:
-            new, control = path_pieces(command, numbers, base, here, start, control, before)
-            pieces += new
-            here = pieces[-1][-1] if pieces else here
+        pieces = []
+        match command:
+            case "M":
+                here = start = base + complex(*numbers)
+                outlines.append(([here], []))
+            case "H":
+                pieces = [[complex(base.real + numbers[0], here.imag)]]
+            case "V":
+                pieces = [[complex(here.real, base.imag + numbers[0])]]
+            case "Z":
+                pieces = [[start]] if here != start else []
+            case "A":
+                try:
+                    pieces = arc(here, base + complex(*numbers[5:]), *numbers[:5])
+                except (ValueError, ArithmeticError):  # radii of 1e300
+                    raise ValueError(f"an arc that cannot be read: {numbers}") from None
+            case _:
+                piece = [base + complex(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+                if command in "ST":  # the first control point is the last one's mirror image
+                    piece.insert(0, 2 * here - control if before in ("CS" if command == "S" else "QT") else here)
+                control = piece[-2] if len(piece) > 1 else here
+                if command in "QT":  # a quadratic curve as a cubic one
+                    piece = [(here + 2 * control) / 3, (piece[-1] + 2 * control) / 3, piece[-1]]
+                pieces = [piece]
+        for piece in pieces:
+            outlines[-1][0].extend(piece)
+            outlines[-1][1].append(len(piece))
+            here = piece[-1]
         before = command
-    return [(start, pieces) for start, pieces in shapes if pieces]  # a move alone draws nothing
+    return [Outline(np.array(places).view(float).reshape(-1, 2), sizes) for places, sizes in outlines if sizes]
 
 
-def path_pieces(
-    command: str, numbers: list[float], base: np.ndarray, here: np.ndarray, start: np.ndarray, control: np.ndarray,
-    before: str,
-) -> tuple[list[np.ndarray], np.ndarray]:  # fmt: skip
-    """What one command draws from `here`, as pieces of `read_path`, and the control point that S or T reflects."""
-    if command in "HV":
-        end = here.copy()
-        axis = "HV".index(command)
-        end[axis] = base[axis] + numbers[0]
-        return [end[None]], end
-    if command == "Z":
-        return ([] if np.array_equal(here, start) else [start[None]]), start
-    if command == "A":
-        return arc(here, numbers, base + numbers[5:]), control
-    places = base + np.reshape(numbers, (-1, 2))
-    if command == "L":
-        return [places], places[0]
-    if command in "ST":  # the first control point is the last one's mirror image
-        reflected = 2 * here - control if before in ("CS" if command == "S" else "QT") else here
-        places = np.concatenate([reflected[None], places])
-    if command in "QT":  # a quadratic curve as a cubic one
-        middle, end = places
-        return [np.array([here + 2 / 3 * (middle - here), end + 2 / 3 * (middle - end), end])], middle
-    return [places], places[1]
-
-
-def arc(here: np.ndarray, numbers: list[float], end: np.ndarray) -> list[np.ndarray]:
-    """An elliptical arc as cubic curves, by the formulas of SVG 1.1, appendix F.6; each is 0.03 % of a radius off."""
-    radii = np.abs(numbers[:2])
-    if np.array_equal(here, end):
+def arc(
+    here: complex, end: complex, rx: float, ry: float, angle: float, is_large: float, is_sweep: float
+) -> list[list[complex]]:
+    """An elliptical arc as cubic curves (SVG 1.1, appendix F.6), each 0.03 % of a radius off."""
+    if here == end:
         return []
-    if not radii.all():
-        return [end[None]]
-    angle = math.radians(numbers[2])
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    x, y = half = turn.T @ (here - end) / 2
-    radii = radii * math.sqrt(max(1.0, float(((half / radii) ** 2).sum())))  # too small ones grow
-    a, b = radii
-    root = math.sqrt(max(0.0, (a * b) ** 2 / ((a * y) ** 2 + (b * x) ** 2) - 1))
-    large, sweep = numbers[3] == 1, numbers[4] == 1
-    center = (1 if large != sweep else -1) * root * np.array([a * y / b, -b * x / a])
-    first, last = (math.atan2(v[1], v[0]) for v in ((half - center) / radii, (-half - center) / radii))
-    span = (last - first) % (2 * math.pi) - (0 if sweep else 2 * math.pi)
+    if not rx or not ry:
+        return [[end]]
+    rx, ry, turn = abs(rx), abs(ry), cmath.rect(1, math.radians(angle))
+    half = (here - end) / 2 / turn
+    half = complex(half.real / rx, half.imag / ry)  # where the ellipse is a circle of radius 1, from the chord's middle
+    grown = max(1.0, abs(half))  # a radius that is too small grows
+    half /= grown
+    center = (-1j if is_large != is_sweep else 1j) * half * math.sqrt(max(0.0, 1 / abs(half) ** 2 - 1))
+    first = cmath.phase(half - center)
+    span = (cmath.phase(-half - center) - first) % math.tau - (0 if is_sweep else math.tau)
     count = math.ceil(abs(span) / (math.pi / 2) - 1e-9)
-    reach = 4 / 3 * math.tan(span / count / 4)
+    reach = 4j / 3 * math.tan(span / count / 4)
     pieces = []
     for number in range(count):
-        begin, stop = (first + span * (number + side) / count for side in (0, 1))
-        unit = np.array(
-            [
-                [math.cos(begin) - reach * math.sin(begin), math.sin(begin) + reach * math.cos(begin)],
-                [math.cos(stop) + reach * math.sin(stop), math.sin(stop) - reach * math.cos(stop)],
-                [math.cos(stop), math.sin(stop)],
-            ]
-        )
-        pieces.append((unit * radii + center) @ turn.T + (here + end) / 2)
+        begin, stop = (cmath.rect(1, first + span * (number + side) / count) for side in (0, 1))
+        places = [center + place for place in (begin * (1 + reach), stop * (1 - reach), stop)]
+        stretched = [grown * complex(rx * place.real, ry * place.imag) for place in places]
+        pieces.append([(here + end) / 2 + turn * place for place in stretched])
     pieces[-1][-1] = end
     return pieces
 
 
-def flatten(shape: list[np.ndarray], tolerance: float) -> np.ndarray:
-    """A stroke (n, 2) through a start (1, 2) and pieces of `read_path`, at most `tolerance` off.
+def flatten(outline: Outline, tolerance: float) -> np.ndarray:
+    """An outline as a stroke (n, 2) that is at most `tolerance` off.
 
     A polyline of n parts is off by at most a cubic curve's greatest second derivative by 8 n^2, which is six times the
     greatest second difference of its control points.
     """
-    parts = [shape[0]]
-    for piece in shape[1:]:
-        if len(piece) == 3:
-            control = np.concatenate([parts[-1][-1:], piece])  # (4, 2)
-            bend = float(np.hypot(*np.diff(control, n=2, axis=0).T).max())
-            count = min(1000, max(1, math.ceil(math.sqrt(0.75 * bend / max(tolerance, 1e-12)))))
-            t = np.arange(1, count + 1)[:, None] / count
-            weights = np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
-            parts.append(weights @ control)
-        else:
-            parts.append(piece)
+    parts, place = [outline.points[:1]], 1
+    for size in outline.sizes:
+        piece = outline.points[place - 1 : place + size]  # with the point before
+        place += size
+        if size == 1:
+            parts.append(piece[1:])
+            continue
+        bend = float(np.hypot(*np.diff(piece, n=2, axis=0).T).max())
+        count = min(1000, max(1, math.ceil(math.sqrt(0.75 * bend / max(tolerance, 1e-12)))))
+        t = np.arange(1, count + 1)[:, None] / count
+        parts.append(np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]) @ piece)
     return np.concatenate(parts)
