@@ -3,7 +3,7 @@
     python benchmarks/quality.py            # 300 texts at three biases, some two minutes on two cores
     python benchmarks/quality.py --quick    # every fifth text
 
-Each text is written once at each bias, with a seed of its own, and read by the network of recogniser.py. The table has a
+Each text is written once at each bias, with a seed of its own, and read by the recogniser. The table has a
 row for each text set and bias, and one for recorded lines where there are any. What its columns say:
 
 - characters wrong: sum of the lines' edit distances over sum of their lengths; of a line, its own distance over its
@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from generate import FORMATS, generate_conditionally, load_writer
 from handwriting.checks import load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset
-from handwriting.figures import lines_figure, save_figure
+from handwriting.figures import FIGURE_ENDINGS, lines_figure, save_figure
 from handwriting.program import InputError, Parser, atomic_write, run_cli
 from handwriting.recogniser import Recogniser, align
 from handwriting.strokes import SHORTEST_STEP
 from handwriting.training.flags import at_least
+from handwriting.writer import generate_conditionally, load_network
 
 HERE = Path(__file__).parent
 TEXTS = [HERE / "sentences.txt", HERE / "numbers.txt"]
@@ -292,12 +292,12 @@ def measure(
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     options = make_parser().parse_args(arguments)
-    if options.picture and options.picture.suffix.lower() not in FORMATS:
+    if options.picture and options.picture.suffix.lower() not in FIGURE_ENDINGS:
         raise InputError(f"{options.picture}: not a picture that can be written; name a .png, .svg or .pdf file")
     every = EVERY if options.quick else 1
     text_sets = [(path.stem, read_texts(path)[::every]) for path in options.texts]
     recogniser = load_recogniser(options.recogniser)
-    alphabet = load_writer(options.checkpoint, "synthesis").alphabet
+    alphabet = load_network(options.checkpoint, "synthesis").alphabet
     for text in (text for _, texts in text_sets for text in texts):
         alphabet.prepare(text)  # complains before minutes have passed
     dataset = load_dataset(options.data) if options.data.is_file() else None

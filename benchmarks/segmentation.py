@@ -2,9 +2,9 @@
 
     python benchmarks/segmentation.py    # some two minutes on two cores
 
-The judge is the recogniser, which knows nothing of the window. Lines that it reads without a mistake are aligned with their
-text: the likeliest way to read the text in them (Viterbi, over the labels of CTC) has for each letter a frame where it
-is surest of it. The network's character of the point in the frame's middle should be that letter.
+The judge is the recogniser, which knows nothing of the window. Lines that it reads without a mistake are aligned with
+their text: the likeliest way to read the text in them (Viterbi, over the labels of CTC) has for each letter a frame where
+it is surest of it. The network's character of the point in the frame's middle should be that letter.
 Beside it stands the same for a line that is cut into equal pieces, one for each character.
 """
 
@@ -28,8 +28,9 @@ from handwriting.recogniser import (
     resample,
     straighten,
 )
+from handwriting.seeds import derived_seed
 from handwriting.strokes import to_strokes
-from handwriting.writer import Writer, derived_seed
+from handwriting.writer import Writer
 
 SENTENCES = Path(__file__).parent / "sentences.txt"
 
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     if recogniser is None:
         raise InputError("letters are compared with what the recogniser reads; save/recogniser.pt is missing")
     texts = SENTENCES.read_text(encoding="utf-8").splitlines()[: options.lines]
-    inks = Writer(retries=0).write_lines(texts, [derived_seed(0, number) for number in range(len(texts))])
+    inks = Writer(retries=0).write_lines(texts, [derived_seed("segmentation", number) for number in range(len(texts))])
     said = recogniser.read([ink.points for ink in inks])
     read = [ink for ink, text in zip(inks, said, strict=True) if ink.text == text]
     if not read:

@@ -19,11 +19,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.checks import check_lines, find_recogniser
+from handwriting.hands import STYLES, list_styles, load_style
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import hand_measures
 from handwriting.program import InputError, Parser, run_cli
 from handwriting.recogniser import edit_distance
-from handwriting.writer import STYLES, Writer, derived_seed, list_styles, load_style
+from handwriting.seeds import derived_seed
+from handwriting.writer import Writer
 
 HERE = Path(__file__).parent
 TEXTS = ("We saw her again in a warm room.", "I am never sure when summer comes.", "A new sun rose over our river.")
@@ -49,13 +51,13 @@ def write_candidates(seed: int) -> list[Ink]:
     inks = []
     for number, bias in enumerate(BIASES):
         writer = Writer(bias=bias, seed=seed, retries=0)
-        texts = [TEXTS[n % len(TEXTS)] for n in range(CANDIDATES // len(BIASES))]
-        seeds = [derived_seed(seed, number, n) for n in range(len(texts))]
+        texts = [writer.prepare(TEXTS[n % len(TEXTS)]) for n in range(CANDIDATES // len(BIASES))]
+        seeds = [derived_seed("candidate", seed, number, n) for n in range(len(texts))]
         lines = writer.write_raw(texts, seeds)
         verdicts = check_lines(lines, with_recogniser=True)
-        for line, line_seed, verdict in zip(lines, seeds, verdicts, strict=True):
+        for line, text, line_seed, verdict in zip(lines, texts, seeds, verdicts, strict=True):
             if verdict.finished and not verdict.errors and verdict.resting <= MAX_RESTING:
-                inks.append(writer.to_ink(line, line_seed))
+                inks.append(writer.to_ink(line, text, line_seed))
     return [ink for ink in inks if np.isfinite(measures(ink)).all()]
 
 
@@ -76,7 +78,7 @@ def try_hand(hand: Ink | str, seed: int, count: int) -> tuple[float, np.ndarray]
     """Write sentences in a hand. Returns the share of characters read wrong and the lines' measures (n, 5)."""
     writer = Writer(style=hand, bias=BIAS, seed=seed, retries=0)
     texts = read_sentences(count)
-    inks = writer.write_lines(texts, [derived_seed(seed, n) for n in range(len(texts))])
+    inks = writer.write_lines(texts, [derived_seed("sentence", seed, n) for n in range(len(texts))])
     recogniser = find_recogniser()
     if recogniser is None:
         raise InputError("hands are chosen by what the recogniser reads; save/recogniser.pt is missing")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 MAX_CELLS = 10**7  # of a map of densities; a long line has some 300,000
 
 
@@ -157,9 +158,7 @@ def density_map(
     low, high = path.min(0) - 80, path.max(0) + 80
     counts = np.ceil((high - low) / cell)  # columns, rows
     if not counts.prod() <= MAX_CELLS:  # true for NaN
-        raise InputError(
-            "the ink is too wide for a picture of densities; leave --density out, or try another --seed"
-        )
+        raise InputError("the ink is too wide for a picture of densities; leave --density out, or try another --seed")
     counts = counts.astype(int)
     total = np.zeros(counts[::-1])
     mix = Mixture(*(p.double() for p in mixture(torch.from_numpy(line.outputs), bias)))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from handwriting.alphabet import Prepared
 from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, make_writers, save_inks, write_inks
-from handwriting.figures import attention_figure, density_figure, save_figure
+from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure
 from handwriting.hands import choose_style, list_styles, load_hand
 from handwriting.ink.formats import ENDINGS, Ink, Page, check_ending, encode_latin, save
 from handwriting.ink.gcode import Plotter
@@ -69,7 +69,6 @@ class Request:
     usual_bias: float | None
     usual_output: str  # within examples/
     hint = ""  # what else to say of a flag that does not fit
-    advice = "try another --seed or --bias"  # for lines that are wrong
 
     def __init__(self, given: dict[str, Any]):
         """`given` has the flags that are given, and no others."""
@@ -107,6 +106,12 @@ class Request:
             hand = load_hand(given["prime"], given.get("prime_text"))
         return Writer(self.checkpoint, hand, self.bias, self.seed, self.retries)
 
+    def given_texts(self, given: dict[str, Any]) -> list[str]:
+        """The texts among the arguments. Raises InputError if there is none."""
+        if "text" not in given:
+            raise InputError('there is no text; give one: python generate.py "Some text"')
+        return given["text"]
+
     def tell(self, notes: Iterable[str], texts: Iterable[str]) -> None:
         """Tell what is written in place of what. Raises InputError for texts that the output's format cannot hold."""
         if self.output.suffix.lower() == ".xml":
@@ -117,14 +122,18 @@ class Request:
     def save(self, sheets: Sheets) -> None:
         """Write the files, and tell which lines are wrong."""
         paths = save(sheets.pages, self.output, self.drawing, self.plotter)
-        ending = self.output.suffix if self.output.suffix in (".png", ".svg", ".pdf") else ".png"
+        ending = self.output.suffix if self.output.suffix in FIGURE_ENDINGS else ".png"
         for name, figure in sheets.figures.items():
             paths.append(self.output.with_name(f"{self.output.stem}_{name}{ending}"))
             save_figure(figure, paths[-1])
         for path in paths:
             print(f"wrote {path}")
         inks = [placed.ink for page in sheets.pages for placed in page.lines]
-        tell_faults({self.name(*line): line[1].fault for line in enumerate(inks, 1)}, self.retries, self.advice)
+        tell_faults({self.name(*line): line[1].fault for line in enumerate(inks, 1)}, self.retries, self.advice(inks))
+
+    def advice(self, inks: list[Ink]) -> str:
+        """What to do about lines that are wrong."""
+        return "try another --seed or --bias"
 
     def name(self, number: int, ink: Ink) -> str:
         """A line's name in messages."""
@@ -143,9 +152,7 @@ class Lines(Request):
         self.samples, self.steps = given.get("samples", 1), given.get("steps")
         check_numbers(samples=self.samples, steps=self.steps)
         self.attention, self.density = "attention" in given, "density" in given
-        if "text" not in given:
-            raise InputError('there is no text; give one: python generate.py "Some text"')
-        self.texts, self.writer = given["text"], self.make_writer(given)
+        self.texts, self.writer = self.given_texts(given), self.make_writer(given)
 
     def prepare(self) -> list[Prepared]:
         """The texts as the network can write them, each as often as there are samples."""
@@ -223,10 +230,10 @@ class Pages(Request):
         self.smooth, self.redo, self.progress = "smooth" in given, given.get("redo", {}), "progress" in given
         if "text" in given and "file" in given:
             raise InputError("text and --file: give one of them")
-        if "text" in given and given["text"] != ["-"]:
-            self.text = "\n".join(given["text"])
-        else:
+        if "file" in given or given.get("text") == ["-"]:
             self.text = read_text(given.get("file", Path("-")))
+        else:
+            self.text = "\n".join(self.given_texts(given))
         self.writer = self.make_writer(given)
 
     def prepare(self) -> str:
@@ -251,9 +258,12 @@ class Pages(Request):
 
     def place(self, written: WrittenText) -> Sheets:
         """The lines on as many pages as they need."""
-        wrong = [n for n, ink in enumerate(filter(None, written.inks), 1) if ink.fault]
-        self.advice = f"try --redo {','.join(map(str, wrong[:MOST_TOLD]))}, another --seed or --bias"
         return Sheets(lay_out(written, self.page_format, self.seed, self.smooth))
+
+    def advice(self, inks: list[Ink]) -> str:
+        """What to do about lines that are wrong."""
+        wrong = [str(n) for n, ink in enumerate(inks, 1) if ink.fault]
+        return f"try --redo {','.join(wrong[:MOST_TOLD])}, another --seed or --bias"
 
     def name(self, number: int, ink: Ink) -> str:
         """A line's name in messages."""
@@ -338,7 +348,7 @@ class Batch(Request):
             wrong = still_wrong(faults, self.retries)
             problems = [f"not written: {list_faults(missing)}", *([wrong] if wrong else [])]
             raise ResultError(f"{'; '.join(problems)}; {self.output / MANIFEST} has all of them")
-        tell_faults(faults, self.retries, self.advice)
+        tell_faults(faults, self.retries, self.advice([]))
 
 
 def pick(given: dict[str, Any], *names: str, **renamed: str) -> dict[str, Any]:

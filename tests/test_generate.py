@@ -9,11 +9,12 @@ import generate
 from handwriting import checks
 from handwriting.alphabet import Alphabet
 from handwriting.checks import Verdict, load_recogniser, longest_rest
+from handwriting.figures import cell_masses, density_map
 from handwriting.program import InputError, ResultError
 from handwriting.recogniser import RecogniserConfig
 from handwriting.sampling import Line, Sampler, default_steps
 from handwriting.strokes import to_strokes
-from handwriting.writer import Writer
+from handwriting.writer import Writer, load_network
 from model import Config, Model
 from utils import save_checkpoint
 
@@ -74,7 +75,7 @@ def test_encode():
 )
 def test_what_has_a_plain_form_is_replaced_and_told(text, expected):
     prepared, told = Alphabet(LEARNED).prepare(text)
-    assert prepared == expected
+    assert prepared.text == expected
     strange = {c for c in text if not c.isspace() and c not in LEARNED}
     assert bool(told) == bool(strange)
     assert len(told) == len(set(told))
@@ -130,14 +131,14 @@ def test_pictures_of_window_and_density(checkpoints, tmp_path, capsys, output, o
 
 @pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0, 15.0])
 def test_density_adds_up_to_one_for_each_point_where_the_pen_is(checkpoints, deviation):
-    model = generate.load_writer(checkpoints / "rand_write.pt", "rand_write").model
+    model = load_network(checkpoints / "rand_write.pt", "rand_write").model
     points = np.array([[0, 0, 0], [31, 7, 0], [6, -12, 1], [90, 3, 1]], dtype=np.float32)
     outputs = np.zeros((3, 19), dtype=np.float32)  # the end of stroke, and six numbers of each of 3 components
     outputs[:, 1:4] = [2.0, 2.0, -20.0]
     outputs[:, 4:10] = np.random.default_rng(0).normal(0, 0.2, (3, 6))  # means
     outputs[:, 10:13], outputs[:, 13:16] = np.log(deviation / 40), np.log(deviation / 35)
     outputs[:, 16:] = [0.5, -2.0, 0.0]
-    density, extent = generate.density_map(model, Line(points, outputs, None, None), 0.0)
+    density, extent = density_map(model, Line(points, outputs, None, None), 0.0)
     assert extent[0] < extent[1] and extent[3] < extent[2]  # y downwards
     mass = density * 4.0 * 4.0  # cells of 4 by 4 whiteboard units
     assert mass.sum() == pytest.approx(3, rel=0.01)
@@ -158,16 +159,16 @@ def test_masses_of_cells_are_the_shares_of_points_drawn(sigma, rho):
     drawn = torch.distributions.MultivariateNormal(torch.tensor(mu).float(), covariance).sample((count,)).numpy()
     edges = np.arange(-40, 41) * 4.0, np.arange(-45, 46) * 4.0  # six deviations at least
     expected = np.histogram2d(*drawn.T, bins=edges)[0].T / count
-    found = generate.cell_masses(mu, np.array(sigma), rho, edges)
+    found = cell_masses(mu, np.array(sigma), rho, edges)
     assert found.sum() == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(found, expected, atol=0.006)
 
 
 def test_density_of_a_line_that_jumps_first(checkpoints):
-    model = generate.load_writer(checkpoints / "rand_write.pt", "rand_write").model
+    model = load_network(checkpoints / "rand_write.pt", "rand_write").model
     points = np.array([[0, 0, 0], [300, 0, 0], [3, 3, 1]], dtype=np.float32)
     line = Line(points, np.zeros((2, 19), dtype=np.float32), None, None)
-    density, _ = generate.density_map(model, line, 0.0)
+    density, _ = density_map(model, line, 0.0)
     assert density.sum() > 0
 
 
@@ -209,13 +210,16 @@ def test_lines_too_long_or_too_many_are_refused_before_the_start(checkpoints, mo
     texts = {"checkpoint": checkpoints / "synthesis.pt"}
     with pytest.raises(InputError, match="2001 characters are too long for a line"):
         generate.generate_conditionally("a" * 2001, **texts)
-    monkeypatch.setattr("sampling.Sampler.write", lambda *_: pytest.fail("it began to write"))
+    monkeypatch.setattr(Sampler, "write", lambda *_: pytest.fail("it began to write"))
     with pytest.raises(InputError, match="10000 lines of up to 100000 steps could need 12 GB"):
         generate.generate_unconditionally(samples=10_000, steps=100_000, checkpoint=checkpoints / "rand_write.pt")
     with pytest.raises(InputError, match="could need"):
-        Writer(checkpoints / "synthesis.pt").write_raw(["a" * 2000] * 64, range(64))
+        writer = Writer(checkpoints / "synthesis.pt")
+        writer.write_raw([writer.prepare("a" * 2000)] * 64, range(64))
     caps = []
-    monkeypatch.setattr("generate.write_checked", lambda network, texts, seeds, bias, steps, *_: caps.extend(steps))
+    monkeypatch.setattr(
+        "handwriting.writer.write_checked", lambda network, texts, seeds, biases, steps, *_: caps.extend(steps) or []
+    )
     generate.generate_conditionally("a" * 2000, **texts)
     assert caps == [default_steps("a" * 2000)]
 
@@ -223,7 +227,7 @@ def test_lines_too_long_or_too_many_are_refused_before_the_start(checkpoints, mo
 # -------------------------------------------------------------------------------------------------------------- checks
 
 
-class StubReader:
+class StubRecogniser:
     """Says what `answer(points)` says, and keeps what it was shown."""
 
     def __init__(self, answer):
@@ -236,14 +240,14 @@ class StubReader:
 
 
 def test_a_text_that_the_reader_has_no_characters_for_is_not_its_to_judge(monkeypatch):
-    monkeypatch.setattr(checks, "find_recogniser", lambda: StubReader(lambda points: "x"))
+    monkeypatch.setattr(checks, "find_recogniser", lambda: StubRecogniser(lambda points: "x"))
     ink = np.tile(np.float32([20, 0, 0]), (30, 1))
     lines = [Line(ink, np.zeros(0), None, True, text) for text in ("abc", "\u00e4bc")]
     assert [bool(verdict.fault) for verdict in checks.check_lines(lines, with_recogniser=True)] == [True, False]
 
 
 @pytest.fixture
-def put_reader(monkeypatch):
+def put_recogniser(monkeypatch):
     """Puts a function in the place of `load_recogniser`."""
 
     def put(load):
@@ -303,12 +307,12 @@ def test_what_is_worth_another_try(verdict, is_doubtful):
     assert verdict.is_doubtful == is_doubtful
 
 
-def test_doubtful_lines_alone_are_written_again(checkpoints, put_reader):
+def test_doubtful_lines_alone_are_written_again(checkpoints, put_recogniser):
     given = {"samples": 4, "seed": 5, "checkpoint": checkpoints / "synthesis.pt"}
     first = generate.generate_conditionally("abc7", retries=0, **given)
     wrong = [first[0].points[1, 0], first[2].points[1, 0]]  # told by their first step; its last digits may differ
-    stub = StubReader(lambda points: "" if np.isclose(points[1, 0], wrong, atol=1e-3).any() else "abc7")
-    put_reader(lambda: stub)
+    stub = StubRecogniser(lambda points: "" if np.isclose(points[1, 0], wrong, atol=1e-3).any() else "abc7")
+    put_recogniser(lambda: stub)
     lines = generate.generate_conditionally("abc7", **given)
     assert [len(shown) for shown in stub.shown] == [4, 2]
     for number, (line, before) in enumerate(zip(lines, first, strict=True)):
@@ -321,19 +325,19 @@ def test_doubtful_lines_alone_are_written_again(checkpoints, put_reader):
     np.testing.assert_allclose(alone[0].points, lines[2].points, atol=1e-3)  # whoever is beside it
 
 
-def test_a_line_that_stays_doubtful_is_no_fault(checkpoints, put_reader):
+def test_a_line_that_stays_doubtful_is_no_fault(checkpoints, put_recogniser):
     reads = iter(["7", "ab", "77", "9"])
-    stub = StubReader(lambda points: next(reads))
-    put_reader(lambda: stub)
+    stub = StubRecogniser(lambda points: next(reads))
+    put_recogniser(lambda: stub)
     (line,) = generate.generate_conditionally("ab7", checkpoint=checkpoints / "synthesis.pt", retries=3)
     assert len(stub.shown) == 4 and line.fault == ""
     np.testing.assert_array_equal(line.points, stub.shown[1][0])
 
 
-def test_the_best_of_wrong_lines_is_kept(checkpoints, put_reader):
+def test_the_best_of_wrong_lines_is_kept(checkpoints, put_recogniser):
     reads = iter(["", "abcbb", "b", ""])  # 8, 4, 7 and 8 errors
-    stub = StubReader(lambda points: next(reads))
-    put_reader(lambda: stub)
+    stub = StubRecogniser(lambda points: next(reads))
+    put_recogniser(lambda: stub)
     (line,) = generate.generate_conditionally("abcaabca", checkpoint=checkpoints / "synthesis.pt", retries=3)
     assert len(stub.shown) == 4
     np.testing.assert_array_equal(line.points, stub.shown[1][0])
@@ -342,14 +346,14 @@ def test_the_best_of_wrong_lines_is_kept(checkpoints, put_reader):
 
 def test_a_right_line_is_better_than_a_wrong_one_that_reads_better(checkpoints):
     right, wrong = Verdict(True, 5, "abcdefgh", "abcdefxy"), Verdict(True, 30, "abcdefgh", "abcdefgh")
-    assert right.badness < wrong.badness < Verdict(False, 30, "abcdefgh", "abcdefgh").badness
+    assert right.sort_key < wrong.sort_key < Verdict(False, 30, "abcdefgh", "abcdefgh").sort_key
 
 
-def test_the_reader_is_loaded_after_the_ink_and_only_if_it_is_asked(checkpoints, put_reader, monkeypatch):
+def test_the_reader_is_loaded_after_the_ink_and_only_if_it_is_asked(checkpoints, put_recogniser, monkeypatch):
     order = []
     written = Sampler.write
     monkeypatch.setattr(Sampler, "write", lambda *given: order.append("ink") or written(*given))
-    put_reader(lambda: order.append("recogniser") or StubReader(lambda points: "ab"))
+    put_recogniser(lambda: order.append("recogniser") or StubRecogniser(lambda points: "ab"))
     given = {"checkpoint": checkpoints / "synthesis.pt", "steps": 20}
     (line,) = generate.generate_conditionally("ab", retries=0, **given)
     generate.generate_unconditionally(steps=20, checkpoint=checkpoints / "rand_write.pt")
@@ -358,10 +362,10 @@ def test_the_reader_is_loaded_after_the_ink_and_only_if_it_is_asked(checkpoints,
     assert order == ["ink"] * 3 + ["recogniser", "ink"]
 
 
-def test_without_a_reader_the_other_checks_go_on(checkpoints, put_reader, monkeypatch, capsys, tmp_path):
+def test_without_a_reader_the_other_checks_go_on(checkpoints, put_recogniser, monkeypatch, capsys, tmp_path):
     path = tmp_path / "recogniser.pt"
     monkeypatch.setattr(checks, "SHIPPED_RECOGNISER", path)
-    put_reader(lambda: load_recogniser(path))
+    put_recogniser(lambda: load_recogniser(path))
     given = {"checkpoint": checkpoints / "synthesis.pt"}
     assert not generate.generate_conditionally("ab", **given)[0].fault
     assert "cap" in generate.generate_conditionally("ab", steps=9, **given)[0].fault
@@ -372,8 +376,8 @@ def test_without_a_reader_the_other_checks_go_on(checkpoints, put_reader, monkey
         generate.generate_conditionally("ab", **given)
 
 
-def test_what_stays_wrong_is_told_after_the_picture(checkpoints, put_reader, tmp_path):
-    put_reader(lambda: StubReader(lambda points: "7Q"))
+def test_what_stays_wrong_is_told_after_the_picture(checkpoints, put_recogniser, tmp_path):
+    put_recogniser(lambda: StubRecogniser(lambda points: "7Q"))
     given = ["--checkpoint", checkpoints / "synthesis.pt", "--output", tmp_path / "a.png", "--seed", 4]
     with pytest.raises(ResultError, match=r"after 3 tries: line 2 \(seed 5\): it reads '7Q'; try") as error:
         run("7Q", "ab", *given, "--retries", 2)

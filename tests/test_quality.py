@@ -10,11 +10,11 @@ from conftest import CHARSET, assert_refused, run_script
 
 from benchmarks import quality
 from benchmarks.quality import Ink, character_errors, ink_figures, repeated_letters, resting_steps, skipped_letters
-from generate import generate_conditionally, load_writer
 from handwriting.figures import lines_figure
 from handwriting.program import InputError
 from handwriting.recogniser import Recogniser, RecogniserConfig
 from handwriting.sampling import Line
+from handwriting.writer import generate_conditionally, load_network
 from model import Config, Model
 from utils import save_checkpoint
 
@@ -126,7 +126,7 @@ def test_the_texts_are_varied_and_the_shipped_network_knows_their_characters():
     counts = Counter("".join(sentences))
     assert all(counts[character] >= 3 for character in "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"()-/")
     assert max(Counter(text.split()[0] for text in sentences).values()) < 10
-    assert set("".join(sentences + numbers)) <= set(load_writer(None, "synthesis").alphabet.learned)
+    assert set("".join(sentences + numbers)) <= set(load_network(None, "synthesis").alphabet.learned)
 
 
 def test_files_of_texts_that_cannot_be_used(tmp_path):
