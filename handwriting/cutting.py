@@ -15,7 +15,7 @@ from tqdm import tqdm
 from handwriting.data.dataset import Dataset
 from handwriting.recogniser import Recogniser, align
 from handwriting.strokes import to_strokes
-from handwriting.training.batches import collate, make_batches
+from handwriting.training.batches import collate, make_batches, pad_codes
 from handwriting.writer import Network
 from model import Window, window_weights
 
@@ -78,8 +78,8 @@ def align_characters(network: Network, dataset: Dataset, lines: np.ndarray) -> d
     lengths = np.diff(dataset.starts)[lines]
     for batch in tqdm(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="aligning", disable=None):
         codes = [torch.from_numpy(network.alphabet.encode(str(text))) for text in dataset.texts[lines[batch]]]
-        points, _, text = collate([dataset.points(line) for line in lines[batch]], codes)
-        _, _, windows = model(model.normalise(points[:-1]), model.one_hot(text))
+        points, _, _ = collate([dataset.points(line) for line in lines[batch]])
+        _, _, windows = model(model.normalise(points[:-1]), model.one_hot(pad_codes(codes)))
         for b, line in enumerate(lines[batch]):
             window = Window(*(parameter[: lengths[batch[b]] - 1, b] for parameter in windows))
             phi = window_weights(window, len(dataset.texts[line]))  # (T - 1, U)

@@ -286,6 +286,8 @@ TIDIED = [  # lines of a form as transcribed, and tidied; "|" is the end of a li
     ('" Ready ? " " Not yet . | Wait . "', '"Ready?" "Not yet. | Wait."'),
     ('He spoke . "" We know .', 'He spoke." "We know.'), ('" " Then go', '" "Then go'),
     ('" \' Sir , \' he called me . "', '"\'Sir,\' he called me."'),
+    ('" He called me \' sir . \' " We laughed .', '"He called me \'sir.\'" We laughed.'), ("rock 'n' roll",) * 2,
+    ("it 's late", "it's late"), ("You | ' re sure", "You | 're sure"),
     ('" Never . " \' Maybe , \' he said .', '"Never." \'Maybe,\' he said.'),
     # a plural's apostrophe
     ("workers ' and masters ' clubs at | St . Olave ' s , the bakers ' | hall",

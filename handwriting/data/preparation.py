@@ -39,13 +39,13 @@ def pair_texts(names: Sequence[str], broken: Iterable[str], transcriptions: Mapp
     forms = {form_of(name) for name in names}
     unpaired = {form for form in forms if last[form] > len(transcriptions.get(form, []))}
     tidied = {form: tidy_texts(transcriptions[form]) for form in forms - unpaired}
-    texts = [
-        tidied[form][number - 1] if form in tidied and number else ""
-        for form, number in (places[name] for name in names)
-    ]
-    struck_out = [any(mark in text for mark in STRUCK_OUT) for text in texts]
-    texts = ["" if out else text for text, out in zip(texts, struck_out, strict=True)]
-    return Pairing(texts, sum(struck_out), unpaired)
+    texts, struck_out = [], 0
+    for form, number in (places[name] for name in names):
+        text = tidied[form][number - 1] if form in tidied and number else ""
+        is_struck_out = any(mark in text for mark in STRUCK_OUT)
+        struck_out += is_struck_out
+        texts.append("" if is_struck_out else text)
+    return Pairing(texts, struck_out, unpaired)
 
 
 def build_dataset(
