@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 from handwriting import requests
-from handwriting.ink.formats import ENDINGS
+from handwriting.ink.formats import FORMATS
 from handwriting.ink.gcode import PENS, Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.pages import ALIGN, PageFormat
@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--redo", type=parse_redo, metavar="LINES", help="write these lines anew, as 7, or 7,9:2 for another try at 9")
     add("--progress", action="store_true", help="tell each line when it is written")
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, help=f"file to write: .{', .'.join(ENDINGS)} (default: examples/TASK.png)")
+    add("--output", type=Path, help=f"file to write: .{', .'.join(FORMATS)} (default: examples/TASK.png)")
     add("--format", help="ending of the files of --batch (default: png)")
     add("--pen_width", type=float, help=f"mm (default: {Drawing.pen_width})")
     add("--colour", help=f"of the ink: a name or #rrggbb (default: {Drawing.colour})")

@@ -19,7 +19,7 @@ from handwriting.alphabet import Prepared
 from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, make_writers, save_inks, write_inks
 from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure
 from handwriting.hands import choose_style, list_styles, load_hand
-from handwriting.ink.formats import ENDINGS, Ink, Page, check_ending, encode_latin, save
+from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, save
 from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.pages import PageFormat, WrittenText, lay_out, parse_margins, parse_page, stack_lines
@@ -313,8 +313,8 @@ class Batch(Request):
 
     def check_output(self, given: dict[str, Any]) -> str:
         """The format of the files. Raises InputError for one, or a folder, that cannot be written."""
-        if self.format not in ENDINGS:
-            raise InputError(f"--format {self.format}: cannot be written; give {', '.join(ENDINGS)}")
+        if self.format not in FORMATS:
+            raise InputError(f"--format {self.format}: cannot be written; give {', '.join(FORMATS)}")
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"{self.output}: is no folder; name one for the files of --batch")
         check_writable(self.output / MANIFEST)

@@ -16,7 +16,7 @@ from PIL import Image
 import data_preprocessing
 from handwriting.data.dataset import load_dataset
 from handwriting.data.recordings import read_strokes
-from handwriting.ink.formats import DOT, ENDINGS, Ink, Page, Placed, save, save_corpus
+from handwriting.ink.formats import DOT, FORMATS, Ink, Page, Placed, save, save_corpus
 from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.ink.read_ink import read_ink, read_lines
@@ -222,7 +222,7 @@ def test_several_pages_number_themselves(tmp_path):
     assert len(read_lines(*save(pages[:2], tmp_path / "letter.json"))) == 4
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", FORMATS)
 def test_the_same_ink_gives_the_same_bytes(tmp_path, ending):
     written = []
     for folder in ("one", "two"):
@@ -272,6 +272,12 @@ def test_numbers_of_numpy_are_numbers_in_json(tmp_path):
     ink = Ink(write_line("ab").points, "ab", seed=np.int64(7), bias=np.float32(0.5))
     back = read_back(ink, tmp_path / "line.json")
     assert (back.seed, back.bias) == (7, 0.5)
+
+
+@pytest.mark.parametrize("ending", ["json", "npz"])
+def test_the_first_offset_comes_back(tmp_path, ending):
+    ink = Ink(np.array([[3, 4, 0], [1, 0, 1], [5, 0, 1]]))
+    assert read_back(ink, tmp_path / f"line.{ending}").points.tolist() == ink.points.tolist()
 
 
 def test_svg_comes_back(tmp_path):

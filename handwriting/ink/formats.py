@@ -22,19 +22,22 @@ from typing import Any
 
 import numpy as np
 
+from handwriting.data.dataset import MAX_POSITION
 from handwriting.ink.gcode import Plotter, gcode_bytes
 from handwriting.ink.pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
 from handwriting.program import InputError, atomic_write
 from handwriting.strokes import PERIOD, to_strokes
 
+FORMATS = ("svg", "pdf", "png", "gif", "webp", "gcode", "xml", "json", "npz", "inkml")  # endings of files
 DOT = 0.3  # mm: what is smaller is drawn as a stroke of this length, for pens that need to move
 MM_PER_UNIT = 0.02  # of a line that is drawn without a page: letters are some 2.5 mm high
 MARGIN = 5.0  # mm around such a line
-FARTHEST = 15000  # whiteboard units that IAM-OnDB's files can span
-VERSION = 1  # of .json and .npz
+INK_VERSION = 1  # of .json and .npz
+DETAILS = ("text", "seed", "bias", "style", "checkpoint", "fault")  # of a line, in .json and .npz
+NPZ_NONE = {"seed": -1, "bias": np.nan}  # what stands for None in .npz
 NOT_TEXT = ("Cc", "Cs", "Cn")  # Unicode's categories of control characters, halves of characters, and none at all
 INKML = "http://www.w3.org/2003/InkML"
-
+TRANSCRIPTION_START = b"OCR:"
 
 # lxml and matplotlib are imported where they are used: they take time, and most formats need only one of them, or none.
 
@@ -106,11 +109,19 @@ class Page:
     def groups(self) -> list[tuple[str | None, list[np.ndarray]]]:
         """What a pen draws, for .svg and .gcode: (text, strokes) of each line; rules have no text."""
         rules = [(None, self.rules)] if self.rules and self.plots_rules else []
-        return rules + [(placed.ink.text, pen_strokes(placed.strokes)) for placed in self.lines]
+        return rules + [(placed.ink.text, with_dots(placed.strokes)) for placed in self.lines]
+
+    def pen_strokes(self) -> list[np.ndarray]:
+        """The strokes (n, 2), n >= 2, that a pen draws: those of `groups`."""
+        return [stroke for _, strokes in self.groups() for stroke in strokes]
+
+    def counts(self) -> list[int]:
+        """How many points each stroke of `sheet` was written with."""
+        return [len(stroke) for placed in self.lines for stroke in placed.ink.strokes]
 
     def sheet(self) -> Sheet:
         """What a picture shows."""
-        strokes = [stroke for placed in self.lines for stroke in pen_strokes(placed.strokes)]
+        strokes = [stroke for placed in self.lines for stroke in with_dots(placed.strokes)]
         return Sheet(self.width, self.height, strokes, self.rules)
 
     def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
@@ -129,7 +140,7 @@ class Page:
         return self.svg(Drawing()).decode().partition("?>")[2].strip()  # it becomes a part of the notebook's page
 
 
-def pen_strokes(strokes: list[np.ndarray]) -> list[np.ndarray]:
+def with_dots(strokes: list[np.ndarray]) -> list[np.ndarray]:
     """Strokes in mm as a pen can draw them: one smaller than `DOT` becomes a level stroke of that length."""
     drawn = []
     for stroke in strokes:
@@ -142,6 +153,14 @@ def pen_strokes(strokes: list[np.ndarray]) -> list[np.ndarray]:
 # Writing
 
 
+def check_ending(path: Path) -> str:
+    """The format that a name's ending asks for. Raises InputError for one that cannot be written."""
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in FORMATS:
+        raise InputError(f"{path}: cannot be written; give a name that ends with .{', .'.join(FORMATS)}")
+    return kind
+
+
 def save(
     content: Ink | Sequence[Page], path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None
 ) -> list[Path]:
@@ -152,20 +171,44 @@ def save(
     one letter.txt. In .json, .npz, .xml and .inkml the ink is raw: as it was written, in whiteboard units. No file is
     written before all are ready. Raises InputError for an unknown ending and for what the format cannot hold.
     """
-    path, drawing, plotter = Path(path), drawing or Drawing(), plotter or Plotter()
+    path = Path(path)
     kind = check_ending(path)
     pages = [content.page()] if isinstance(content, Ink) else list(content)
     inks = [placed.ink for page in pages for placed in page.lines]
     if not inks:
         raise InputError(f"{path}: there is no ink to write")
-    if kind == "xml":
-        return write_files(iam_files(inks, path))
-    if kind in DATA:
-        return write_files({path: DATA[kind](inks)})
-    if kind == "pdf":
-        return write_files({path: pdf_bytes([page.sheet() for page in pages], drawing)})
-    contents = [page_bytes(page, kind, drawing, plotter) for page in pages]
-    return write_files(dict(zip(numbered(path, len(pages)), contents, strict=True)))
+    names = numbered(path, len(pages), len(str(len(pages))))
+    match kind:
+        case "json":
+            contents, names = [json_bytes(inks)], [path]
+        case "npz":
+            contents, names = [npz_bytes(inks)], [path]
+        case "inkml":
+            contents, names = [inkml_bytes(inks)], [path]
+        case "xml":
+            transcription = path.with_suffix(".txt")
+            if transcription.is_file() and not transcription.read_bytes().startswith(TRANSCRIPTION_START):
+                raise InputError(
+                    f"{transcription}: a transcription would be written over it; name another file than {path}"
+                )
+            contents = [transcription_bytes(inks), *map(iam_bytes, inks)]
+            names = [transcription, *numbered(path, len(inks), 2)]
+        case "pdf":
+            contents, names = [pdf_bytes([page.sheet() for page in pages], drawing or Drawing())], [path]
+        case "svg":
+            contents = [page.svg(drawing or Drawing()) for page in pages]
+        case "png":
+            contents = [png_bytes(page.sheet(), drawing or Drawing()) for page in pages]
+        case "gcode":
+            contents = [gcode_bytes(page.pen_strokes(), page.height, plotter or Plotter()) for page in pages]
+        case _:
+            contents = [film_bytes(page.sheet(), page.counts(), drawing or Drawing(), kind) for page in pages]
+    return write_files(dict(zip(names, contents, strict=True)))
+
+
+def numbered(path: Path, count: int, digits: int) -> list[Path]:
+    """The names of `count` files: `path` itself, or letter-1.svg, letter-2.svg, ... of several."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, count + 1)]
 
 
 def write_files(files: dict[Path, bytes]) -> list[Path]:
@@ -174,35 +217,6 @@ def write_files(files: dict[Path, bytes]) -> list[Path]:
         with atomic_write(path) as file:
             file.write(data)
     return list(files)
-
-
-ENDINGS = ("svg", "pdf", "png", "gif", "webp", "gcode", "xml", "json", "npz", "inkml")
-
-
-def check_ending(path: Path) -> str:
-    """The format that a name's ending asks for. Raises InputError for one that cannot be written."""
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in ENDINGS:
-        raise InputError(f"{path}: cannot be written; give a name that ends with .{', .'.join(ENDINGS)}")
-    return kind
-
-
-def numbered(path: Path, count: int) -> list[Path]:
-    """The names of `count` files: `path` itself, or letter-1.svg, letter-2.svg, ... of several."""
-    digits = len(str(count))
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, count + 1)]
-
-
-def page_bytes(page: Page, kind: str, drawing: Drawing, plotter: Plotter) -> bytes:
-    """A page as .svg, .gcode, .png, .gif or .webp."""
-    if kind == "svg":
-        return page.svg(drawing)
-    if kind == "gcode":
-        return gcode_bytes([stroke for _, group in page.groups() for stroke in group], page.height, plotter)
-    if kind == "png":
-        return png_bytes(page.sheet(), drawing)
-    points = [len(stroke) for placed in page.lines for stroke in placed.ink.strokes]
-    return film_bytes(page.sheet(), points, drawing, kind)
 
 
 def json_bytes(inks: list[Ink]) -> bytes:
@@ -214,11 +228,7 @@ def json_bytes(inks: list[Ink]) -> bytes:
         line = {name: getattr(ink, name) for name in DETAILS}
         characters = [part.tolist() for part in np.split(np.asarray(ink.characters), ends)]
         lines.append(line | {"strokes": strokes, "characters": characters})
-    return json.dumps({"version": VERSION, "lines": lines}, ensure_ascii=False, default=np.generic.item).encode()
-
-
-DETAILS = ("text", "seed", "bias", "style", "checkpoint", "fault")  # of a line, in .json and .npz
-NPZ_NONE = {"seed": -1, "bias": np.nan}  # what stands for None in .npz
+    return json.dumps({"version": INK_VERSION, "lines": lines}, ensure_ascii=False, default=np.generic.item).encode()
 
 
 def npz_bytes(inks: list[Ink]) -> bytes:
@@ -228,7 +238,7 @@ def npz_bytes(inks: list[Ink]) -> bytes:
         for name in DETAILS
     }
     arrays |= {name: np.concatenate([getattr(ink, name) for ink in inks]) for name in ("points", "characters")}
-    arrays |= {"starts": np.cumsum([0] + [len(ink.points) for ink in inks]), "version": np.array(VERSION)}
+    arrays |= {"starts": np.cumsum([0] + [len(ink.points) for ink in inks]), "version": np.array(INK_VERSION)}
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)
     return data.getvalue()
@@ -251,19 +261,6 @@ def inkml_bytes(inks: list[Ink]) -> bytes:
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 
-DATA = {"json": json_bytes, "npz": npz_bytes, "inkml": inkml_bytes}  # one file holds the lines of all pages
-
-
-def iam_files(inks: list[Ink], path: Path) -> dict[Path, bytes]:
-    """Lines as line files of IAM-OnDB, NAME.xml or NAME-01.xml and so on, and NAME.txt with their transcription."""
-    names = [path] if len(inks) == 1 else [path.with_stem(f"{path.stem}-{n:02}") for n in range(1, len(inks) + 1)]
-    transcription = path.with_suffix(".txt")
-    if transcription.is_file() and not transcription.read_bytes().startswith(TRANSCRIPTION_START.encode()):
-        raise InputError(f"{transcription}: a transcription would be written over it; name another file than {path}")
-    lines = {name: iam_bytes(ink) for name, ink in zip(names, inks, strict=True)}
-    return {transcription: transcription_bytes(inks), **lines}
-
-
 def save_corpus(folder: Path, forms: dict[str, list[Ink]]) -> list[Path]:
     """Lines in the folders of IAM-OnDB, which data_preprocessing.py reads: the lines of each form, such as a01-000u.
 
@@ -278,17 +275,12 @@ def save_corpus(folder: Path, forms: dict[str, list[Ink]]) -> list[Path]:
     return written
 
 
-TRANSCRIPTION_START = "OCR:"
-
-
 def transcription_bytes(inks: list[Ink]) -> bytes:
     """A transcription file of IAM-OnDB. Raises InputError for a text that one cannot hold."""
-    texts = [ink.text for ink in inks]
-    for text in texts:
-        if not text.strip():
-            raise InputError("a line without a text cannot be written as IAM-OnDB does; give it one, or write .json")
-    body = encode_latin("\n".join(texts))
-    return b"\n\n".join([TRANSCRIPTION_START.encode(), body, b"CSR:", body + b"\n"])
+    if not all(ink.text.strip() for ink in inks):
+        raise InputError("a line without a text cannot be written as IAM-OnDB does; give it one, or write .json")
+    body = encode_latin("\n".join(ink.text for ink in inks))
+    return b"\n\n".join([TRANSCRIPTION_START, body, b"CSR:", body + b"\n"])
 
 
 def encode_latin(text: str) -> bytes:
@@ -311,8 +303,10 @@ def iam_bytes(ink: Ink) -> bytes:
     low = np.concatenate(ink.strokes).min(0)
     strokes = [np.rint(stroke - low).astype(int) for stroke in ink.strokes]
     width, height = np.concatenate(strokes).max(0).tolist()
-    if max(width, height) > FARTHEST:
-        raise InputError(f"{ink.text[:40]!r} is {max(width, height)} whiteboard units long; IAM-OnDB has {FARTHEST}")
+    if max(width, height) > MAX_POSITION:
+        raise InputError(
+            f"{ink.text[:40]!r} is {max(width, height)} whiteboard units long; IAM-OnDB has {MAX_POSITION}"
+        )
     root = etree.Element("WhiteboardCaptureSession")
     board = etree.SubElement(root, "WhiteboardDescription")
     etree.SubElement(board, "SensorLocation", corner="top_left")

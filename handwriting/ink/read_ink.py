@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from handwriting.ink.formats import DETAILS, VERSION, Ink
+from handwriting.ink.formats import DETAILS, INK_VERSION, Ink
 from handwriting.program import InputError
 from handwriting.strokes import to_points
 
-MAX_FILE_BYTES = 32 << 20
+MAX_INK_BYTES = 32 << 20
 MAX_UNPACKED_BYTES = 256 << 20
-FARTHEST = 1e6  # from the origin, in the file's units: float32 keeps a sixteenth of a unit there
+MAX_COORDINATE = 1e6  # from the origin, in the file's units: float32 keeps a sixteenth of a unit there
 
 
 def read_ink(path: Path | str) -> Ink:
@@ -42,10 +42,10 @@ def read_lines(path: Path | str) -> list[Ink]:
     if not path.is_file():
         raise InputError(f"{path}: no such file of ink")
     with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
+        data = file.read(MAX_INK_BYTES + 1)
     try:
-        if len(data) > MAX_FILE_BYTES:
-            raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+        if len(data) > MAX_INK_BYTES:
+            raise ValueError(f"larger than {MAX_INK_BYTES >> 20} MiB")
         if not data.strip():
             raise ValueError("the file is empty")
         inks = list(reader(path, data))
@@ -58,8 +58,8 @@ def read_lines(path: Path | str) -> list[Ink]:
 
 def make_ink(strokes: list[np.ndarray], text: str) -> Ink:
     """Ink of strokes (n, 2) from a file. Raises ValueError for numbers that are not finite or too large."""
-    if not all(np.isfinite(stroke).all() and (np.abs(stroke) <= FARTHEST).all() for stroke in strokes):
-        raise ValueError(f"a coordinate that is not finite, or beyond {FARTHEST:g}")
+    if not all(np.isfinite(stroke).all() and (np.abs(stroke) <= MAX_COORDINATE).all() for stroke in strokes):
+        raise ValueError(f"a coordinate that is not finite, or beyond {MAX_COORDINATE:g}")
     return Ink(to_points(strokes), text)
 
 
@@ -67,13 +67,14 @@ def read_json(path: Path, data: bytes) -> Iterator[Ink]:
     """Lines as `formats.json_bytes` writes them."""
     try:
         content = json.loads(data)
-        if content["version"] != VERSION:
+        if content["version"] != INK_VERSION:
             raise ValueError("it is of another version of this project")
         for line in content["lines"]:
             strokes = [np.array(stroke, dtype=np.float64).reshape(-1, 2) for stroke in line["strokes"] if stroke]
             if strokes:
                 characters = [place for stroke in line["characters"] for place in stroke]
                 points = make_ink(strokes, "").points
+                points[0, :2] = strokes[0][0]  # it has the offset of the first point, which `to_points` leaves out
                 details = {name: line[name] for name in DETAILS if name in line}
                 yield Ink(points, characters=np.array(characters), **details)
     except (KeyError, TypeError, IndexError, RecursionError, OverflowError) as error:
@@ -84,7 +85,7 @@ def read_npz(path: Path, data: bytes) -> Iterator[Ink]:
     """Lines as `formats.npz_bytes` writes them."""
     arrays = load_arrays(data)
     try:
-        if arrays["version"] != VERSION:
+        if arrays["version"] != INK_VERSION:
             raise ValueError("it is of another version of this project")
         for number, (start, end) in enumerate(pairwise(arrays["starts"].tolist())):
             details: dict[str, Any] = {name: arrays[name][number].item() for name in DETAILS if name in arrays}

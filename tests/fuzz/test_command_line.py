@@ -15,7 +15,7 @@ from strategies import ARGUMENTS, KNOWN, NUMBERS, TEXTS, changed, damaged
 import data_preprocessing
 import generate
 import train
-from handwriting.ink.formats import ENDINGS
+from handwriting.ink.formats import FORMATS
 
 FILES = st.one_of(
     st.lists(KNOWN | TEXTS, max_size=5).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")),
@@ -44,7 +44,7 @@ def flags(draw, *names: str) -> list[str]:
 
 
 @cases(0.14)
-@given(st.lists(KNOWN | ARGUMENTS, max_size=3), st.sampled_from(ENDINGS), st.booleans())
+@given(st.lists(KNOWN | ARGUMENTS, max_size=3), st.sampled_from(FORMATS), st.booleans())
 def test_texts(checkpoints, texts, ending, with_figures):
     figures = ["--attention", "--density"] if with_figures and ending == "svg" else []
     own = ["--checkpoint", checkpoints / "blanks.pt", "--retries=0", "--steps=30", f"--output=o.{ending}"]
@@ -54,7 +54,7 @@ def test_texts(checkpoints, texts, ending, with_figures):
 
 @cases(0.05)
 @given(
-    FILES, st.sampled_from(ENDINGS),
+    FILES, st.sampled_from(FORMATS),
     st.lists(st.sampled_from(["--ruled", "--landscape", "--smooth", "--jitter=2", "--align=right", "--page=30x20",
              "--page=A5", "--margins=9", "--redo=1", "--x_height=9"]), max_size=3),
 )  # fmt: skip
@@ -66,7 +66,7 @@ def test_letters(checkpoints, data, ending, more):
 
 
 @cases(0.05)
-@given(FILES, FILES, st.sampled_from(ENDINGS), st.data())
+@given(FILES, FILES, st.sampled_from(FORMATS), st.data())
 def test_batches(checkpoints, data, other, ending, more):
     """A batch is written, its manifest may come to harm, and it is gone on with, by other texts perhaps."""
     own = ["--batch=texts", "--checkpoint", checkpoints / "blanks.pt", "--retries=0", "--format", ending, "--output=o"]
@@ -117,7 +117,7 @@ PARTS = st.sampled_from(
 @given(
     st.lists(PARTS | ARGUMENTS, min_size=1, max_size=3).map(lambda parts: "/".join(parts).lstrip("/")),
     st.sampled_from(["lines", "lines", "page", "batch", "export", "prepare", "train"]),
-    st.sampled_from(["", *(f".{ending}" for ending in ENDINGS)]),
+    st.sampled_from(["", *(f".{ending}" for ending in FORMATS)]),
 )  # fmt: skip
 def test_outputs(checkpoints, data_file, place, kind, ending):
     ending = {"export": ".pt", "prepare": ".npz", "batch": "", "train": ""}.get(kind, ending)
