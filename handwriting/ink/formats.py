@@ -111,18 +111,11 @@ class Page:
         rules = [(None, self.rules)] if self.rules and self.plots_rules else []
         return rules + [(placed.ink.text, with_dots(placed.strokes)) for placed in self.lines]
 
-    def pen_strokes(self) -> list[np.ndarray]:
-        """The strokes (n, 2), n >= 2, that a pen draws: those of `groups`."""
-        return [stroke for _, strokes in self.groups() for stroke in strokes]
-
-    def counts(self) -> list[int]:
-        """How many points each stroke of `sheet` was written with."""
-        return [len(stroke) for placed in self.lines for stroke in placed.ink.strokes]
-
     def sheet(self) -> Sheet:
         """What a picture shows."""
         strokes = [stroke for placed in self.lines for stroke in with_dots(placed.strokes)]
-        return Sheet(self.width, self.height, strokes, self.rules)
+        counts = [len(stroke) for placed in self.lines for stroke in placed.ink.strokes]
+        return Sheet(self.width, self.height, strokes, counts, self.rules)
 
     def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
         """Write a file as its ending says, see `save`."""
@@ -200,9 +193,9 @@ def save(
         case "png":
             contents = [png_bytes(page.sheet(), drawing or Drawing()) for page in pages]
         case "gcode":
-            contents = [gcode_bytes(page.pen_strokes(), page.height, plotter or Plotter()) for page in pages]
-        case _:
-            contents = [film_bytes(page.sheet(), page.counts(), drawing or Drawing(), kind) for page in pages]
+            contents = [gcode_bytes(page.groups(), page.height, plotter or Plotter()) for page in pages]
+        case _:  # gif or webp
+            contents = [film_bytes(page.sheet(), drawing or Drawing(), kind) for page in pages]
     return write_files(dict(zip(names, contents, strict=True)))
 
 

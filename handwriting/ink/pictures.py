@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,11 +19,13 @@ if TYPE_CHECKING:  # they take a second, and not all formats need them
     from PIL.Image import Image
 
 MM_PER_INCH = 25.4
-POINTS_PER_INCH = 72
+POINTS_PER_MM = 72 / MM_PER_INCH  # typographic ones, in which matplotlib has the width of lines
 MAX_PIXELS = 50_000_000  # of one page
 FRAME = 0.04  # s, the least time that a frame is shown
 MAX_FRAMES, MAX_FILM_BYTES = 500, 500_000_000  # of a film, all of it in memory: longer ones show each frame longer
 LAST_FRAME = 2.0  # s
+LIFT = 10  # points that a pen could write in the time that it takes from one stroke to the next
+RULE_COLOUR, RULE_WIDTH = "#b8c4d6", 0.1  # faint; mm
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Drawing:
 
         for name, value in (("colour", self.colour), ("paper", self.paper)):
             if value is not None and not is_color_like(value):
-                raise InputError(f"{name} {value!r} is none; give a name such as navy, or #rrggbb")
+                raise InputError(f"there is no {name} {value!r}; give a name such as navy, or #rrggbb")
         for name, number, least, most in (
             ("pen width", self.pen_width, 0.01, 20),
             ("dpi", 200 if self.dpi is None else self.dpi, 10, 2400),
@@ -52,12 +55,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is to be drawn: strokes (n, 2), n >= 2, in mm from the top left corner, in the order of writing."""
+    """A page as a picture shows it, in mm from the top left corner, y downwards."""
 
-    width: float  # mm
-    height: float  # mm
-    strokes: list[np.ndarray]
-    rules: list[np.ndarray]  # (2, 2) in mm: faint lines on the paper
+    width: float
+    height: float
+    strokes: list[np.ndarray]  # (n, 2), n >= 2, in the order of writing
+    counts: list[int]  # how many points each stroke was written with
+    rules: list[np.ndarray]  # (2, 2): faint lines on the paper
 
 
 def page_figure(sheet: Sheet, drawing: Drawing, with_ink: bool = True) -> Figure:
@@ -68,27 +72,21 @@ def page_figure(sheet: Sheet, drawing: Drawing, with_ink: bool = True) -> Figure
     figure.patch.set_visible(drawing.paper is not None)
     figure.set_facecolor(drawing.paper or "none")
     if sheet.rules:
-        add_lines(figure, sheet.rules, "#b8c4d6", 0.1, "butt")
+        draw_lines(figure, sheet.rules, RULE_COLOUR, RULE_WIDTH, "butt")
     if with_ink and sheet.strokes:
-        add_ink(figure, sheet.strokes, drawing)
+        draw_lines(figure, sheet.strokes, drawing.colour, drawing.pen_width)
     return figure
 
 
-def add_ink(figure: Figure, strokes: list[np.ndarray], drawing: Drawing) -> LineCollection:
-    """`add_lines` with the pen of a drawing, which is round."""
-    return add_lines(figure, strokes, drawing.colour, drawing.pen_width, "round")
-
-
-def add_lines(
-    figure: Figure, strokes: list[np.ndarray], colour: str, width: float, cap: Literal["butt", "round"]
+def draw_lines(
+    figure: Figure, strokes: list[np.ndarray], colour: str, width: float, cap: Literal["butt", "round"] = "round"
 ) -> LineCollection:
     """Add strokes (n, 2), in mm from the top left corner, to a figure, drawn with a pen `width` mm wide."""
     from matplotlib.collections import LineCollection
     from matplotlib.transforms import Affine2D
 
     to_inches = Affine2D().scale(1 / MM_PER_INCH, -1 / MM_PER_INCH).translate(0, figure.get_figheight())
-    points = width * POINTS_PER_INCH / MM_PER_INCH  # typographic ones, in which matplotlib has the width of lines
-    lines = LineCollection(strokes, colors=colour, linewidths=points, capstyle=cap, joinstyle="round")
+    lines = LineCollection(strokes, colors=colour, linewidths=width * POINTS_PER_MM, capstyle=cap, joinstyle="round")
     lines.set_transform(to_inches + figure.dpi_scale_trans)
     figure.add_artist(lines)
     return lines
@@ -102,7 +100,6 @@ def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
     from matplotlib.backends.backend_pdf import PdfPages
 
     drawing = replace(drawing, paper=None if drawing.paper == "white" else drawing.paper)
-
     file = io.BytesIO()
     with PdfPages(file, metadata={"CreationDate": None}) as document:
         for sheet in sheets:
@@ -110,47 +107,45 @@ def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
     return file.getvalue()
 
 
-def num_pixels(sheet: Sheet, dpi: int) -> float:
-    """Pixels of a sheet at so many to the inch."""
-    return sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2
-
-
-def resolution(sheet: Sheet, drawing: Drawing, usual: int) -> int:
-    """Pixels to the inch. Raises InputError if the picture would be too large."""
+def resolution(sheet: Sheet, drawing: Drawing, usual: int) -> tuple[int, float]:
+    """Pixels to the inch, and on the sheet. Raises InputError if the picture would be too large."""
     dpi = drawing.dpi or usual
-    pixels = num_pixels(sheet, dpi)
+    pixels = sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2
     if pixels > MAX_PIXELS:
         raise InputError(
             f"{dpi} dpi give {pixels / 1e6:.0f} million pixels a page; at most {MAX_PIXELS // 10**6} can be"
         )
-    return dpi
+    return dpi, pixels
 
 
 def png_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
     """A sheet as pixels."""
+    dpi, _ = resolution(sheet, drawing, 200)
     file = io.BytesIO()
-    page_figure(sheet, drawing).savefig(file, format="png", dpi=resolution(sheet, drawing, 200))
+    page_figure(sheet, drawing).savefig(file, format="png", dpi=dpi)
     return file.getvalue()
 
 
-def film_bytes(sheet: Sheet, points: list[int], drawing: Drawing, kind: str) -> bytes:
+def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
     """The pen at work: a film that repeats, `kind` "gif" or "webp", by Pillow, which comes with matplotlib.
 
-    points[k] is how many points stroke k was written with: a pen's position is read some 75 times a second. It takes
-    as long to go from one stroke to the next as ten points. The film has white paper where there is none.
+    It takes the time that people need, by `Sheet.counts`, and has white paper where there is none.
     """
-    from PIL.Image import Dither
+    from matplotlib.colors import to_rgb
+    from PIL import Image
 
-    length = sum(n + 10 for n in points) * PERIOD / drawing.speed
-    pixel_bytes = 1 if kind == "gif" else 4  # in Pillow
-    most = MAX_FILM_BYTES // (pixel_bytes * num_pixels(sheet, resolution(sheet, drawing, 80)))
+    drawing = replace(drawing, paper=drawing.paper or "white")
+    dpi, pixels = resolution(sheet, drawing, 80)
+    length = sum(count + LIFT for count in sheet.counts) * PERIOD / drawing.speed
+    most = MAX_FILM_BYTES // (pixels * (1 if kind == "gif" else 4))  # bytes of a pixel in Pillow
     count = int(np.clip(np.ceil(length / FRAME), 1, np.clip(most, 1, MAX_FRAMES)))
-    shown = max(length / count, FRAME)
-    durations = [round(1000 * shown)] * (count - 1) + [round(1000 * LAST_FRAME)]
-    frames = film_frames(sheet, points, count, drawing)
-    if kind == "gif":
-        palette = shades(drawing)
-        frames = (frame.quantize(palette=palette, dither=Dither.NONE) for frame in frames)
+    durations = [round(1000 * max(length / count, FRAME))] * (count - 1) + [round(1000 * LAST_FRAME)]
+    frames = film_frames(sheet, drawing, dpi, count)
+    if kind == "gif":  # one palette for all frames, or they would flicker: shades from the paper to the ink
+        palette = Image.new("P", (1, 1))
+        shades = np.linspace(to_rgb(drawing.paper), to_rgb(drawing.colour), 32)
+        palette.putpalette(np.rint(255 * shades).astype(np.uint8).tobytes())
+        frames = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     first, file = next(frames), io.BytesIO()
     first.save(
         file, format=kind, save_all=True, append_images=frames, duration=durations, loop=0, disposal=1, lossless=True
@@ -158,47 +153,25 @@ def film_bytes(sheet: Sheet, points: list[int], drawing: Drawing, kind: str) -> 
     return file.getvalue()
 
 
-def film_frames(sheet: Sheet, points: list[int], count: int, drawing: Drawing) -> Iterator[Image]:
+def film_frames(sheet: Sheet, drawing: Drawing, dpi: int, count: int) -> Iterator[Image]:
     """`count` pictures of the ink at equal times; each is the one before, with what has been written since."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    paper = replace(drawing, paper=drawing.paper or "white")
-    figure = page_figure(sheet, paper, with_ink=False)
-    figure.set_dpi(resolution(sheet, drawing, 80))
+    figure = page_figure(sheet, drawing, with_ink=False)
+    figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    begins = np.cumsum([0] + [n + 10 for n in points])  # of each stroke, in points
-    for number in range(1, count + 1):
-        since, now = (begins[-1] * k / count for k in (number - 1, number))
-        parts = [
-            part
-            for stroke, begin, n in zip(sheet.strokes, begins, points, strict=False)
-            if begin < now
-            and begin + n > since
-            and len(part := part_of(stroke, (since - begin) / n, (now - begin) / n))
-        ]
+    begins = np.cumsum([0] + [n + LIFT for n in sheet.counts])  # of each stroke, in points
+    for since, now in pairwise(np.linspace(0, begins[-1], count + 1)):
+        parts = []
+        for stroke, begin, n in zip(sheet.strokes, begins[:-1], sheet.counts, strict=True):
+            if begin < now and begin + n > since:
+                last = len(stroke) - 1  # the stroke on the page may have more points than were written
+                first, final = np.clip(np.rint((np.array([since, now]) - begin) / n * last).astype(int), 0, last)
+                parts.append(stroke[min(first, last - 1) : max(final, first + 1) + 1])  # at least two points
         if parts:
-            lines = add_ink(figure, parts, drawing)
+            lines = draw_lines(figure, parts, drawing.colour, drawing.pen_width)
             figure.draw_artist(lines)
             lines.remove()
         yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def shades(drawing: Drawing) -> Image:
-    """A picture whose palette goes from the paper's colour to the ink's: one for all frames, or they would flicker."""
-    from matplotlib.colors import to_rgb
-    from PIL import Image
-
-    ends = np.array([to_rgb(drawing.paper or "white"), to_rgb(drawing.colour)])  # (2, 3)
-    share = np.linspace(0, 1, 32)[:, None]
-    image = Image.new("P", (1, 1))
-    image.putpalette(np.rint(255 * ((1 - share) * ends[0] + share * ends[1])).astype(np.uint8).tobytes())
-    return image
-
-
-def part_of(stroke: np.ndarray, begin: float, end: float) -> np.ndarray:
-    """The part of a stroke (n, 2) from share `begin` to share `end` of its points, at least two points."""
-    last = len(stroke) - 1
-    first, final = (int(np.clip(round(share * last), 0, last)) for share in (begin, end))
-    return stroke[min(first, last - 1) : max(final, first + 1) + 1]
