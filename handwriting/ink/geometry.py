@@ -1,7 +1,19 @@
 """What is measured on ink, and what brings it to another form: baseline, x-height, slant, scale, spacing of points.
 
-Ink is positions in any unit, y downwards. "Strokes" are a list of arrays (n, 2); "points" are (T, 3), offsets and
-end-of-stroke bits as in a recorded line.
+                   |
+    ascender       |                                      /   slant: degrees from the vertical,
+                   |                                     /    positive to the right
+                   |   ____    ____                     /
+    x-height    ---|--/----|--|----\-------------------/---   y = -x_height
+                   | |     |  |     |
+    baseline    ---|--\____|__|____/-----------------------   y = 0
+                              |
+    descender                 |                               slope: dy by dx of the baseline as it was written
+                              |
+
+Ink is strokes, a list of positions (n, 2) in any unit, x to the right and y downwards. All heights are in the unit of
+the ink, but for `USUAL_X_HEIGHT`. The pen turns upwards at the baseline and at the ends of descenders, downwards at the
+x-height and at the tops of ascenders: both lines go through most of these places.
 """
 
 from __future__ import annotations
@@ -44,6 +56,14 @@ def turning_points(y: np.ndarray, least: float) -> tuple[list[int], list[int]]:
             direction, high = -1, place
     if direction:
         (bottoms if direction > 0 else tops).append(low if direction > 0 else high)
+    return tops, bottoms
+
+
+def all_turns(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray, np.ndarray]:
+    """The tops (m, 2) and bottoms (k, 2) of all strokes, see `turning_points`."""
+    found = [(stroke, turning_points(stroke[:, 1], least)) for stroke in strokes]
+    none = np.zeros((0, 2))
+    tops, bottoms = (np.concatenate([none, *(stroke[turns[kind]] for stroke, turns in found)]) for kind in (0, 1))
     return tops, bottoms
 
 
@@ -115,23 +135,12 @@ def rough_slope(strokes: list[np.ndarray]) -> float:
 def core_height(strokes: list[np.ndarray]) -> float:
     """A first guess of the x-height: the height that the middle half of the ink takes, of level strokes."""
     middles, steps = segments(strokes)
-    lengths = np.hypot(*steps.T)
-    everything = np.concatenate(strokes)
-    if not lengths.any():
-        return float(np.ptp(everything, axis=0).max())
-    order = np.argsort(middles[:, 1])
-    share = np.cumsum(lengths[order]) / lengths.sum()
-    low, high = np.interp([0.25, 0.75], share, middles[order, 1])
-    return float(high - low) or float(np.ptp(everything, axis=0).max())
-
-
-def all_turns(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray, np.ndarray]:
-    """The tops (m, 2) and bottoms (k, 2) of all strokes, see `turning_points`."""
-    found = [[np.zeros((0, 2))], [np.zeros((0, 2))]]
-    for stroke in strokes:
-        for kind, places in zip(found, turning_points(stroke[:, 1], least), strict=True):
-            kind.append(stroke[places])
-    return np.concatenate(found[0]), np.concatenate(found[1])
+    lengths, order = np.hypot(*steps.T), np.argsort(middles[:, 1])
+    height = 0.0
+    if lengths.any():
+        share = np.cumsum(lengths[order]) / lengths.sum()
+        height = float(np.subtract(*np.interp([0.75, 0.25], share, middles[order, 1])))
+    return height or float(np.ptp(np.concatenate(strokes), axis=0).max())
 
 
 def fit_slope(bottoms: np.ndarray, unit: float) -> float:
@@ -225,13 +234,10 @@ def letter_gap(positions: np.ndarray, text: str, characters: np.ndarray) -> floa
 
     positions (T, 2), and the place in `text` of each one's character (T,), -1 for none.
     """
-    low, high = (np.full(len(text), value) for value in (np.inf, -np.inf))
-    known = characters >= 0
-    np.minimum.at(low, characters[known], positions[known, 0])
-    np.maximum.at(high, characters[known], positions[known, 0])
-    is_letter = np.isfinite(low) & np.array([not character.isspace() for character in text])
-    pairs = is_letter[:-1] & is_letter[1:]
-    return float(np.median((low[1:] - high[:-1])[pairs])) if pairs.any() else np.nan
+    x = [positions[characters == place, 0] for place in range(len(text))]
+    is_letter = [len(own) > 0 and not character.isspace() for own, character in zip(x, text, strict=True)]
+    gaps = [x[n + 1].min() - x[n].max() for n in range(len(text) - 1) if is_letter[n] and is_letter[n + 1]]
+    return float(np.median(gaps)) if gaps else np.nan
 
 
 def to_writing_scale(
