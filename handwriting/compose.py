@@ -236,9 +236,9 @@ def written_rounds(network: Network, dataset: Dataset, rng: np.random.Generator)
 
 
 def take(rounds: Iterator[list[NewLine]], count: int, good: str) -> list[NewLine]:
-    """The first `count` lines of rounds, each of which holds what is `good` (a verb) among `ROUND` lines.
+    """The first `count` lines of rounds; each round has those of `ROUND` lines of which `good` can be said.
 
-    Raises InputError if hardly any line is.
+    Raises InputError if that is hardly any.
     """
     lines, tries = [], 0
     with tqdm(total=count, unit=" lines", desc="new", disable=None) as progress:
