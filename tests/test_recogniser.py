@@ -7,22 +7,17 @@ import pytest
 import torch
 
 from handwriting import recogniser as recogniser
+from handwriting.checks import load_recogniser
 from handwriting.program import InputError
-from handwriting.recogniser import (
-    Recogniser,
-    RecogniserConfig,
-    align,
-    best_path,
-    collate_features,
-    features,
-    load_recogniser,
-)
-from utils import load_checkpoint, save_checkpoint
+from handwriting.recogniser import Recogniser, RecogniserConfig, align, best_path, collate_features, features
+from handwriting.writer import load_network
+from model import Config, Model
+from utils import save_checkpoint
 
 CHARSET = "abc"
 
 
-def make_reader() -> Recogniser:
+def make_recogniser() -> Recogniser:
     torch.manual_seed(0)
     return Recogniser(RecogniserConfig(CHARSET, num_layers=2, cell_size=6, channels=8)).eval()
 
@@ -85,7 +80,7 @@ def test_distorted_ink_follows_from_its_seed():
 
 @torch.no_grad()
 def test_padding_and_neighbours_change_nothing():
-    model = make_reader()
+    model = make_recogniser()
     lines = [features(make_ink(seed, length)) for seed, length in enumerate((60, 9, 33, 2))]
     together, frames = model(*collate_features(lines))
     for b, line in enumerate(lines):
@@ -96,7 +91,7 @@ def test_padding_and_neighbours_change_nothing():
 
 @torch.no_grad()
 def test_a_frame_sees_the_line_to_both_ends():
-    model, line = make_reader().double(), features(make_ink()).astype(np.float64)
+    model, line = make_recogniser().double(), features(make_ink()).astype(np.float64)
     plain, _ = model(*collate_features([line]))
     for place, seen in ((0, -1), (-1, 0)):
         changed = line.copy()
@@ -105,7 +100,7 @@ def test_a_frame_sees_the_line_to_both_ends():
 
 
 def test_loss_is_minus_the_log_of_all_ways_to_write_the_text():
-    model = make_reader().double()
+    model = make_recogniser().double()
     x, lengths = collate_features([features(make_ink(1, 9)), features(make_ink(2, 8))])
     texts = [[0, 0], [2]]
     text = torch.tensor([[0, 0], [2, -1]])
@@ -120,7 +115,7 @@ def test_loss_is_minus_the_log_of_all_ways_to_write_the_text():
 
 
 def test_a_text_too_long_for_its_ink_teaches_nothing_and_counts():
-    model, text = make_reader(), torch.tensor([[0, 1, 2, 0, 1, 2, 0, 1, 2]])
+    model, text = make_recogniser(), torch.tensor([[0, 1, 2, 0, 1, 2, 0, 1, 2]])
     inputs = collate_features([features(make_ink(1, 4))])
     assert model.losses(*inputs, text).item() == np.inf
     assert model.train().losses(*inputs, text).item() == 0
@@ -161,7 +156,7 @@ def test_it_learns_to_read_and_comes_back_from_its_file(tmp_path):
 
 
 def test_ink_that_is_none_reads_as_nothing():
-    model = make_reader()
+    model = make_recogniser()
     broken = make_ink()
     broken[3, 0] = np.nan
     assert model.read([make_ink()[:0], broken]) == ["", ""] and model.read([]) == []
@@ -170,7 +165,7 @@ def test_ink_that_is_none_reads_as_nothing():
 
 def test_lines_of_many_lengths_are_read_as_alone_in_few_sizes(monkeypatch):
     """PyTorch keeps some memory for each size that it meets."""
-    network, lines = make_reader(), [make_ink(n, 40 + n) for n in range(30)]
+    network, lines = make_recogniser(), [make_ink(n, 40 + n) for n in range(30)]
     alone = [network.texts_of(*network(*collate_features([features(line)])))[0] for line in lines]
     sizes, forward = set(), Recogniser.forward
     monkeypatch.setattr(Recogniser, "forward", lambda self, x, lengths: sizes.add(x.shape) or forward(self, x, lengths))
@@ -179,17 +174,13 @@ def test_lines_of_many_lengths_are_read_as_alone_in_few_sizes(monkeypatch):
     assert len(sizes) < 10
 
 
-def test_a_network_that_writes_is_no_reader(tmp_path):
-    from model import Config, Model
-
-    save_checkpoint(tmp_path / "synthesis.pt", Model(Config(cell_size=4, num_chars=3)), CHARSET, [1] * 3)
+def test_networks_that_read_and_that_write_are_not_taken_for_each_other(tmp_path):
+    save_checkpoint(tmp_path / "synthesis.pt", Model(Config(cell_size=4, num_chars=3)), CHARSET, [1] * 3, "synthesis")
     with pytest.raises(InputError, match=r"synthesis\.pt.*not a recogniser"):
         load_recogniser(tmp_path / "synthesis.pt")
-    save_checkpoint(tmp_path / "recogniser.pt", make_reader(), CHARSET, [1] * 3, task="read")
+    save_checkpoint(tmp_path / "recogniser.pt", make_recogniser(), CHARSET, [1] * 3, task="read")
     with pytest.raises(InputError, match=r"recogniser\.pt.*is a recogniser"):
-        load_checkpoint(tmp_path / "recogniser.pt")
-    with pytest.raises(InputError, match="no such"):
-        load_recogniser(tmp_path / "none.pt")
+        load_network(tmp_path / "recogniser.pt", "synthesis")
 
 
 # ----------------------------------------------------------------------------------------------------------- alignment
@@ -203,3 +194,5 @@ def test_alignment_has_the_edit_distance(text, read, distance):
     pairs = align(text, read)
     assert sum(a != b for a, b in pairs) == distance
     assert "".join(a for a, _ in pairs) == text and "".join(b for _, b in pairs) == read
+    with pytest.raises(InputError, match="no such"):
+        load_recogniser(tmp_path / "none.pt")
