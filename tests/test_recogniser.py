@@ -181,6 +181,8 @@ def test_networks_that_read_and_that_write_are_not_taken_for_each_other(tmp_path
     save_checkpoint(tmp_path / "recogniser.pt", make_recogniser(), CHARSET, [1] * 3, task="read")
     with pytest.raises(InputError, match=r"recogniser\.pt.*is a recogniser"):
         load_network(tmp_path / "recogniser.pt", "synthesis")
+    with pytest.raises(InputError, match="no such"):
+        load_recogniser(tmp_path / "none.pt")
 
 
 # ----------------------------------------------------------------------------------------------------------- alignment
@@ -194,5 +196,3 @@ def test_alignment_has_the_edit_distance(text, read, distance):
     pairs = align(text, read)
     assert sum(a != b for a, b in pairs) == distance
     assert "".join(a for a, _ in pairs) == text and "".join(b for _, b in pairs) == read
-    with pytest.raises(InputError, match="no such"):
-        load_recogniser(tmp_path / "none.pt")
