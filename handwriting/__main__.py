@@ -4,16 +4,15 @@ import signal
 import sys
 
 
-def command() -> None:
-    """Run generate.py's command line. Ctrl-C in the seconds of its imports just ends it."""
+def main() -> None:
+    """Run generate.py. Ctrl-C in the seconds of its imports just ends it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`
-    from generate import main
-    from handwriting.program import run_cli
+    from generate import command
 
-    run_cli(main)
+    command()
 
 
 if __name__ == "__main__":
     sys.argv[0] = "handwriting"  # as --help names it
-    command()
+    main()
