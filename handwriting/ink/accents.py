@@ -7,12 +7,13 @@ there. A sign such as `%` is a mark alone, for which the network writes a blank.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from handwriting.ink.geometry import USUAL_X_HEIGHT, Level, find_level, find_slant, resample, segments, smooth
+from handwriting.seeds import derived_seed
 from handwriting.strokes import USUAL_STEP
 
 # Marks: Unicode's combining character, or characters that it does not take apart; the letters that the network writes
@@ -91,7 +92,7 @@ def parse_strokes(text: str) -> list[np.ndarray]:
     return [np.array(stroke, dtype=float) / 100 for stroke in strokes]
 
 
-MARKS = {
+MARK_OF = {
     character: Mark(letter, where, parse_strokes(strokes))
     for characters, letters, where, strokes in TABLE
     for character, letter in zip(characters, letters or [""], strict=True)
@@ -106,7 +107,7 @@ FEWEST = 4  # points of a letter that tell where it is
 TRIM = 4.0  # per cent of a letter's points, at each side, that may be another's
 NARROWEST = 0.4  # x-heights, of a letter that a mark is put on
 ADVANCE = 1.0  # x-heights from the middle of a letter to that of the next
-DOT = 0.4  # x-heights: no dot of an i is wider or higher
+LARGEST_DOT = 0.4  # x-heights: no dot of an i is wider or higher
 STEEPEST = 30.0  # degrees: a line that seems to slant more is too short to tell
 
 
@@ -115,11 +116,11 @@ def split_character(character: str) -> tuple[str, str] | None:
 
     None for a character that is not taken apart, or has a mark that is not in the table.
     """
-    if character in MARKS and MARKS[character].letter:
-        return MARKS[character].letter, character
+    if character in MARK_OF and MARK_OF[character].letter:
+        return MARK_OF[character].letter, character
     decomposed = unicodedata.normalize("NFD", character)
     letter, marks = decomposed[:1], decomposed[1:]
-    return (letter, marks) if marks and set(marks) <= set(MARKS) else None
+    return (letter, marks) if marks and set(marks) <= set(MARK_OF) else None
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,16 @@ def find_frame(strokes: list[np.ndarray], letters: str) -> Frame:
     return Frame(level, float(np.tan(np.radians(slant))), unit, float(np.median(steps[steps > 0])) / unit)
 
 
-class Piece(NamedTuple):
+class Stroke(NamedTuple):
     """A stroke in the frame."""
 
     positions: np.ndarray  # (n, 2)
     characters: np.ndarray  # (n,): the place in the text of each point's character, -1: none
+
+
+def split_owners(strokes: list[np.ndarray], characters: np.ndarray) -> list[np.ndarray]:
+    """The characters of all points (T,), apart for each stroke."""
+    return np.split(characters, np.cumsum([len(stroke) for stroke in strokes])[:-1])[: len(strokes)]
 
 
 def draw_marks(
@@ -179,27 +185,29 @@ def draw_marks(
     if not letters.strip():
         strokes, characters = [], characters[:0]
     frame = find_frame(strokes, letters)
-    ends = np.cumsum([len(stroke) for stroke in strokes])[:-1]
-    owners = np.split(characters, ends)[: len(strokes)]  # one of nothing is one, too
-    pieces = [Piece(frame.enter(stroke), owner) for stroke, owner in zip(strokes, owners, strict=True)]
+    line = [
+        Stroke(frame.enter(stroke), owner)
+        for stroke, owner in zip(strokes, split_owners(strokes, characters), strict=True)
+    ]
     for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
         if letter == character:
             continue
-        _, marks = split_character(character) or ("", "")
-        random = np.random.default_rng([seed, place])
+        rng = np.random.default_rng(derived_seed("marks", seed, place))
         if letter == " ":
-            draw_sign(pieces, MARKS[character], place, text, frame, random)
+            draw_sign(line, vary(MARK_OF[character].strokes, rng), place, text, frame)
             continue
-        if letter in "ij" and any(MARKS[mark].where == "above" for mark in marks):
-            remove_dot(pieces, letters, place)
+        marks = [MARK_OF[name] for name in (split_character(character) or ("", ""))[1]]
+        if letter in "ij" and any(mark.where == "above" for mark in marks):
+            remove_dot(line, letters, place)
         end = next((n for n in range(place, len(text)) if not text[n].isalpha()), len(text)) - 1  # of the word
-        end = max(end, place)
-        box = letter_box(pieces, letters, place)
+        box = letter_box(line, letters, place)
         for mark in marks:
-            shapes, box = put_mark(MARKS[mark], box, random)
-            at = end_of(pieces, end)
-            pieces[at:at] = [pen_stroke(shape, place, frame) for shape in shapes]
-    return [frame.leave(piece.positions) for piece in pieces], np.concatenate([piece.characters for piece in pieces])
+            shapes = put_mark(mark, box, rng)
+            if mark.where == "above" and shapes:  # another mark stands on it
+                box = box._replace(top=np.concatenate(shapes)[:, 1].min() + GAP - STACKED)
+            at = end_of(line, max(end, place))
+            line[at:at] = [pen_stroke(shape, place, frame) for shape in shapes]
+    return [frame.leave(stroke.positions) for stroke in line], np.concatenate([stroke.characters for stroke in line])
 
 
 def without_marks(
@@ -209,63 +217,43 @@ def without_marks(
 
     The marks of a character are the last strokes that are its alone.
     """
-    ends = np.cumsum([len(stroke) for stroke in strokes])[:-1]
-    owners = np.split(characters, ends)
-    drawn = set()  # numbers of strokes
+    owners, kept = split_owners(strokes, characters), list(range(len(strokes)))
     for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
-        _, marks = (split_character(character) if letter != character else None) or ("", "")
-        own = [number for number, owner in enumerate(owners) if (owner == place).all()]
-        count = sum(len(MARKS[mark].strokes) for mark in marks)
-        drawn.update(own[max(len(own) - count, 0) :])
-    kept = [number for number in range(len(strokes)) if number not in drawn]
+        if letter != character and (split := split_character(character)):
+            count = sum(len(MARK_OF[name].strokes) for name in split[1])
+            own = [number for number, owner in enumerate(owners) if (owner == place).all()]
+            kept = [number for number in kept if number not in own[max(len(own) - count, 0) :]]
     return [strokes[number] for number in kept], np.concatenate([owners[number] for number in kept])
 
 
-def end_of(pieces: list[Piece], place: int) -> int:
+def end_of(line: list[Stroke], place: int) -> int:
     """How many strokes there are up to the last one of the characters up to `place`."""
-    known = [piece.characters[piece.characters >= 0] for piece in pieces]
+    known = [stroke.characters[stroke.characters >= 0] for stroke in line]
     return max((n for n, owners in enumerate(known, 1) if len(owners) and np.median(owners) <= place), default=0)
 
 
-def start_of(pieces: list[Piece], place: int) -> int:
-    """How many strokes there are before a sign in the blank at `place`.
-
-    Those that the window gives to the blank are of the character before or after it, whichever is nearer.
-    """
-    first, last = end_of(pieces, place - 1), end_of(pieces, place)
-    before = max((piece.positions[:, 0].max() for piece in pieces[:first]), default=-np.inf)
-    after = min((piece.positions[:, 0].min() for piece in pieces[last:]), default=np.inf)
-    for at in range(first, last):
-        x = pieces[at].positions[:, 0]
-        if x.min() - before > after - x.max():
-            return at
-    return last
-
-
-def pen_stroke(corners: np.ndarray, place: int, frame: Frame) -> Piece:
+def pen_stroke(corners: np.ndarray, place: int, frame: Frame) -> Stroke:
     """A smooth stroke through some corners (n, 2), with points as far apart as the line's, or nearer if it is short."""
     curve = smooth(corners)
     length = np.hypot(*np.diff(curve, axis=0).T).sum()
     positions = resample(curve, np.clip(length / 6, frame.step / 2, frame.step))
-    return Piece(positions, np.full(len(positions), place))
+    return Stroke(positions, np.full(len(positions), place))
 
 
-def vary(strokes: list[np.ndarray], random: np.random.Generator) -> list[np.ndarray]:
+def vary(strokes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
     """The strokes of a mark as a hand would draw them: never twice the same."""
-    size, angle = 1 + 0.06 * random.standard_normal(), 0.05 * random.standard_normal()
+    size, angle = 1 + 0.06 * rng.standard_normal(), 0.05 * rng.standard_normal()
     turn = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return [stroke @ turn + 0.01 * random.standard_normal(stroke.shape) for stroke in strokes]
+    return [stroke @ turn + 0.01 * rng.standard_normal(stroke.shape) for stroke in strokes]
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """Where a letter's ink is, in the frame."""
 
     left: float
     right: float
     top: float
     bottom: float
-    gap: float = GAP  # to a mark above
 
     @property
     def middle(self) -> float:
@@ -273,37 +261,36 @@ class Box:
         return (self.left + self.right) / 2
 
 
-def put_mark(mark: Mark, box: Box, random: np.random.Generator) -> tuple[list[np.ndarray], Box]:
-    """The strokes of a mark at a letter, and what another mark above is to be put on."""
-    strokes = vary(mark.strokes, random)
+def put_mark(mark: Mark, box: Box, rng: np.random.Generator) -> list[np.ndarray]:
+    """The strokes of a mark at a letter."""
+    strokes = vary(mark.strokes, rng)
     if mark.where == "over":
         size = np.array([box.right - box.left, box.bottom - box.top])
-        return [stroke * size + [box.left, box.top] for stroke in strokes], box
-    x = {"above": box.middle, "below": box.middle, "beside": box.right, "tail": box.right}[mark.where]
-    y = {"above": box.top - box.gap, "below": box.bottom, "beside": box.top, "tail": box.bottom}[mark.where]
-    strokes = [stroke + [x, y] for stroke in strokes]
-    if mark.where == "above" and strokes:
-        box = replace(box, top=float(np.concatenate(strokes)[:, 1].min()), gap=STACKED)
-    return strokes, box
+        return [stroke * size + [box.left, box.top] for stroke in strokes]
+    place = {
+        "above": (box.middle, box.top - GAP), "below": (box.middle, box.bottom),
+        "beside": (box.right, box.top), "tail": (box.right, box.bottom),
+    }[mark.where]  # fmt: skip
+    return [stroke + place for stroke in strokes]
 
 
-def points_of(pieces: list[Piece], place: int) -> np.ndarray:
+def points_of(line: list[Stroke], place: int) -> np.ndarray:
     """The points (n, 2) of a character."""
-    return np.concatenate([piece.positions[piece.characters == place] for piece in pieces])
+    return np.concatenate([stroke.positions[stroke.characters == place] for stroke in line])
 
 
-def letter_box(pieces: list[Piece], letters: str, place: int) -> Box:
+def letter_box(line: list[Stroke], letters: str, place: int) -> Box:
     """Where the ink of the letter at `place` is: that of the points that the window gives to it, without the outermost.
 
     Strokes that lead to it or away along the baseline do not count for left and right. A letter with next to no points
     is between its neighbours, or beside the nearest one.
     """
     is_tall = letters[place] in TALL or not letters[place].islower()
-    highest = 2.8 if is_tall else 1.6
-    points = points_of(pieces, place)
-    points = points[(points[:, 1] > -highest) & (points[:, 1] < 1.5)]
+    points = points_of(line, place)
+    points = points[(points[:, 1] > (-2.8 if is_tall else -1.6)) & (points[:, 1] < 1.5)]
     if len(points) < FEWEST:
-        return guess_box(pieces, letters, place, CAPITAL if is_tall else 1.0)
+        middle = guess_middle(line, letters, place)
+        return Box(middle - NARROWEST / 2, middle + NARROWEST / 2, -CAPITAL if is_tall else -1.0, 0.0)
     top, bottom = np.percentile(points[:, 1], [TRIM, 100 - TRIM])
     body = points[points[:, 1] <= 0.7 * bottom + 0.3 * top, 0]
     left, right = np.percentile(body, [TRIM, 100 - TRIM], method="nearest")
@@ -312,46 +299,48 @@ def letter_box(pieces: list[Piece], letters: str, place: int) -> Box:
     return Box(left - lacking, right + lacking, heights.min(), heights.max())
 
 
-def guess_box(pieces: list[Piece], letters: str, place: int, height: float) -> Box:
-    """Where a letter without ink would be, by those beside it."""
-    found = {n: points_of(pieces, n)[:, 0] for n, letter in enumerate(letters) if letter != " "}
+def guess_middle(line: list[Stroke], letters: str, place: int) -> float:
+    """Where the middle of a letter without ink would be, by the letters beside it."""
+    found = {n: points_of(line, n)[:, 0] for n, letter in enumerate(letters) if letter != " "}
     middles = {n: (x.min() + x.max()) / 2 for n, x in found.items() if len(x) >= FEWEST}
-    if middles:
-        beyond = max(place - max(middles), 0) + min(place - min(middles), 0)
-        middle = float(np.interp(place, [*middles], [*middles.values()])) + ADVANCE * beyond
-    else:
-        middle = float(np.concatenate([piece.positions for piece in pieces])[:, 0].mean())
-    return Box(middle - NARROWEST / 2, middle + NARROWEST / 2, -height, 0.0)
+    if not middles:
+        return float(np.concatenate([stroke.positions for stroke in line])[:, 0].mean())
+    beyond = max(place - max(middles), 0) + min(place - min(middles), 0)
+    return float(np.interp(place, [*middles], [*middles.values()])) + ADVANCE * beyond
 
 
-def remove_dot(pieces: list[Piece], letters: str, place: int) -> None:
+def remove_dot(line: list[Stroke], letters: str, place: int) -> None:
     """Take away the dot of the i or j at `place`, if there is one near it and nearer to no other."""
-    middles = {n: letter_box(pieces, letters, n).middle for n, letter in enumerate(letters) if letter in "ij"}
+    middles = {n: letter_box(line, letters, n).middle for n, letter in enumerate(letters) if letter in "ij"}
     found = []
-    for number, (positions, characters) in enumerate(pieces):
+    for number, (positions, characters) in enumerate(line):
         low, high, owner = positions.min(0), positions.max(0), int(np.median(characters))
         x, y = (low + high) / 2
         nearest = min(middles, key=lambda n: abs(middles[n] - x))
-        is_dot = (high - low).max() < DOT and -2.6 < y < -1 and owner >= place and letters[owner] not in "'\""
+        is_dot = (high - low).max() < LARGEST_DOT and -2.6 < y < -1 and owner >= place and letters[owner] not in "'\""
         if is_dot and nearest == place and abs(x - middles[place]) < 0.8:
             found.append((abs(x - middles[place]), number))
     if found:
-        pieces.pop(min(found)[1])
+        line.pop(min(found)[1])
 
 
-def draw_sign(
-    pieces: list[Piece], mark: Mark, place: int, text: str, frame: Frame, random: np.random.Generator
-) -> None:
-    """Draw a sign in the blank at `place`, and move what follows to where the sign ends."""
-    strokes = vary(mark.strokes, random)
-    x = np.concatenate(strokes)[:, 0]
+def draw_sign(line: list[Stroke], strokes: list[np.ndarray], place: int, text: str, frame: Frame) -> None:
+    """Draw a sign in the blank at `place`, and move what follows to where the sign ends.
+
+    Strokes that the window gives to the blank are of the character before or after it, whichever is nearer.
+    """
+    left, right = ([x(stroke.positions[:, 0]) for stroke in line] for x in (np.min, np.max))
+    at, last = end_of(line, place - 1), end_of(line, place)
+    before, after = max(right[:at], default=-np.inf), min(left[last:], default=np.inf)
+    while at < last and left[at] - before <= after - right[at]:
+        at += 1
+    sign = np.concatenate(strokes)[:, 0]
     gaps = [APART if text[n : n + 1] == " " else NEAR for n in (place - 1, place + 1)]
-    at = start_of(pieces, place)
-    start, after = 0.0, min((piece.positions[:, 0].min() for piece in pieces[at:]), default=0.0)
+    after = min(left[at:], default=0.0)
     if at:
-        start = max(piece.positions[:, 0].max() for piece in pieces[:at]) + gaps[0]
-        moved = start + np.ptp(x) + gaps[1] - after
-        pieces[at:] = [Piece(piece.positions + [moved, 0.0], piece.characters) for piece in pieces[at:]]
+        start = max(right[:at]) + gaps[0]
+        moved = start + np.ptp(sign) + gaps[1] - after
+        line[at:] = [Stroke(stroke.positions + [moved, 0.0], stroke.characters) for stroke in line[at:]]
     else:
-        start = after - gaps[1] - np.ptp(x)
-    pieces[at:at] = [pen_stroke(stroke + [start - x.min(), 0.0], place, frame) for stroke in strokes]
+        start = after - gaps[1] - np.ptp(sign)
+    line[at:at] = [pen_stroke(stroke + [start - sign.min(), 0.0], place, frame) for stroke in strokes]

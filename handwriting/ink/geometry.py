@@ -1,4 +1,4 @@
-"""What is measured on ink, and what brings it to another form: baseline, x-height, slant, scale, spacing of points.
+r"""What is measured on ink, and what brings it to another form: baseline, x-height, slant, scale, spacing of points.
 
                    |
     ascender       |                                      /   slant: degrees from the vertical,
