@@ -1093,7 +1093,7 @@ def test_checkpoint_holds_all_that_generation_needs(data_file, tmp_path, dataset
 
 def test_damaged_checkpoints_are_refused(tmp_path):
     good = tmp_path / "good.pt"
-    save_checkpoint(good, Model(Config(cell_size=4, num_clusters=2)), "", [])
+    save_checkpoint(good, Model(Config(cell_size=4, num_clusters=2)), "", [], task="rand_write")
     data = good.read_bytes()
     content = torch.load(good, weights_only=True)
     bad = tmp_path / "bad.pt"
@@ -1119,7 +1119,7 @@ def test_damaged_checkpoints_are_refused(tmp_path):
 def test_failed_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "kept.pt"
     model = Model(Config(cell_size=4, num_clusters=2))
-    save_checkpoint(path, model, "", [])
+    save_checkpoint(path, model, "", [], task="rand_write")
     before = path.read_bytes()
 
     def fail(content, file):
@@ -1128,7 +1128,7 @@ def test_failed_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(path, model, "", [])
+        save_checkpoint(path, model, "", [], task="rand_write")
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["kept.pt"]
 
 

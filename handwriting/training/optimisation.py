@@ -63,10 +63,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -
             raise ValueError("its optimizer is not that of its weights")
         group["lr"] = float(old["lr"])
     for number, values in saved["state"].items():
+        if values.keys() != names:
+            raise ValueError("the state of its optimizer is that of another one")
         for name, value in values.items():
             shape = () if name == "step" else parameters[number].shape
             is_usable = isinstance(value, Tensor) and value.is_floating_point() and not value.isnan().any()
-            if values.keys() != names or not is_usable or value.shape != shape or (name == "step" and value < 0):
+            if not is_usable or value.shape != shape or (name == "step" and value < 0):
                 raise ValueError(f"the state of its optimizer has an unfit {name}")
         state[number] = {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -98,9 +98,10 @@ class Run:
 
     # --------------------------------------------------------------------------------------------------------- the loop
 
-    def fit(self) -> None:
-        """Train until the last epoch, a limit, or a signal to any process."""
-        options, progress, group, unit = self.options, self.progress, self.group, self.task.unit
+    def fit(self, group: Group) -> None:
+        """Train until the last epoch, a limit, or a signal to any process of the group, each of which has this run."""
+        options, progress, unit, self.group = self.options, self.progress, self.task.unit, group
+        group.connect()
         tune_malloc()
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
         bar = report.progress_bar(self.last_step, progress.step, is_shown=group.rank == 0)

@@ -39,20 +39,12 @@ def start_run(options: argparse.Namespace, group: Group | None = None) -> None:
         if group is None and options.processes > 1:
             path = resumed.path if resumed else None
             group = stack.enter_context(start_group(options.processes, join_run, options, path))
-        fit(run, group or Group())
+        run.fit(group or Group())
 
 
 def join_run(options: argparse.Namespace, resumed: Path | None, group: Group) -> None:
     """What each process does that `start_run` starts: the same run, from the settled options."""
-    fit(make_run(options, Checkpoint(resumed, *load_checkpoint(resumed)) if resumed else None), group)
-
-
-def fit(run: Run, group: Group) -> None:
-    """Train together with the other processes of the group."""
-    group.connect()
-    run.group = group
-    run.fit()
-    group.any(False)  # leave together: one that has ended early counts as lost
+    make_run(options, Checkpoint(resumed, *load_checkpoint(resumed)) if resumed else None).fit(group)
 
 
 def make_run(options: argparse.Namespace, resumed: Checkpoint | None) -> Run:
