@@ -12,6 +12,7 @@ from handwriting.alphabet import Alphabet
 from handwriting.bulk import write_many
 from handwriting.ink.accents import APART, NEAR, draw_marks, split_character, without_marks
 from handwriting.ink.formats import FORMATS, Ink
+from handwriting.ink.pictures import Drawing
 from handwriting.ink.read_ink import read_ink
 from handwriting.pages import PageFormat
 from handwriting.program import InputError
@@ -281,7 +282,7 @@ def test_lines_pages_and_batches_have_marks(writer, checkpoints, tmp_path):
 def test_every_format_has_the_marks(writer, tmp_path):
     ink = writer.write("abäc")
     for ending in FORMATS:
-        assert ink.save(tmp_path / f"a.{ending}")
+        assert ink.save(tmp_path / f"a.{ending}", Drawing(dpi=30, speed=20))
     assert len(etree.parse(tmp_path / "a.svg").findall("{*}g/{*}path")) == len(ink.strokes)
     for ending in ("json", "npz", "svg", "inkml", "xml"):
         back = read_ink(tmp_path / f"a.{ending}")

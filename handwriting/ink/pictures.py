@@ -134,7 +134,8 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
     from matplotlib.colors import to_rgb
     from PIL import Image
 
-    drawing = replace(drawing, paper=drawing.paper or "white")
+    paper = drawing.paper or "white"
+    drawing = replace(drawing, paper=paper)
     dpi, pixels = resolution(sheet, drawing, 80)
     length = sum(count + LIFT for count in sheet.counts) * PERIOD / drawing.speed
     most = MAX_FILM_BYTES // (pixels * (1 if kind == "gif" else 4))  # bytes of a pixel in Pillow
@@ -143,7 +144,7 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
     frames = film_frames(sheet, drawing, dpi, count)
     if kind == "gif":  # one palette for all frames, or they would flicker: shades from the paper to the ink
         palette = Image.new("P", (1, 1))
-        shades = np.linspace(to_rgb(drawing.paper), to_rgb(drawing.colour), 32)
+        shades = np.linspace(to_rgb(paper), to_rgb(drawing.colour), 32)
         palette.putpalette(np.rint(255 * shades).astype(np.uint8).tobytes())
         frames = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     first, file = next(frames), io.BytesIO()
