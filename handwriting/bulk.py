@@ -87,10 +87,14 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
         raise InputError(f"{path}: not the manifest of a batch; name another folder, or remove it") from None
 
 
-def done_rows(folder: Path, plans: Sequence[Plan], ending: str, checkpoint: str) -> list[ManifestRow]:
-    """The rows of what is written already. Raises InputError if it was by other plans or another checkpoint (hash)."""
-    planned = {plan.number: plan for plan in plans}
-    done = []
+def done_rows(
+    folder: Path, plans: Sequence[Plan], ending: str, checkpoint: str
+) -> tuple[list[ManifestRow], list[Plan]]:
+    """The rows of what is written already, and the plans of the rest.
+
+    Raises InputError if it was written by other plans or by another checkpoint (hash).
+    """
+    planned, done = {plan.number: plan for plan in plans}, []
     for row in read_manifest(folder):
         plan = planned.get(row["number"])
         is_same = plan and all(getattr(plan, name) == row[name] for name in ("text", "seed", "style", "bias"))
@@ -101,7 +105,8 @@ def done_rows(folder: Path, plans: Sequence[Plan], ending: str, checkpoint: str)
             )
         if row["file"] is None or (folder / row["file"]).is_file():
             done.append(row)
-    return done
+            del planned[row["number"]]
+    return done, list(planned.values())
 
 
 def make_writers(plans: Sequence[Plan], checkpoint: Path | None, retries: int) -> dict[str | None, Writer]:
@@ -171,8 +176,6 @@ def write_many(
     """
     network = load_network(checkpoint, "synthesis")
     plans, _ = make_plans(texts, network, seed, style, bias)
-    done = done_rows(folder, plans, ending, network.hash)
-    numbers = {row["number"] for row in done}
-    waiting = [plan for plan in plans if plan.number not in numbers]
-    inks = write_inks(waiting, make_writers(waiting, checkpoint, retries))
+    done, plans = done_rows(folder, plans, ending, network.hash)
+    inks = write_inks(plans, make_writers(plans, checkpoint, retries))
     yield from save_inks(inks, folder, ending, network.hash, done, drawing, plotter)

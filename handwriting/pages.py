@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from handwriting.ink.formats import MARGIN, MM_PER_UNIT, Ink, Page, Placed
-from handwriting.ink.geometry import Level, find_level, smooth
+from handwriting.ink.geometry import find_level, smooth
 from handwriting.program import InputError
 from handwriting.seeds import derived_seed
 
@@ -80,12 +80,11 @@ class PageFormat:
 
 def parse_page(text: str, landscape: bool = False) -> tuple[float, float]:
     """The width and height in mm of A4, A5, letter or WIDTHxHEIGHT in mm. Raises InputError for anything else."""
-    match = PAPER.fullmatch(text.strip())
-    if match is None and text.strip().lower() not in PAPERS:
-        raise InputError(
-            f"{text!r} is no size of paper; give A4, A5, letter, or a width and height in mm such as 100x150"
-        )
-    size = (float(match[1]), float(match[2])) if match else PAPERS[text.strip().lower()]
+    size = PAPERS.get(text.strip().lower())
+    if match := PAPER.fullmatch(text.strip()):
+        size = float(match[1]), float(match[2])
+    if not size:
+        raise InputError(f"{text!r} is no page; give A4, A5, letter, or a width and height in mm such as 100x150")
     return (max(size), min(size)) if landscape else size
 
 
@@ -167,13 +166,8 @@ def break_text(
             line, start = next_line(paragraph, start, number, set_in, measure, width, written)
             lines.append(line)
             if line.text != paragraph[line.start : start].strip():  # a hyphen was added
-                broken.append(word_at(paragraph, start))
+                broken.append(paragraph[paragraph.rfind(" ", 0, start) + 1 :].partition(" ")[0])
     return lines, list(dict.fromkeys(broken))
-
-
-def word_at(paragraph: str, place: int) -> str:
-    """The word that has the character at `place`."""
-    return paragraph[paragraph.rfind(" ", 0, place) + 1 :].partition(" ")[0]
 
 
 def next_line(
@@ -182,51 +176,34 @@ def next_line(
 ) -> tuple[TextLine, int]:  # fmt: skip
     """The longest line that fits, from `start` on, or one that is written and fits; and where the next one starts."""
 
-    def choose(candidates: Iterable[tuple[str, int]]) -> tuple[TextLine, int] | None:
-        """Of some texts, the shortest first, each with where the next line would start, the one to write."""
+    def choose(ends: Iterable[int], hyphen: str = "") -> tuple[TextLine, int] | None:
+        """Of lines with some ends, the shortest first, the one to write."""
         chosen = None
-        for text, end in candidates:
-            line = TextLine(text, number, start, indent)
+        for end in ends:
+            text = paragraph[start:end]
+            line = TextLine(text if text.endswith("-") else text + hyphen, number, start, indent)
+            after = end + (paragraph[end : end + 1] == " ")
             if line in written:
-                return (line, end) if written[line] <= width - indent else chosen
-            estimated = measure(text)
+                return (line, after) if written[line] <= width - indent else chosen
+            estimated = measure(line.text)
             if estimated <= width - indent:
-                chosen = line, end
+                chosen = line, after
             elif estimated > 2 * (width - indent):  # a longer one that is written and fits is not to be expected
                 break
         return chosen
 
-    if found := choose(whole_words(paragraph, start)):
-        return found
     word = paragraph[start:].partition(" ")[0]
-    pieces = [(piece, start + length) for piece, length in hyphenated(word)]
-    if found := choose(piece for piece in pieces if paragraph[piece[1] - 1] == "-") or choose(pieces):
+    words = (match.start() for match in re.compile(r" |\Z").finditer(paragraph, start + 1))
+    # A broken word keeps two characters or more on either side, if it has as many, and its own hyphens are the best.
+    least = 2 if len(word) > 3 else 1
+    pieces = [n for n in range(least, len(word) - least + 1) if word[n - 1].isalnum() or word[n - 1] == "-"]
+    own = [start + n for n in pieces if word[n - 1] == "-"]
+    if found := choose(words) or choose(own) or choose((start + n for n in pieces), "-"):
         return found
     raise InputError(
         f"the page is too narrow for {word!r}, even broken with a hyphen: {width - indent:.1f} mm; "
         "give a larger page, smaller margins or a smaller x-height"
     )
-
-
-def whole_words(paragraph: str, start: int) -> Iterator[tuple[str, int]]:
-    """One word from `start` on, two words, and so on, each with where the word after them starts."""
-    end = start
-    while end < len(paragraph):
-        end = paragraph.find(" ", end + 1)
-        end = len(paragraph) if end < 0 else end
-        yield paragraph[start:end], min(end + 1, len(paragraph))
-
-
-def hyphenated(word: str) -> Iterator[tuple[str, int]]:
-    """The beginnings of a word that a line can end with, the shortest first, and how many of its characters each takes.
-
-    Two characters or more stay on either side if it has as many. No hyphen is added to one of the word's own.
-    """
-    least = 2 if len(word) > 3 else 1
-    for length in range(least, len(word) - least + 1):
-        head = word[:length]
-        if head[-1].isalnum() or head[-1] == "-":
-            yield (head if head[-1] == "-" else head + "-"), length
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,12 +217,9 @@ class WrittenText:
 
 
 def write_text(
-    text: str,
-    write: Callable[[list[TextLine]], list[Ink]],
-    page_format: PageFormat,
-    estimate: WidthEstimate | None = None,
-    scale: float | None = None,
-) -> WrittenText:
+    text: str, write: Callable[[list[TextLine]], list[Ink]], page_format: PageFormat,
+    estimate: WidthEstimate | None = None, scale: float | None = None,
+) -> WrittenText:  # fmt: skip
     """Break a text into lines and have them written, until no line is wider than the page allows.
 
     `write` writes some lines; it is given them with their places in the text, so that it can tell two of the same words
@@ -263,18 +237,13 @@ def write_text(
         missing = [line for line in lines if line.text and line not in inks]
         if not missing and scale:
             return WrittenText(lines, [inks.get(line) for line in lines], scale, broken)
-        chosen = missing if inks else first_lines(missing, PROBE)
-        new = dict(zip(chosen, write(chosen), strict=True))
+        if not inks:
+            missing = missing[: 1 + int(np.searchsorted(np.cumsum([len(line.text) for line in missing]), PROBE))]
+        new = dict(zip(missing, write(missing), strict=True))
         scale = scale or page_scale(list(new.values()), page_format)
         for line, ink in new.items():
             inks[line], widths[line] = ink, scale * ink_width(ink, page_format.x_height / scale)
             estimate.learn(line.text, widths[line])
-
-
-def first_lines(lines: list[TextLine], characters: int) -> list[TextLine]:
-    """The first of some lines, as many as have that many characters, or all."""
-    total = np.cumsum([len(line.text) for line in lines])
-    return lines[: 1 + int(np.searchsorted(total, characters))]
 
 
 # Placing lines on pages
@@ -286,8 +255,7 @@ def page_scale(inks: Sequence[Ink], page_format: PageFormat) -> float:
     The median is over the lines, each counted once for every character that is no blank.
     """
     heights = [find_level(ink.strokes).x_height if has_extent(ink) else np.nan for ink in inks]
-    letters = [max(len(ink.text.replace(" ", "")), 1) for ink in inks]
-    known = np.repeat(heights, letters)
+    known = np.repeat(heights, [max(len(ink.text.replace(" ", "")), 1) for ink in inks])
     known = known[np.isfinite(known)]
     if not len(known):
         raise InputError("there is no ink on the page whose size could be measured; give a longer text")
@@ -304,13 +272,19 @@ def leveled(ink: Ink, x_height: float) -> list[np.ndarray]:
     strokes = ink.strokes
     if not has_extent(ink):  # a full stop alone
         return [stroke - strokes[0][0] for stroke in strokes]
-    level: Level = find_level(strokes, x_height)
+    level = find_level(strokes, x_height)
     return [level.apply(stroke) for stroke in strokes]
 
 
 def ink_width(ink: Ink, x_height: float) -> float:
     """How wide a line of ink is when it is level, in whiteboard units."""
     return float(np.ptp(np.concatenate(leveled(ink, x_height))[:, 0]))
+
+
+def fits(ink: Ink, written: WrittenText, place: int, page_format: PageFormat) -> bool:
+    """Whether ink can be line number `place` of a written text."""
+    width = written.scale * ink_width(ink, page_format.x_height / written.scale)
+    return width <= page_format.text_width - written.lines[place].indent
 
 
 def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smoothed: bool = False) -> list[Page]:
@@ -321,17 +295,25 @@ def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smooth
     for a line that is wider than the page allows.
     """
     random = np.random.default_rng(derived_seed("places of lines", seed))
+    _, right, _, left = page_format.margins
+    heights = [page_format.baseline(row) for row in range(page_format.lines_per_page)]
+    rules = [np.array([[left, y], [page_format.width - right, y]]) for y in heights if page_format.ruled]
     pages, row = [], page_format.lines_per_page
     for line, ink in zip(written.lines, written.inks, strict=True):
-        jitter = np.clip(random.standard_normal(2), -2, 2) * page_format.jitter * [3, 1]  # of each line, blank or not
+        dx, dy = np.clip(random.standard_normal(2), -2, 2) * page_format.jitter * [3, 1]  # of blank lines too
         if row == page_format.lines_per_page:
             if ink is None and pages:
                 continue
-            pages.append(empty_page(page_format))
+            pages.append(Page(page_format.width, page_format.height, [], rules, page_format.plots_rules))
             row = 0
         if ink is not None:
             strokes = [stroke * written.scale for stroke in leveled(ink, page_format.x_height / written.scale)]
-            place = [line_start(strokes, line, page_format, jitter[0]), page_format.baseline(row) + jitter[1]]
+            x = np.concatenate(strokes)[:, 0]
+            room = page_format.text_width - float(np.ptp(x))
+            if room < -1e-6:
+                raise InputError(f"the line {line.text!r} is {-room:.1f} mm wider than the page allows; break it anew")
+            start = {"left": min(line.indent, room), "center": room / 2, "right": room}[page_format.align]
+            place = [left + max(0.0, min(start + dx, room)) - float(x.min()), heights[row] + dy]
             strokes = [(smooth(stroke) if smoothed else stroke) + place for stroke in strokes]
             pages[-1].lines.append(Placed(ink, strokes))
         row += 1
@@ -340,35 +322,10 @@ def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smooth
 
 def stack_lines(inks: Sequence[Ink]) -> Page:
     """Lines below each other, left-aligned and as they were written, on a page that just holds them."""
-    strokes, top, right = [], MARGIN, 0.0
+    placed, y, right = [], MARGIN, 0.0
     for ink in inks:
-        line = [stroke * MM_PER_UNIT for stroke in ink.strokes]
-        low, high = (f(np.concatenate(line), axis=0) for f in (np.min, np.max))
-        strokes.append([stroke - low + [MARGIN, top] for stroke in line])
-        right, top = max(right, high[0] - low[0]), top + max(high[1] - low[1], MIN_LINE) + LINE_GAP
-    placed = [Placed(ink, line) for ink, line in zip(inks, strokes, strict=True)]
-    return Page(float(right) + 2 * MARGIN, float(top) - LINE_GAP + MARGIN, placed)
-
-
-def empty_page(page_format: PageFormat) -> Page:
-    """A page without writing, with its rules if there are any."""
-    left, right = page_format.margins[3], page_format.width - page_format.margins[1]
-    heights = [page_format.baseline(row) for row in range(page_format.lines_per_page)] if page_format.ruled else []
-    rules = [np.array([[left, y], [right, y]]) for y in heights]
-    return Page(page_format.width, page_format.height, [], rules, page_format.plots_rules)
-
-
-def fits(ink: Ink, written: WrittenText, place: int, page_format: PageFormat) -> bool:
-    """Whether ink can be line number `place` of a written text."""
-    width = written.scale * ink_width(ink, page_format.x_height / written.scale)
-    return width <= page_format.text_width - written.lines[place].indent
-
-
-def line_start(strokes: list[np.ndarray], line: TextLine, page_format: PageFormat, jitter: float) -> float:
-    """How far to move a line's strokes (n, 2) to the right: to its margin, and `jitter` mm, but not beyond a margin."""
-    x = np.concatenate(strokes)[:, 0]
-    room = page_format.text_width - float(np.ptp(x))
-    if room < -1e-6:
-        raise InputError(f"the line {line.text!r} is {-room:.1f} mm wider than the page allows; break it anew")
-    share = {"left": min(line.indent, room), "center": room / 2, "right": room}[page_format.align]
-    return page_format.margins[3] + max(0.0, min(share + jitter, room)) - float(x.min())
+        strokes = [stroke * MM_PER_UNIT for stroke in ink.strokes]
+        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
+        placed.append(Placed(ink, [stroke - low + [MARGIN, y] for stroke in strokes]))
+        right, y = max(right, high[0] - low[0]), y + max(high[1] - low[1], MIN_LINE) + LINE_GAP
+    return Page(float(right) + 2 * MARGIN, float(y) - LINE_GAP + MARGIN, placed)

@@ -30,13 +30,12 @@ from handwriting.writer import (
     PAGE_BIAS,
     RANDOM_STEPS,
     RETRIES,
-    Network,
     Writer,
     check_ink,
     check_numbers,
     generate_unconditionally,
     load_network,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -62,7 +61,7 @@ class Sheets(NamedTuple):
 
 
 class Request:
-    """What the flags ask for, checked before any work. Each kind has the stations of `main`."""
+    """What the flags ask for, checked before any work. Each kind has the stations of `generate.main`."""
 
     told: str  # how messages begin that tell of a flag that does not fit
     takes: str  # flags beside `COMMON`
@@ -74,43 +73,47 @@ class Request:
         """`given` has the flags that are given, and no others."""
         for name in given:
             if name not in f"{COMMON} {self.takes}".split():
-                raise InputError(f"{self.told} takes no {flag(name)}; leave one of them out{self.hint}")
-        self.seed, self.retries = given.get("seed", 0), given.get("retries", RETRIES)
+                flag = name if name == "text" else f"--{name}"
+                raise InputError(f"{self.told} takes no {flag}; leave one of them out{self.hint}")
+        self.given, self.seed, self.retries = given, given.get("seed", 0), given.get("retries", RETRIES)
         self.checkpoint, self.bias = given.get("checkpoint"), given.get("bias", self.usual_bias)
         check_numbers(seed=self.seed, retries=self.retries, bias=self.bias)
         self.output = given.get("output", Path("examples") / self.usual_output)
-        kind = self.check_output(given)
+        kind = self.check_output()
         for name in given:
             if kind not in FORMAT_FLAGS.get(name, kind).split():
                 raise InputError(f"--{name} is for .{FORMAT_FLAGS[name].replace(' ', ', .')}, not for .{kind}")
         paper = {"paper": None} if "transparent" in given else {}
-        self.drawing = Drawing(**pick(given, "pen_width", "colour", "dpi", "speed"), **paper)
-        self.plotter = Plotter(**pick(given, "pen", "feed", "origin", up="pen_up", down="pen_down"))
+        self.drawing = Drawing(**self.pick("pen_width", "colour", "dpi", "speed"), **paper)
+        self.plotter = Plotter(**self.pick("pen", "feed", "origin", up="pen_up", down="pen_down"))
 
-    def check_output(self, given: dict[str, Any]) -> str:
+    def pick(self, *names: str, **renamed: str) -> dict[str, Any]:
+        """Those of some flags that are given; `renamed` has other names for them."""
+        flags = dict(zip(names, names, strict=True)) | renamed
+        return {name: self.given[flag] for name, flag in flags.items() if flag in self.given}
+
+    def check_output(self) -> str:
         """The format of the output. Raises InputError for one that cannot be written."""
         kind = check_ending(self.output)
         check_writable(self.output)
         return kind
 
-    def make_writer(self, given: dict[str, Any]) -> Writer:
+    def texts(self) -> list[str]:
+        """The texts among the arguments. Raises InputError if there is none."""
+        if not self.given.get("text"):
+            raise InputError('there is no text; give one: python generate.py "Some text"')
+        return self.given["text"]
+
+    def make_writer(self) -> Writer:
         """A writer in the hand that the flags name."""
+        given = self.given
         if "style" in given and "prime" in given:
             raise InputError("--style and --prime: give one of them")
         if "prime_text" in given and "prime" not in given:
             raise InputError("--prime_text is what the ink of --prime says; give that, too")
-        hand = given.get("style")
-        if hand == "random":
-            hand = choose_style(self.seed)
-        if "prime" in given:
-            hand = load_hand(given["prime"], given.get("prime_text"))
+        hand = choose_style(self.seed) if given.get("style") == "random" else given.get("style")
+        hand = load_hand(given["prime"], given.get("prime_text")) if "prime" in given else hand
         return Writer(self.checkpoint, hand, self.bias, self.seed, self.retries)
-
-    def given_texts(self, given: dict[str, Any]) -> list[str]:
-        """The texts among the arguments. Raises InputError if there is none."""
-        if "text" not in given:
-            raise InputError('there is no text; give one: python generate.py "Some text"')
-        return given["text"]
 
     def tell(self, notes: Iterable[str], texts: Iterable[str]) -> None:
         """Tell what is written in place of what. Raises InputError for texts that the output's format cannot hold."""
@@ -129,15 +132,15 @@ class Request:
         for path in paths:
             print(f"wrote {path}")
         inks = [placed.ink for page in sheets.pages for placed in page.lines]
-        tell_faults({self.name(*line): line[1].fault for line in enumerate(inks, 1)}, self.retries, self.advice(inks))
-
-    def advice(self, inks: list[Ink]) -> str:
-        """What to do about lines that are wrong."""
-        return "try another --seed or --bias"
+        tell_faults({self.name(n, ink): ink.fault for n, ink in enumerate(inks, 1)}, self.retries, self.advice(inks))
 
     def name(self, number: int, ink: Ink) -> str:
         """A line's name in messages."""
         return f"line {number} (seed {ink.seed})"
+
+    def advice(self, inks: list[Ink]) -> str:
+        """What to do about lines that are wrong."""
+        return "try another --seed or --bias"
 
 
 class Lines(Request):
@@ -151,63 +154,56 @@ class Lines(Request):
         super().__init__(given)
         self.samples, self.steps = given.get("samples", 1), given.get("steps")
         check_numbers(samples=self.samples, steps=self.steps)
-        self.attention, self.density = "attention" in given, "density" in given
-        self.texts, self.writer = self.given_texts(given), self.make_writer(given)
+        self.given_texts, self.writer = self.texts(), self.make_writer()
 
     def prepare(self) -> list[Prepared]:
         """The texts as the network can write them, each as often as there are samples."""
-        prepared, notes = zip(*map(self.writer.network.alphabet.prepare, self.texts), strict=True)
+        prepared, notes = zip(*map(self.writer.network.alphabet.prepare, self.given_texts), strict=True)
         self.tell(chain(*notes), (text.text for text in prepared))
         return [text for text in prepared for _ in range(self.samples)]
 
     def write(self, prepared: list[Prepared]) -> list[tuple[Ink, Line]]:
         """Each line as ink, and as the sampler wrote it."""
         seeds = range(self.seed, self.seed + len(prepared))
-        lines = self.writer.write_raw(prepared, seeds, self.steps, self.density)
+        lines = self.writer.write_raw(prepared, seeds, self.steps, "density" in self.given)
         made = zip(lines, prepared, seeds, strict=True)
         return [(self.writer.to_ink(line, text, seed), line) for line, text, seed in made]
 
     def place(self, written: list[tuple[Ink, Line]]) -> Sheets:
         """The lines below each other, and pictures of the first."""
         inks, (first, *_) = zip(*written, strict=True)
-        figures = {}
-        if self.attention:
-            figures["attention"] = attention_figure(first)
-        if self.density:
-            figures["density"] = density_figure(self.writer.network.model, first, self.bias)
+        figures = {"attention": attention_figure(first)} if "attention" in self.given else {}
+        if "density" in self.given:
+            network = load_network(self.checkpoint, "synthesis" if first.text else "rand_write")
+            figures["density"] = density_figure(network.model, first, self.bias)
         return Sheets([stack_lines(inks)], figures)
 
 
-class Random(Request):
+class Random(Lines):
     """Lines at random, below each other."""
 
-    told, takes = "--task rand_write", "samples steps density"
+    told, takes, hint = "--task rand_write", "samples steps density", ""
     usual_bias, usual_output = 0.0, "rand_write.png"
 
-    def __init__(self, given: dict[str, Any]):
-        super().__init__(given)
-        self.samples, self.steps = given.get("samples", 1), given.get("steps", RANDOM_STEPS)
-        self.density = "density" in given
+    def texts(self) -> list[str]:
+        """There are none."""
+        return []
 
-    def prepare(self) -> Network:
-        """There is no text: the network alone."""
-        return load_network(self.checkpoint, "rand_write")
+    def make_writer(self) -> None:
+        """There is no hand to write in."""
 
-    def write(self, network: Network) -> list[tuple[Ink, Line]]:
+    def prepare(self) -> range:
+        """A seed for each line."""
+        return range(self.seed, self.seed + self.samples)
+
+    def write(self, seeds: range) -> list[tuple[Ink, Line]]:
         """Each line as ink, and as the sampler wrote it."""
-        lines = generate_unconditionally(
-            self.samples, self.steps, self.bias, self.seed, self.checkpoint, self.retries, self.density
-        )
+        given = self.checkpoint, self.retries, "density" in self.given
+        lines = generate_unconditionally(len(seeds), self.steps or RANDOM_STEPS, self.bias, self.seed, *given)
         for line in lines:
             check_ink(line)
-        return [(Ink(line.points, seed=self.seed + n, bias=self.bias), line) for n, line in enumerate(lines)]
-
-    def place(self, written: list[tuple[Ink, Line]]) -> Sheets:
-        """The lines below each other, and a picture of the first."""
-        inks, (first, *_) = zip(*written, strict=True)
-        model = load_network(self.checkpoint, "rand_write").model
-        figures = {"density": density_figure(model, first, self.bias)} if self.density else {}
-        return Sheets([stack_lines(inks)], figures)
+        made = zip(lines, seeds, strict=True)
+        return [(Ink(line.points, seed=seed, bias=self.bias, fault=line.fault), line) for line, seed in made]
 
 
 class Pages(Request):
@@ -225,16 +221,13 @@ class Pages(Request):
         width, height = parse_page(given.get("page", "A4"), "landscape" in given)
         self.page_format = PageFormat(
             width, height, parse_margins(given.get("margins", "20")),
-            **pick(given, "x_height", "line_spacing", "align", "ruled", "jitter", plots_rules="plot_rules"),
+            **self.pick("x_height", "line_spacing", "align", "ruled", "jitter", plots_rules="plot_rules"),
         )  # fmt: skip
-        self.smooth, self.redo, self.progress = "smooth" in given, given.get("redo", {}), "progress" in given
         if "text" in given and "file" in given:
             raise InputError("text and --file: give one of them")
-        if "file" in given or given.get("text") == ["-"]:
-            self.text = read_text(given.get("file", Path("-")))
-        else:
-            self.text = "\n".join(self.given_texts(given))
-        self.writer = self.make_writer(given)
+        is_file = "file" in given or given.get("text") == ["-"]
+        self.text = read_text(given.get("file", Path("-"))) if is_file else "\n".join(self.texts())
+        self.writer = self.make_writer()
 
     def prepare(self) -> str:
         """The text with what the network lacks replaced."""
@@ -244,30 +237,30 @@ class Pages(Request):
 
     def write(self, text: str) -> WrittenText:
         """The text in lines of ink that fit the page."""
-        with tqdm(unit=" lines", disable=not self.progress) as bar:
+        with tqdm(unit=" lines", disable="progress" not in self.given) as bar:
 
             def report(ink: Ink) -> None:
                 bar.update()
-                if self.progress:
+                if not bar.disable:
                     bar.write(ink.text, file=sys.stderr)
 
-            written = self.writer.write_text(text, self.page_format, self.redo, report)
+            written = self.writer.write_text(text, self.page_format, self.given.get("redo"), report)
         for word in written.broken:
             note(f"broke {word!r} with a hyphen: it is wider than a line")
         return written
 
     def place(self, written: WrittenText) -> Sheets:
         """The lines on as many pages as they need."""
-        return Sheets(lay_out(written, self.page_format, self.seed, self.smooth))
+        return Sheets(lay_out(written, self.page_format, self.seed, "smooth" in self.given))
+
+    def name(self, number: int, ink: Ink) -> str:
+        """A line's name in messages."""
+        return f"line {number} {ink.text!r}"
 
     def advice(self, inks: list[Ink]) -> str:
         """What to do about lines that are wrong."""
         wrong = [str(n) for n, ink in enumerate(inks, 1) if ink.fault]
         return f"try --redo {','.join(wrong[:MOST_TOLD])}, another --seed or --bias"
-
-    def name(self, number: int, ink: Ink) -> str:
-        """A line's name in messages."""
-        return f"line {number} {ink.text!r}"
 
 
 class Styles(Request):
@@ -278,10 +271,10 @@ class Styles(Request):
 
     def prepare(self) -> list[tuple[Writer, Prepared]]:
         """A writer for each hand, with what it is to write."""
-        names = list_styles()
-        writers = [Writer(self.checkpoint, name, self.bias, self.seed, self.retries) for name in names]
-        texts = [f"{name}: the quick brown fox jumps over 12 dogs" for name in names]
-        return [(writer, writer.prepare(text)) for writer, text in zip(writers, texts, strict=True)]
+        writers = [Writer(self.checkpoint, name, self.bias, self.seed, self.retries) for name in list_styles()]
+        return [
+            (writer, writer.prepare(f"{writer.style}: the quick brown fox jumps over 12 dogs")) for writer in writers
+        ]
 
     def write(self, prepared: list[tuple[Writer, Prepared]]) -> list[Ink]:
         """The lines, one in each hand."""
@@ -303,16 +296,14 @@ class Batch(Request):
     usual_bias, usual_output = None, "batch"  # each line has a bias of its own
 
     def __init__(self, given: dict[str, Any]):
-        self.format = given.get("format", "png")
         super().__init__(given)
-        self.style = given.get("style")
-        if self.style == "random":
+        if given.get("style") == "random":
             list_styles()  # that there are any: each line has its own without --style
-            self.style = None
-        self.texts = read_text(given["batch"]).splitlines()
+        self.lines = read_text(given["batch"]).splitlines()
 
-    def check_output(self, given: dict[str, Any]) -> str:
+    def check_output(self) -> str:
         """The format of the files. Raises InputError for one, or a folder, that cannot be written."""
+        self.format = self.given.get("format", "png")
         if self.format not in FORMATS:
             raise InputError(f"--format {self.format}: cannot be written; give {', '.join(FORMATS)}")
         if self.output.exists() and not self.output.is_dir():
@@ -320,46 +311,37 @@ class Batch(Request):
         check_writable(self.output / MANIFEST)
         return self.format
 
-    def prepare(self) -> list[Plan]:
-        """How each text is to be written."""
+    def prepare(self) -> tuple[list[ManifestRow], list[Plan]]:
+        """The rows of what is written already, and how each other text is to be written."""
         self.network = load_network(self.checkpoint, "synthesis")
-        plans, notes = make_plans(self.texts, self.network, self.seed, self.style, self.bias)
+        style = None if self.given.get("style") == "random" else self.given.get("style")
+        plans, notes = make_plans(self.lines, self.network, self.seed, style, self.bias)
         self.tell(notes, [])
-        self.done = done_rows(self.output, plans, self.format, self.network.hash)
-        self.total = len(plans)
-        numbers = {row["number"] for row in self.done}
-        return [plan for plan in plans if plan.number not in numbers]
+        return done_rows(self.output, plans, self.format, self.network.hash)
 
-    def write(self, plans: list[Plan]) -> Iterator[tuple[Plan, Ink | None, str]]:
-        """Each plan with its ink, or with the reason why there is none: as they come."""
-        return write_inks(plans, make_writers(plans, self.checkpoint, self.retries))
+    def write(self, planned: tuple[list[ManifestRow], list[Plan]]) -> tuple[list[ManifestRow], Iterator]:
+        """The rows of what is written already, and each plan with its ink, or why it has none, as they come."""
+        done, plans = planned
+        return done, write_inks(plans, make_writers(plans, self.checkpoint, self.retries))
 
-    def place(self, inks: Iterator[tuple[Plan, Ink | None, str]]) -> Iterator[ManifestRow]:
+    def place(self, written: tuple[list[ManifestRow], Iterator]) -> Iterator[ManifestRow]:
         """The lines alone on their pages, each saved at once, so that a batch that is stopped can go on."""
-        return save_inks(inks, self.output, self.format, self.network.hash, self.done, self.drawing, self.plotter)
+        done, inks = written
+        return save_inks(inks, self.output, self.format, self.network.hash, done, self.drawing, self.plotter)
 
     def save(self, rows: Iterator[ManifestRow]) -> None:
         """Have all of it done, and tell which lines could not be written and which are wrong."""
-        rows = list(tqdm(rows, total=self.total, unit=" lines", disable=None))
-        missing = {f"line {row['number']}": row["fault"] for row in rows if not row["file"]}
-        faults = {f"line {row['number']}": row["fault"] for row in rows if row["file"]}
-        print(f"wrote {self.output / MANIFEST}: {len(faults)} lines, and {len(missing)} could not be written")
+        rows = list(tqdm(rows, unit=" lines", disable=None))
+        missing, faults = (
+            {f"line {r['number']}": r["fault"] for r in rows if bool(r["file"]) == is_there}
+            for is_there in (False, True)
+        )
+        manifest = self.output / MANIFEST
+        print(f"wrote {manifest}: {len(faults)} lines, and {len(missing)} could not be written")
         if missing:
-            wrong = still_wrong(faults, self.retries)
-            problems = [f"not written: {list_faults(missing)}", *([wrong] if wrong else [])]
-            raise ResultError(f"{'; '.join(problems)}; {self.output / MANIFEST} has all of them")
+            problems = f"not written: {list_faults(missing)}", list_faults(faults, self.retries)
+            raise ResultError(f"{'; '.join(filter(None, problems))}; {manifest} has all of them")
         tell_faults(faults, self.retries, self.advice([]))
-
-
-def pick(given: dict[str, Any], *names: str, **renamed: str) -> dict[str, Any]:
-    """Those of some flags that are given; `renamed` has other names for them."""
-    flags = dict(zip(names, names, strict=True)) | renamed
-    return {name: given[flag] for name, flag in flags.items() if flag in given}
-
-
-def flag(name: str) -> str:
-    """A flag as it is given on the command line."""
-    return name if name == "text" else f"--{name}"
 
 
 def read_text(path: Path) -> str:
@@ -379,26 +361,18 @@ def read_text(path: Path) -> str:
     return text
 
 
-# ------------------------------------------------------------------------------------------------------ what is wrong
-
-
 def tell_faults(faults: dict[str, str], retries: int, advice: str) -> None:
     """Tell which lines are wrong and why, by name: as a note if they were to come as they are, else by ResultError."""
-    message = still_wrong(faults, retries)
+    message = list_faults(faults, retries)
     if message and retries:
         raise ResultError(f"{message}; {advice}, or more --retries")
     if message:
         note(f"{message}; {advice}, or --retries")
 
 
-def still_wrong(faults: dict[str, str], retries: int) -> str:
-    """What is wrong, and after how many tries; "" for nothing."""
-    message = list_faults(faults)
-    return f"still wrong after {retries + 1} tries: {message}" if message and retries else message
-
-
-def list_faults(faults: dict[str, str]) -> str:
-    """Faults by the names of what has them, the first few of many."""
+def list_faults(faults: dict[str, str], retries: int = 0) -> str:
+    """Faults by the names of what has them, the first few of many, and after how many tries; "" for none."""
     told = [f"{name}: {fault}" for name, fault in faults.items() if fault]
     more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
-    return "; ".join(told[:MOST_TOLD] + more)
+    tries = f"still wrong after {retries + 1} tries: " if told and retries else ""
+    return tries + "; ".join(told[:MOST_TOLD] + more)
