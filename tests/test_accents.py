@@ -254,6 +254,12 @@ def test_marks_are_found_again():
         np.testing.assert_allclose(stroke, before, atol=1e-3)
 
 
+def test_ink_of_marks_alone_stays():
+    ink = write_line("ab")
+    strokes, owners = without_marks(ink.strokes, np.ones(len(ink.points), int), "a ", "a%")
+    assert len(strokes) == 2 and len(owners) == len(ink.points)
+
+
 # ------------------------------------------------------------------------------------------------------ all that writes
 
 

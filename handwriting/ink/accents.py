@@ -215,7 +215,7 @@ def without_marks(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """What `draw_marks` was given, but for dots that it took away and ink that it moved; arguments as there.
 
-    The marks of a character are the last strokes that are its alone.
+    The marks of a character are the last strokes that are its alone. Ink that would be nothing but marks stays.
     """
     owners, kept = split_owners(strokes, characters), list(range(len(strokes)))
     for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
@@ -223,6 +223,7 @@ def without_marks(
             count = sum(len(MARK_OF[name].strokes) for name in split[1])
             own = [number for number, owner in enumerate(owners) if (owner == place).all()]
             kept = [number for number in kept if number not in own[max(len(own) - count, 0) :]]
+    kept = kept or list(range(len(strokes)))
     return [strokes[number] for number in kept], np.concatenate([owners[number] for number in kept])
 
 
