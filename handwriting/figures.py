@@ -22,71 +22,53 @@ FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 MAX_CELLS = 10**7  # of a map of densities; a long line has some 300,000
 
 
-def draw_lines(axes: Axes, lines: list[np.ndarray], titles: list[str] | None = None, width: float = 1.2) -> None:
-    """Draw lines of handwriting, points (T, 3) each, left-aligned below each other and at one scale.
-
-    The axes are in whiteboard units with y downwards; `width` is the pen's, in typographic points.
-    """
+def lines_figure(lines: list[np.ndarray], titles: list[str] | None = None) -> Figure:
+    """Lines of handwriting, points (T, 3) each, left-aligned below each other, 400 whiteboard units to the inch."""
     from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
 
-    segments, right, top = [], 0.0, 0.0
+    figure, segments, right, y = Figure(), [], 0.0, 0.0
+    axes = figure.add_axes((0, 0, 1, 1))
     for number, points in enumerate(lines):
         strokes = to_strokes(points)
         low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
         if titles:
-            axes.text(0, top, titles[number], fontsize=8, color="gray", va="top")
-            top += 160
-        moved = [stroke - low + [0, top] for stroke in strokes]
+            axes.text(0, y, titles[number], fontsize=8, color="gray", va="top")
+            y += 160
+        moved = [stroke - low + [0, y] for stroke in strokes]
         segments += [stroke if len(stroke) > 1 else np.repeat(stroke, 2, axis=0) for stroke in moved]  # dots are lines
-        right, top = max(right, high[0] - low[0]), top + max(high[1] - low[1], 200) + 120
-    axes.add_collection(LineCollection(segments, colors="black", linewidths=width, capstyle="round", joinstyle="round"))
-    axes.set(xlim=(-60, right + 60), ylim=(top - 60, -60), aspect="equal")
+        right, y = max(right, high[0] - low[0]), y + max(high[1] - low[1], 200) + 120
+    axes.add_collection(LineCollection(segments, colors="black", linewidths=1.2, capstyle="round", joinstyle="round"))
+    axes.set(xlim=(-60, right + 60), ylim=(y - 60, -60), aspect="equal")
     axes.axis("off")
-
-
-def lines_figure(lines: list[np.ndarray], titles: list[str] | None = None) -> Figure:
-    """A figure of `draw_lines`, 400 whiteboard units to the inch: a recorded line would be some 14 inches wide."""
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    axes = figure.add_axes((0, 0, 1, 1))
-    draw_lines(axes, lines, titles)
-    figure.set_size_inches(np.ptp(axes.get_xlim()) / 400, np.ptp(axes.get_ylim()) / 400)
+    figure.set_size_inches((right + 120) / 400, y / 400)
     return figure
 
 
-def draw_attention(axes: Axes, phi: np.ndarray, text: str) -> None:
-    """The window over the text, phi (T, U) of (eq. 46), as in the paper's figure 13."""
-    axes.imshow(phi.T, aspect="auto", origin="lower", cmap="inferno", interpolation="nearest")
-    axes.set_yticks(range(len(text)), list(text.replace(" ", "\u2423")), fontsize=7)
-    axes.set(xlabel="point", ylabel="character")
-
-
-def draw_density(axes: Axes, density: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """The added densities of the next point, (rows, columns) over `extent`, as in the paper's figure 10.
-
-    The colours follow the fourth root, or the dense spots within strokes would hide the rest.
-    """
-    axes.imshow(density**0.25, extent=extent, cmap="inferno", aspect="equal", interpolation="bilinear")
-    axes.axis("off")
-
-
 def attention_figure(line: Line) -> Figure:
-    """A figure of the window over a line's text."""
+    """The window over a line's text, phi of (eq. 46), as in the paper's figure 13."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, max(2.5, 0.16 * len(line.text))), layout="constrained")
-    draw_attention(figure.subplots(), np.asarray(line.phi)[:, :-1], line.text)
+    axes = figure.subplots()
+    axes.imshow(line.phi[:, :-1].T, aspect="auto", origin="lower", cmap="inferno", interpolation="nearest")
+    axes.set_yticks(range(len(line.text)), list(line.text.replace(" ", "\u2423")), fontsize=7)
+    axes.set(xlabel="point", ylabel="character")
     return figure
 
 
 def density_figure(model: Model, line: Line, bias: float) -> Figure:
-    """A figure of the densities of a line with its outputs, see `density_map`."""
+    """The densities of a line with its outputs, see `density_map`, as in the paper's figure 10.
+
+    The colours follow the fourth root, or the dense spots within strokes would hide the rest.
+    """
     from matplotlib.figure import Figure
 
     density, extent = density_map(model, line, bias)
     figure = Figure(figsize=(12, 12 * density.shape[0] / density.shape[1]))
-    draw_density(figure.add_axes((0, 0, 1, 1)), density, extent)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(density**0.25, extent=extent, cmap="inferno", aspect="equal", interpolation="bilinear")
+    axes.axis("off")
     return figure
 
 

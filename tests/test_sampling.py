@@ -6,11 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from test_model import ASTRAY, astray, make_model, reference_distribution
 
 from handwriting import sampling
-from handwriting.figures import draw_lines
+from handwriting.figures import lines_figure
 from handwriting.sampling import sample_noise, sample_points
 from model import Window, window_weights
 
@@ -180,9 +179,7 @@ def test_the_first_segment_is_drawn():
         model.head.bias[0] = 30.0  # a pen that is never lifted
     (line,) = sample(model, None, [0], 0.0, 30)
     assert len(line.points) == len(line.points) - 1 + 1
-    axes = Figure().subplots()
-    draw_lines(axes, [line.points])
-    (stroke,) = axes.collections[0].get_segments()
+    (stroke,) = lines_figure([line.points]).axes[0].collections[0].get_segments()
     np.testing.assert_allclose(np.diff(stroke, axis=0), line.points[1:, :2], atol=1e-3)
 
 
