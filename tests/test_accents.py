@@ -51,10 +51,11 @@ def test_what_has_no_marks_of_the_table_is_not_taken_apart(character):
 
 def test_what_the_network_writes_is_as_long_as_the_text():
     alphabet = Alphabet("abceinorszCLOZ 12")
-    text, told = alphabet.prepare("Zoë  ces 12 € Łø")
-    assert (text, alphabet.letters(text)) == ("Zoë ces 12 € Łø", "Zoe ces 12 C Lo")
+    line, told = alphabet.prepare("Zoë  ces 12 € Łø")
+    assert (line.text, line.letters) == ("Zoë ces 12 € Łø", "Zoe ces 12 C Lo")
+    assert line.codes.tolist() == alphabet.encode(line.letters).tolist()
     assert len(told) == 4 and all(any(repr(c) in note for note in told) for c in "ë€Łø")
-    assert alphabet.prepare(text)[0] == text  # again changes nothing
+    assert alphabet.prepare(line.text)[0].text == line.text  # again changes nothing
 
 
 def test_each_is_told_once():
@@ -65,8 +66,10 @@ def test_each_is_told_once():
 
 def test_a_network_that_learned_a_character_writes_it_itself():
     alphabet = Alphabet(ASCII + "é%")
-    assert alphabet.letters("é % ë") == "é % e" and alphabet.prepare("é %") == ("é %", [])
-    assert "é" in Alphabet("abé").prepare("é")[0]
+    assert alphabet.prepare("é % ë")[0].letters == "é % e"
+    line, told = alphabet.prepare("é %")
+    assert (line.text, line.letters, told) == ("é %", "é %", [])
+    assert "é" in Alphabet("abé").prepare("é")[0].letters
     with pytest.raises(InputError, match="never learned 'é';"):
         Alphabet("abc").prepare("abé")  # nor its letter
 
