@@ -15,6 +15,11 @@ The output is the data set with the new lines among its training lines; nothing 
 of a line, measured from its baseline, unless said otherwise.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
+
 import string
 from collections import Counter, defaultdict
 from collections.abc import Iterator

@@ -24,6 +24,7 @@ NOT_RUN = {
     "python3 -m venv .venv": "this test runs in an environment like that already",
     ".venv/bin/pip install -r requirements.txt": "wants the network; .ci/run does it",
     ".venv/bin/pip install -r tests/requirements.txt": "wants the network; .ci/run does it",
+    "pip install .": "tests/test_install.py does it",
     ".venv/bin/python -m pytest": "this is it",
     "IAM_ONDB=FOLDER .venv/bin/python -m pytest": "wants the real data",
     ".venv/bin/python -m pytest tests/fuzz --cases 10000": "takes an hour; the ordinary tests try 200 cases",
