@@ -148,23 +148,19 @@ class Recogniser(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, B, F) of lines of `lengths` (B,) points -> log probabilities (S, B, C + 1), frames (B,)."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.matmul_dtype == torch.bfloat16):
-            labels, lengths = self.labels(x, lengths)
+            lengths = lengths.to(x.device)
+            x = x.permute(1, 2, 0)  # (B, F, N)
+            for convolution in self.convolutions:
+                x = F.relu(convolution(x))
+                lengths = (lengths - 1) // convolution.stride[0] + 1
+                x = x * (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None]  # padding stays zero
+            x = x.permute(2, 0, 1)  # (S, B, channels)
+            frames = torch.arange(len(x), device=x.device)[:, None]
+            turned = torch.where(frames < lengths, lengths - 1 - frames, frames)  # (S, B)
+            for layer in self.layers:
+                x = F.dropout(layer(x, turned), self.config.dropout, self.training)  # (S, B, 2H)
+            labels = self.head(x)
         return labels.to(self.head.weight.dtype).log_softmax(-1), lengths
-
-    def labels(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Likewise, but before the softmax."""
-        lengths = lengths.to(x.device)
-        x = x.permute(1, 2, 0)  # (B, F, N)
-        for convolution in self.convolutions:
-            x = F.relu(convolution(x))
-            lengths = (lengths - 1) // convolution.stride[0] + 1
-            x = x * (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None]  # padding stays zero
-        x = x.permute(2, 0, 1)  # (S, B, channels)
-        frames = torch.arange(len(x), device=x.device)[:, None]
-        turned = torch.where(frames < lengths, lengths - 1 - frames, frames)  # (S, B)
-        for layer in self.layers:
-            x = F.dropout(layer(x, turned), self.config.dropout, self.training)  # (S, B, 2H)
-        return self.head(x), lengths
 
     def losses(self, x: Tensor, lengths: Tensor, text: Tensor) -> Tensor:
         """Loss of each line in nats (B,), for the input of `forward` and text (B, U), -1 for padding."""
@@ -176,15 +172,8 @@ class Recogniser(nn.Module):
         A line with fewer frames than its text needs has loss 0 in training, so that nothing is learned from it, and an
         infinite one in evaluation.
         """
-        return F.ctc_loss(
-            log_probabilities,
-            text + 1,
-            frames,
-            (text >= 0).sum(1),
-            BLANK,
-            reduction="none",
-            zero_infinity=self.training,
-        )
+        targets = text + 1, frames, (text >= 0).sum(1)
+        return F.ctc_loss(log_probabilities, *targets, BLANK, reduction="none", zero_infinity=self.training)
 
     @torch.inference_mode()
     def read(self, lines: list[np.ndarray]) -> list[str]:

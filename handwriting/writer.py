@@ -99,9 +99,7 @@ def write_checked(
     """`Sampler.write`, and doubtful lines again, up to `retries` times; of a line's tries the best is kept.
 
     Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
-    Raises InputError, before anything is written, for lines that need too much memory.
     """
-    check_size(network, texts, steps, with_outputs)
     best = {}  # of each line: (its verdict, the line)
     doubtful = list(range(len(seeds)))
     for attempt in range(retries + 1):
@@ -141,9 +139,9 @@ def generate_unconditionally(
     numbers. Raises InputError (a ValueError) for a checkpoint that cannot be used and for numbers out of range.
     """
     check_numbers(samples=samples, steps=steps, bias=bias, seed=seed, retries=retries)
-    network = load_network(checkpoint, "rand_write")
-    seeds = range(seed, seed + samples)
-    return write_checked(network, None, seeds, [bias] * samples, [steps] * samples, retries, with_outputs)
+    network, caps = load_network(checkpoint, "rand_write"), [steps] * samples
+    check_size(network, None, caps, with_outputs)
+    return write_checked(network, None, range(seed, seed + samples), [bias] * samples, caps, retries, with_outputs)
 
 
 def generate_conditionally(
