@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,7 +182,7 @@ class Writer:
         self.bias, self.seed, self.retries = bias, seed, retries
         hand = load_style(style) if isinstance(style, str | Path) else style
         self.style = Path(style).stem if isinstance(style, str | Path) else hand.style if hand else ""
-        self.primed = self.read_hand(hand) if hand else None
+        self.hand = self.read_hand(hand) if hand else None
         self._own_hands: dict[str, Primed] = {}  # by what they say
 
     def prepare(self, text: str) -> Prepared:
@@ -191,8 +191,13 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------------------------ hands
 
-    def read_hand(self, hand: Ink) -> Primed:
-        """Have the network read ink and its text, which the text to write then follows (section 5.5)."""
+    @cached_property
+    def primed(self) -> Primed | None:
+        """The hand as the network has read it (section 5.5), worked out when it is first wanted; None without one."""
+        return self.network.sampler.prime(*self.hand) if self.hand else None
+
+    def read_hand(self, hand: Ink) -> tuple[np.ndarray, np.ndarray]:
+        """The points and codes of a hand, for `Sampler.prime`. Raises InputError for ink that the network cannot read."""
         if not hand.text.strip():
             raise InputError("the ink of a hand needs its text; give it with --prime_text")
         said, points, alphabet = self.prepare(hand.text), hand.points, self.network.alphabet
@@ -200,7 +205,7 @@ class Writer:
             strokes, _ = without_marks(hand.strokes, np.asarray(hand.characters), said.letters, said.text)
             points = to_points(strokes)
         blank = alphabet.encode(" " * (" " in alphabet.characters))
-        return self.network.sampler.prime(points, np.append(said.codes, blank))
+        return points, np.append(said.codes, blank)
 
     def own_hand(self, text: str) -> Primed:
         """The hand of the writer's seed, worked out once, for writing a page of text in which all is replaced.
@@ -221,7 +226,8 @@ class Writer:
             lines = [replace(line, text=said.letters) for line in lines]
             verdicts = check_lines(lines, with_recogniser=True)
             best = min(range(HANDS), key=lambda n: (*verdicts[n].sort_key[:3], n))
-            self._own_hands[said.text] = self.read_hand(self.to_ink(lines[best], said, seeds[best]))
+            hand = self.to_ink(lines[best], said, seeds[best])
+            self._own_hands[said.text] = self.network.sampler.prime(*self.read_hand(hand))
         return self._own_hands[said.text]
 
     # ------------------------------------------------------------------------------------------------------------ lines
