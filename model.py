@@ -328,7 +328,8 @@ class Model(nn.Module):
         if kernels and kernels.takes_lstm(layer, inputs, hidden):
             return kernels.lstm(layer, self.matmul_dtype, inputs, hidden, cell)
         x = torch.cat([part.to(hidden.dtype) for part in inputs], dim=-1)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.matmul_dtype == torch.bfloat16):
+        low = self.matmul_dtype == torch.bfloat16 and len(x) > 1  # at one point, to change the weights takes longer
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
             outputs, (_, last) = layer(x, (hidden[None], cell[None]))
         return outputs, last[0].to(cell.dtype)
 

@@ -627,7 +627,7 @@ def test_a_double_network_is_multiplied_in_double(num_chars, matmul_dtype, monke
 @pytest.mark.parametrize("matmul_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_network_that_is_as_it_was_has_the_kernels(num_chars, matmul_dtype, seed):
-    """However it is rounded."""
+    """However it is rounded, and at a single point, which is PyTorch's."""
     model = make_model(3, num_chars, seed, cell_size=64).float()
     model.matmul_dtype = matmul_dtype
     with torch.no_grad():
@@ -637,3 +637,7 @@ def test_a_network_that_is_as_it_was_has_the_kernels(num_chars, matmul_dtype, se
     points, characters = make_points(5, 3).float(), model.one_hot(make_text(3, 5, [5, 3, 4])) if num_chars else None
     hiddens, _, _ = model.run_layers(points, characters)
     assert all("Fused" in h.grad_fn.name() for h in hiddens) and "Fused" in model.run_head(hiddens).grad_fn.name()
+    one_point, _, _ = model.run_layers(points[:1], characters)
+    assert not any("Fused" in graph_of(h) for h in one_point)
+    for whole, single in zip(hiddens, one_point, strict=True):
+        torch.testing.assert_close(single, whole[:1].float(), rtol=0.02, atol=0.01)

@@ -1,7 +1,7 @@
 """The numbers of model.py, faster on a processor. Nothing needs this folder: without it all works, only slower.
 
-`window_lstm`, `lstm` and `linear` run over whole lines, with gradients in closed form (layers.py, cells.py, cells.c);
-`Decoder` reads one point at a time (decoder.py). Each takes only what it was made for: `takes_window_lstm`,
+`window_lstm`, `lstm` and `linear` run over whole lines, with gradients in closed form (layers.py, window.py, cells.py,
+cells.c); `Decoder` reads one point at a time (decoder.py). Each takes only what it was made for: `takes_window_lstm`,
 `takes_lstm`, `takes_linear` and `pack_model` say whether it is that, and the rest is left to the plain code.
 HANDWRITING_KERNELS=0 in the environment switches all of them off. Letters for shapes are those of model.py.
 """

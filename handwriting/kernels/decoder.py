@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handwriting.kernels.cells import CANDIDATE, FORGET, INPUT, OUTPUT, SIGMOIDS, gate_weights
-from handwriting.kernels.layers import MIN_EXPONENT, is_known
+from handwriting.kernels.layers import is_known
 from handwriting.kernels.products import HAS_FP16_PACKING, MAX_HALF, pack_linear, pack_linear_fp16
+from handwriting.kernels.window import MIN_EXPONENT
 
 MAX_DIFFERENCE = 0.02  # in parts of the greatest number: what half precision and bfloat16 round is less
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -95,13 +97,15 @@ class Decoder:
         self.xs, self.ws = [row[:, 2:5] for row in rows], [row[:, 5:first] for row in rows]
         places = [slice(first + n * H, first + (n + 1) * H) for n in range(len(rows))]
         self.hs = [[row[:, place] for row in rows[n:]] for n, place in enumerate(places)]  # of layer n
-        gates, self.outputs = empty(4, B, H), empty(B, self.num_outputs)
+        gates, outputs = empty(4, B, H), empty(B, self.num_outputs)
+        self.head_product, self.outputs = partial(self.weights.head, self.rows[-1], outputs), outputs.numpy()
         self.gates_by_line, self.sigmoids, self.gates = gates.transpose(0, 1), gates[SIGMOIDS], [*gates.numpy()]
         self.h = np.empty_like(self.gates[0])
         if self.weights.window:
-            self.raw_product = empty(B, 3, self.kappa.shape[1], 1)
-            self.raw = self.raw_product.numpy()
-            self.log_alpha, self.beta, self.advance = self.raw.swapaxes(0, 1)  # (B, K, 1) each
+            raw = empty(B, 3, self.kappa.shape[1], 1)
+            self.window_product, self.raw = partial(self.weights.window, self.rows[0], raw), raw.numpy()
+            self.log_alpha, self.others = self.raw[:, 0], self.raw[:, 1:]
+            self.beta, self.advance = self.others[:, 0], self.others[:, 1]
             u = np.minimum(np.arange(1, self.columns.shape[1] + 1), self.lengths[:, None] + 1)
             self.u = u[:, None].astype(self.kappa.dtype)
             self.flat_columns = (self.columns + np.arange(B)[:, None] * (self.C + 1)).ravel()  # in (B, C + 1)
@@ -147,14 +151,14 @@ class Decoder:
                 column[:] = h
             if n == 0 and self.weights.window:
                 phi, kappa = self._step_window(len(x)), self.kappa
-        self.weights.head(self.rows[-1], self.outputs)
-        return self.outputs.numpy(), phi, kappa
+        self.head_product()
+        return self.outputs, phi, kappa
 
     def _step_window(self, B: int) -> np.ndarray:
         """Move the windows and read them, (eq. 46-51). Returns phi (B, U + 1)."""
-        self.weights.window(self.rows[0], self.raw_product)
+        self.window_product()
         np.minimum(self.raw, self.model.layers[0].max_log, out=self.raw)
-        np.exp(self.raw[:, 1:], out=self.raw[:, 1:])
+        np.exp(self.others, out=self.others)
         self.kappa += self.advance  # (eq. 51)
         exponent = self.kappa - self.u  # (B, K, U + 1)
         exponent *= exponent
@@ -195,10 +199,9 @@ def pack_model(model: nn.Module) -> PackedWeights | None:
     for point in torch.arange(1.0, 10.0).sin().view(3, 1, 1, 3).to(model.mean):
         outputs, state, _ = model(point, characters, state)
         found, _, kappa = decoder.step(point[0].cpu().numpy())
-        for a, b in [(found, outputs[0])] + (
-            [(decoder.ws[0], state.window), (kappa[..., 0], state.kappa)] if C else []
-        ):
-            b = b.cpu().numpy()
-            if not np.abs(a - b).max() <= MAX_DIFFERENCE * np.abs(b).max():
+        pairs = [(found, outputs[0])] + ([(decoder.ws[0], state.window), (kappa[..., 0], state.kappa)] if C else [])
+        for ours, theirs in pairs:
+            theirs = theirs.cpu().numpy()
+            if not np.abs(ours - theirs).max() <= MAX_DIFFERENCE * np.abs(theirs).max():  # true for NaN
                 return None
     return weights

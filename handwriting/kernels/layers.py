@@ -18,43 +18,38 @@ name d_x stands for the loss's gradient by x.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from handwriting.kernels.cells import Cells, CompiledCells, choose_cells, gate_weights
+from handwriting.kernels.cells import choose_cells, gate_weights
 from handwriting.kernels.products import WIDTH_STEP, can_run, chunk_length, pack_linear, padding_to_step
+from handwriting.kernels.window import FusedWindow
 
-# exp(-60) is nothing beside the other Gaussians. Smaller numbers are stored denormalised from exp(-88) on, and a
-# processor is ten times as slow on those.
-MIN_EXPONENT = -60.0
 BLOCK = 4  # points whose narrow inputs are multiplied at once: the results stay in the processor's cache
 
 
 # ------------------------------------------------------------------------------------------------ what the kernels take
 
 PARAMETERS = {
-    nn.LSTM: ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"],
-    nn.LSTMCell: ["weight_ih", "weight_hh", "bias_ih", "bias_hh"],
-    nn.Linear: ["weight", "bias"],
-}  # of the modules that the kernels know: an LSTM of one layer and one direction, without projection
+    nn.LSTM: ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"),  # one layer, one direction, no projection
+    nn.LSTMCell: ("weight_ih", "weight_hh", "bias_ih", "bias_hh"),
+    nn.Linear: ("weight", "bias"),
+}
 
 
 def is_known(module: nn.Module | None, kind: type[nn.Module], like: Tensor) -> bool:
-    """Whether a module is an nn.LSTM, nn.LSTMCell or nn.Linear, whichever `kind` says, just as the kernels know it.
+    """Whether a module is what the kernels know as an nn.LSTM, nn.LSTMCell or nn.Linear, whichever `kind` says.
 
     It must be in the type of `like`, on a processor, and nothing may be hooked in.
     """
     if type(module) is not kind or getattr(module, "batch_first", False) or is_hooked(module):
         return False
-    parameters = dict(module.named_parameters())
-    is_right_type = like.dtype in (torch.float32, torch.float64) and can_run(like.device)
-    return (
-        is_right_type and [*parameters] == PARAMETERS[kind] and all(p.dtype == like.dtype for p in parameters.values())
-    )
+    if not can_run(like.device) or like.dtype not in (torch.float32, torch.float64):
+        return False
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    return names == PARAMETERS[kind] and all(parameter.dtype == like.dtype for parameter in parameters)
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -72,9 +67,9 @@ def takes_window_lstm(layer: nn.Module, points: Tensor, *before: Tensor) -> bool
 
     So whoever changes its `step` need not think of the kernel. At a single point PyTorch is quicker.
     """
-    if len(points) == 1 or not (
-        is_known(layer.cell, nn.LSTMCell, points) and is_known(layer.window, nn.Linear, points)
-    ):
+    parts = ("cell", nn.LSTMCell), ("window", nn.Linear)
+    are_known = all(is_known(getattr(layer, name, None), kind, points) for name, kind in parts)
+    if len(points) == 1 or not are_known or is_hooked(layer):
         return False
     inputs = [points[:1, :1], *(tensor[:1] for tensor in before)]  # a point of a line
     inputs = [torch.linspace(0, 1, tensor.numel(), dtype=points.dtype).view_as(tensor) for tensor in inputs]
@@ -102,13 +97,13 @@ def product_type(weight: Tensor, matmul_dtype: torch.dtype) -> torch.dtype:
 def run_forward(
     x: Tensor, weight: Tensor, recurrent: Tensor, before: Tensor, cell: Tensor, keep: bool,
     window: FusedWindow | None = None,
-) -> tuple[Tensor, list[Cells | CompiledCells], Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
     """A layer over a line: x (T, B, I) with a column of ones, weight (4H, I) with the bias for it, recurrent
     (4H, C + H), and of the point before the line states (B, C + H) and cell (B, H).
 
     The product with x is in the type of x, the other in that of `before`. Returns states (T + 1, B, C + H), of which
-    states[t] is (w, h) before point t, the cells and gates in chunks of `chunk_length`, all of them only if told to
-    `keep` them, and the last cell (B, H).
+    states[t] is (w, h) before point t, the last cell (B, H), and gates and cells for the way back, in chunks of
+    `chunk_length` points: all of them if told to `keep` them.
     """
     (T, B, width), H, low = x.shape, cell.shape[1], before.dtype
     C, length = before.shape[1] - H, chunk_length(B)
@@ -136,13 +131,13 @@ def run_forward(
         if window:
             ws[t + 1].copy_(window.forward(t, h))
         cell = chunks[-1].cells[n + 1]
-    return states, chunks, cell.clone()
+    return states, cell.clone(), [tensor for chunk in chunks for tensor in (chunk.gates, chunk.cells)]
 
 
 def run_backward(
     saved: tuple[Tensor, ...], d_states: Tensor, d_cell: Tensor, needs_d_x: bool, window: FusedWindow | None = None
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-    """The way back through `run_forward`. `saved` is x, weight, recurrent, states, and gates and cells of each chunk.
+    """The way back through `run_forward`. `saved` is x, weight, recurrent, and of its results states, gates and cells.
 
     From the gradients d_states (T, B, C + H) by states[1:] and d_cell (B, H) by the last cell it comes to those by x
     (None if they are not needed), weight, recurrent, before and cell.
@@ -186,11 +181,6 @@ def run_backward(
     return d_x, *d_weights_t.t().split([width, C + H], dim=1), d_before, d_cell
 
 
-def kept_tensors(chunks: list[Cells | CompiledCells]) -> list[Tensor]:
-    """Gates and cells of each chunk, for `run_backward`."""
-    return [tensor for chunk in chunks for tensor in (chunk.gates, chunk.cells)]
-
-
 # --------------------------------------------------------------------------------------------- a layer without a window
 
 
@@ -217,9 +207,9 @@ class FusedLSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, recurrent, before, cell, keep):
         """The arguments of `run_forward`, with C = 0. Returns hidden (T, B, H) and the last cell (B, H)."""
-        states, chunks, cell = run_forward(x, weight, recurrent, before, cell, keep)
-        ctx.save_for_backward(x, weight, recurrent, states, *kept_tensors(chunks))
-        return states[1:], cell
+        states, last, kept = run_forward(x, weight, recurrent, before, cell, keep)
+        ctx.save_for_backward(x, weight, recurrent, states, *kept)
+        return states[1:], last
 
     @staticmethod
     @once_differentiable
@@ -264,8 +254,8 @@ class FusedWindowLSTM(torch.autograd.Function):
         Returns h (T, B, H), w (T, B, C), the last cell, and alpha, beta and kappa (T, B, K each; the first two without
         gradient).
         """
-        states, chunks, last = run_forward(x, weight, recurrent, before, cell, window.keep, window)
-        ctx.save_for_backward(x, weight, recurrent, states, *kept_tensors(chunks))
+        states, last, kept = run_forward(x, weight, recurrent, before, cell, window.keep, window)
+        ctx.save_for_backward(x, weight, recurrent, states, *kept)
         ctx.window = window
         w, h = states[1:].tensor_split([before.shape[1] - cell.shape[1]], dim=2)
         alphas, betas = (p.contiguous() for p in window.parameters.chunk(3, dim=2)[:2])
@@ -284,81 +274,6 @@ class FusedWindowLSTM(torch.autograd.Function):
         hiddens = states[1:, :, d_ws.shape[2] :].flatten(0, 1)
         d_weight = (d_parameters.t().to(states.dtype) @ hiddens).to(d_parameters.dtype)
         return *gradients, None, d_weight, d_parameters.sum(0), window.d_kappa[..., 0]
-
-
-class FusedWindow:
-    """The window at all points of B lines, forwards (eq. 46-51) and backwards (eq. 56-60), a point at a time.
-
-    `forward` is called for t from 0 upwards; then, any number of times, `start_backward`, and `backward` downwards.
-    What has one value for each Gaussian has the shape (B, K, 1).
-    """
-
-    def __init__(self, T: int, keep: bool, layer: nn.Module, characters: Tensor, kappa: Tensor):
-        """The window of a `WindowLSTM` over T points. `keep` what the way back needs, or else not.
-
-        characters (B, U, C), kappa (B, K) before the first point.
-        """
-        (B, K), (_, U, C) = kappa.shape, characters.shape
-        self.weight, self.bias, self.max_log = layer.window.weight.detach(), layer.window.bias.detach(), layer.max_log
-        self.keep, self.K, self.weight_t, self.characters = keep, K, self.weight.t(), characters
-        self.u = torch.arange(1, U + 1, dtype=kappa.dtype, device=kappa.device)
-        self.parameters = kappa.new_empty(T, B, 3 * K)  # alpha, beta, and what kappa advances by
-        self.kappas = kappa.new_empty(T + 1, B, K, 1)  # kappas[t + 1] is that of point t
-        self.kappas[0] = kappa[..., None]
-        self.rows, (self.alpha, self.beta, self.advance) = self.parameters.unbind(0), self.by_point(self.parameters)
-        self.kappa = self.kappas.unbind(0)
-        # The Gaussians, without alpha; if there is no way back, those of all points are in the same memory.
-        self.bells = kappa.new_empty(T if keep else 1, B, K, U).expand(T, B, K, U)
-        self.bell = self.bells.unbind(0)
-        self.phi, self.w = (kappa.new_empty(B, 1, size) for size in (U, C))
-
-    def by_point(self, parameters: Tensor) -> list[tuple[Tensor, ...]]:
-        """(T, B, 3K) -> for each of the three parameters T views (B, K, 1)."""
-        return [parameter.unbind(0) for parameter in parameters.unflatten(2, (3, self.K, 1)).unbind(2)]
-
-    def forward(self, t: int, h: Tensor) -> Tensor:
-        """h (B, H) of point t -> its window w (B, 1, C), valid until the next call."""
-        torch.addmm(self.bias, h, self.weight_t, out=self.rows[t]).clamp_(max=self.max_log).exp_()  # (eq. 48-50)
-        torch.add(self.kappa[t], self.advance[t], out=self.kappa[t + 1])  # (eq. 51)
-        exponent = torch.sub(self.kappa[t + 1], self.u, out=self.bell[t])  # (B, K, U)
-        bell = exponent.square_().mul_(self.beta[t]).neg_().clamp_(min=MIN_EXPONENT).exp_()
-        torch.bmm(self.alpha[t].mT, bell, out=self.phi)  # (eq. 46)
-        return torch.bmm(self.phi, self.characters, out=self.w)  # (eq. 47)
-
-    def start_backward(self, d_kappas: Tensor) -> None:
-        """d_kappas (T, B, K): the gradient of the loss by the kappas that `FusedWindowLSTM` returns."""
-        self.characters_t = self.characters.transpose(1, 2).contiguous()  # (B, C, U)
-        self.d_parameters = torch.empty_like(self.parameters)  # before the exponential of (eq. 49-51)
-        # By what is cut off the gradient is 0. A hair off: the last digits of two exponentials may differ.
-        F.threshold_(self.bells, 1.0001 * math.exp(MIN_EXPONENT), 0.0)  # (exponentials of -inf take ten times as long)
-        signs = (self.parameters < 0.9999 * math.exp(self.max_log)).to(self.parameters.dtype)
-        signs[:, :, self.K : 2 * self.K].neg_()  # the minus of (eq. 58)
-        self.signs = signs.unbind(0)
-        self.d_rows, (self.d_alpha, self.d_beta, self.d_advance) = (
-            self.d_parameters.unbind(0), self.by_point(self.d_parameters)
-        )  # fmt: skip
-        self.d_kappas, self.d_kappa = d_kappas[..., None].unbind(0), torch.zeros_like(self.kappas[0])
-        B, K, U = self.bell[0].shape
-        self.distance, self.d_phi = torch.empty_like(self.bell[0]), torch.empty_like(self.phi)
-        self.epsilons = self.phi.new_empty(3, B, K, U)  # epsilon times 1, kappa - u, and (kappa - u)^2
-        self.moments = self.phi.new_empty(3, B, K, 1)  # their sums over the text
-        self.epsilon, self.moment = self.epsilons.unbind(0), self.moments.unbind(0)
-
-    def backward(self, t: int, d_w: Tensor, d_h: Tensor) -> Tensor:
-        """d_w (B, 1, C), and d_h (B, H) from elsewhere -> d_h, to which is added what comes through the window."""
-        epsilon, epsilon_1, epsilon_2 = self.epsilon
-        distance = torch.sub(self.kappa[t + 1], self.u, out=self.distance)  # (B, K, U)
-        torch.mul(self.bell[t], self.alpha[t], out=epsilon)
-        epsilon.mul_(torch.bmm(d_w, self.characters_t, out=self.d_phi))  # (eq. 56)
-        torch.mul(epsilon, distance, out=epsilon_1)
-        torch.mul(epsilon_1, distance, out=epsilon_2)
-        torch.sum(self.epsilons, 3, keepdim=True, out=self.moments)
-        moment_0, moment_1, moment_2 = self.moment
-        self.d_alpha[t].copy_(moment_0)  # (eq. 57)
-        torch.mul(moment_2, self.beta[t], out=self.d_beta[t])  # (eq. 58), but for its sign
-        self.d_kappa.add_(self.d_kappas[t]).addcmul_(self.beta[t], moment_1, value=-2)  # (eq. 59)
-        torch.mul(self.advance[t], self.d_kappa, out=self.d_advance[t])  # (eq. 60)
-        return d_h.addmm_(self.d_rows[t].mul_(self.signs[t]), self.weight)
 
 
 # ------------------------------------------------------------------------------------------------------------- the head
