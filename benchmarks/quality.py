@@ -298,8 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
     text_sets = [(path.stem, read_texts(path)[::every]) for path in options.texts]
     recogniser = load_recogniser(options.recogniser)
     alphabet = load_network(options.checkpoint, "synthesis").alphabet
-    for text in (text for _, texts in text_sets for text in texts):
-        alphabet.prepare(text)  # complains before minutes have passed
+    alphabet.prepare([text for _, texts in text_sets for text in texts])  # complains before minutes have passed
     dataset = load_dataset(options.data) if options.data.is_file() else None
     if dataset is not None and not len(dataset.lines("validation", with_text=True)):
         raise InputError(f"{options.data}: its validation split holds no line with a text")

@@ -49,22 +49,24 @@ class Alphabet:
         refuse_others(text, self.characters)
         return np.array([self.characters.index(character) for character in text], dtype=np.int64)
 
-    def prepare(self, text: str) -> tuple[Prepared, list[str]]:
-        """Make a text ready to be written as one line.
+    def prepare(self, texts: Sequence[str]) -> tuple[list[Prepared], list[str]]:
+        """Make texts ready to be written, each as one line.
 
         What the network did not learn and nobody draws (curly quotes, long dashes, ...) is replaced by what it did.
         Returns also a note for each character that is not written as it is. Raises InputError that names characters
         that cannot be written, and for a text without characters or with too many.
         """
-        replaced, notes = self.replace(" ".join(text.split()))
-        if not replaced:
-            raise InputError("the text is empty; give some characters to write")
-        if len(replaced) > MAX_CHARACTERS:
-            raise InputError(
-                f"{len(replaced)} characters are too long for a line, which holds {MAX_CHARACTERS} at most; "
-                "write a page (--file, or --page A4), or cut the text in pieces"
-            )
-        return self.spell(replaced), notes
+        replaced, notes = self.replace("\n".join(" ".join(text.split()) for text in texts))
+        lines = replaced.split("\n")[: len(texts)]
+        for line in lines:
+            if not line:
+                raise InputError("the text is empty; give some characters to write")
+            if len(line) > MAX_CHARACTERS:
+                raise InputError(
+                    f"{len(line)} characters are too long for a line, which holds {MAX_CHARACTERS} at most; "
+                    "write a page (--file, or --page A4), or cut the text in pieces"
+                )
+        return [self.spell(line) for line in lines], notes
 
     def prepare_page(self, text: str) -> tuple[str, list[str]]:
         """Likewise for a text of several lines, each a paragraph; blanks at the beginning of a line stay.
@@ -96,7 +98,7 @@ class Alphabet:
                 notes.append(self._note(character, piece))
             pieces.append(piece)
         replaced = "".join(pieces)
-        refuse_others(self._letters(replaced), self.learned + "\n")
+        refuse_others(self._letters(replaced).replace("\n", ""), self.learned)
         return replaced, list(dict.fromkeys(notes))
 
     def _letters(self, text: str) -> str:

@@ -61,7 +61,7 @@ def make_plans(
         name, chosen = styles[random.integers(len(styles))], round(float(random.uniform(*BIASES)), 4)
         prepared, fault = None, ""
         try:
-            prepared, told = network.alphabet.prepare(text)
+            (prepared,), told = network.alphabet.prepare([text])
             notes += told
         except InputError as error:
             fault = str(error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -158,8 +157,8 @@ class Lines(Request):
 
     def prepare(self) -> list[Prepared]:
         """The texts as the network can write them, each as often as there are samples."""
-        prepared, notes = zip(*map(self.writer.network.alphabet.prepare, self.given_texts), strict=True)
-        self.tell(chain(*notes), (text.text for text in prepared))
+        prepared, notes = self.writer.network.alphabet.prepare(self.given_texts)
+        self.tell(notes, (text.text for text in prepared))
         return [text for text in prepared for _ in range(self.samples)]
 
     def write(self, prepared: list[Prepared]) -> list[tuple[Ink, Line]]:

@@ -157,7 +157,8 @@ def generate_conditionally(
     """
     check_numbers(samples=samples, steps=steps)
     writer = Writer(checkpoint, None, bias, seed, retries)
-    prepared = [writer.prepare(t) for t in ([text] if isinstance(text, str) else text) for _ in range(samples)]
+    prepared, _ = writer.network.alphabet.prepare([text] if isinstance(text, str) else text)
+    prepared = [each for each in prepared for _ in range(samples)]
     return writer.write_raw(prepared, range(seed, seed + len(prepared)), steps, with_outputs)
 
 
@@ -187,7 +188,7 @@ class Writer:
 
     def prepare(self, text: str) -> Prepared:
         """A text as the network can write it, as one line. Raises InputError as `Alphabet.prepare`."""
-        return self.network.alphabet.prepare(text)[0]
+        return self.network.alphabet.prepare([text])[0][0]
 
     # ------------------------------------------------------------------------------------------------------------ hands
 
@@ -197,7 +198,7 @@ class Writer:
         return self.network.sampler.prime(*self.hand) if self.hand else None
 
     def read_hand(self, hand: Ink) -> tuple[np.ndarray, np.ndarray]:
-        """The points and codes of a hand, for `Sampler.prime`. Raises InputError for ink that the network cannot read."""
+        """The points and codes of a hand, for `Sampler.prime`. Raises InputError for what the network cannot read."""
         if not hand.text.strip():
             raise InputError("the ink of a hand needs its text; give it with --prime_text")
         said, points, alphabet = self.prepare(hand.text), hand.points, self.network.alphabet

@@ -51,27 +51,27 @@ def test_what_has_no_marks_of_the_table_is_not_taken_apart(character):
 
 def test_what_the_network_writes_is_as_long_as_the_text():
     alphabet = Alphabet("abceinorszCLOZ 12")
-    line, told = alphabet.prepare("Zoë  ces 12 € Łø")
+    (line,), told = alphabet.prepare(["Zoë  ces 12 € Łø"])
     assert (line.text, line.letters) == ("Zoë ces 12 € Łø", "Zoe ces 12 C Lo")
     assert line.codes.tolist() == alphabet.encode(line.letters).tolist()
     assert len(told) == 4 and all(any(repr(c) in note for note in told) for c in "ë€Łø")
-    assert alphabet.prepare(line.text)[0].text == line.text  # again changes nothing
+    assert alphabet.prepare([line.text])[0][0].text == line.text  # again changes nothing
 
 
 def test_each_is_told_once():
     text = "50 % of 20 % is é, É, é and ß, ß."
-    _, told = Alphabet(ASCII.replace("%", "")).prepare(text)
+    _, told = Alphabet(ASCII.replace("%", "")).prepare([text])
     assert [[c for c in "%éÉß" if repr(c) in note] for note in told] == [["%"], ["é"], ["É"], ["ß"]]
 
 
 def test_a_network_that_learned_a_character_writes_it_itself():
     alphabet = Alphabet(ASCII + "é%")
-    assert alphabet.prepare("é % ë")[0].letters == "é % e"
-    line, told = alphabet.prepare("é %")
+    assert alphabet.prepare(["é % ë"])[0][0].letters == "é % e"
+    (line,), told = alphabet.prepare(["é %"])
     assert (line.text, line.letters, told) == ("é %", "é %", [])
-    assert "é" in Alphabet("abé").prepare("é")[0].letters
+    assert "é" in Alphabet("abé").prepare(["é"])[0][0].letters
     with pytest.raises(InputError, match="never learned 'é';"):
-        Alphabet("abc").prepare("abé")  # nor its letter
+        Alphabet("abc").prepare(["abé"])  # nor its letter
 
 
 # ---------------------------------------------------------------------------------------------------------------- marks

@@ -74,7 +74,7 @@ def test_encode():
     ],
 )
 def test_what_has_a_plain_form_is_replaced_and_told(text, expected):
-    prepared, told = Alphabet(LEARNED).prepare(text)
+    (prepared,), told = Alphabet(LEARNED).prepare([text])
     assert prepared.text == expected
     strange = {c for c in text if not c.isspace() and c not in LEARNED}
     assert bool(told) == bool(strange)
@@ -83,12 +83,12 @@ def test_what_has_a_plain_form_is_replaced_and_told(text, expected):
 
 def test_unknown_characters_are_named():
     with pytest.raises(InputError) as error:
-        Alphabet(LEARNED).prepare("a 5 \u65e5 b \u00e9 \u0439")
+        Alphabet(LEARNED).prepare(["a 5 \u65e5 b \u00e9 \u0439"])
     named = str(error.value).split(";")[0]
     assert [word for word in named.split() if word[0] == "'"] == ["'5'", "'\u0439'", "'\u65e5'"]
     for empty in ("", " \n"):
         with pytest.raises(InputError, match="empty"):
-            Alphabet(LEARNED).prepare(empty)
+            Alphabet(LEARNED).prepare([empty])
 
 
 # -------------------------------------------------------------------------------------------------------- command line
