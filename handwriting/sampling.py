@@ -271,8 +271,8 @@ class Sampler:
         lengths = [0] * B if read is None else [len(text) for text in read]
         biases, caps = np.broadcast_to(np.asarray(bias, x.dtype), B).tolist(), np.broadcast_to(steps, B).tolist()
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        settings = zip(lengths, biases, caps, generators, strict=True)
-        return Batch(self.model, decoder, x, [Progress(*each) for each in settings])
+        lines = [Progress(*each) for each in zip(lengths, biases, caps, generators, strict=True)]
+        return Batch(self.model, decoder, x, lines)
 
     def finish(self, line: Progress, with_outputs: bool, primed: Primed | None) -> Line:
         """A line of `write` after its last step."""
