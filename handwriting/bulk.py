@@ -52,7 +52,7 @@ def make_plans(
     of range.
     """
     check_numbers(seed=seed, bias=bias)
-    styles = [style] if style else known_styles(network.alphabet) or [None]
+    styles: list[str | None] = [style] if style else [*known_styles(network.alphabet)] or [None]
     plans, notes = [], []
     for number, text in enumerate(texts, 1):
         if not text.strip():
@@ -97,8 +97,8 @@ def done_rows(
     planned, done = {plan.number: plan for plan in plans}, []
     for row in read_manifest(folder):
         plan = planned.get(row["number"])
-        is_same = plan and all(getattr(plan, name) == row[name] for name in ("text", "seed", "style", "bias"))
-        if not is_same or row["checkpoint"] != checkpoint or row["file"] not in (None, plan.file_name(ending)):
+        is_same = all(getattr(plan, name, None) == row[name] for name in ("text", "seed", "style", "bias"))
+        if not (plan and is_same and row["file"] in (None, plan.file_name(ending)) and row["checkpoint"] == checkpoint):
             raise InputError(
                 f"{folder}: holds a batch of other texts, or written in another way (seed, bias, style, format, "
                 "checkpoint); name another folder, or remove it"

@@ -51,7 +51,7 @@ def attention_figure(line: Line) -> Figure:
 
     figure = Figure(figsize=(10, max(2.5, 0.16 * len(line.text))), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(line.phi[:, :-1].T, aspect="auto", origin="lower", cmap="inferno", interpolation="nearest")
+    axes.imshow(np.asarray(line.phi)[:, :-1].T, aspect="auto", origin="lower", cmap="inferno", interpolation="nearest")
     axes.set_yticks(range(len(line.text)), list(line.text.replace(" ", "\u2423")), fontsize=7)
     axes.set(xlabel="point", ylabel="character")
     return figure

@@ -8,7 +8,7 @@ what the one before returned: the texts made ready (`prepare`), their ink (`writ
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,9 +64,12 @@ class Request:
 
     told: str  # how messages begin that tell of a flag that does not fit
     takes: str  # flags beside `COMMON`
-    usual_bias: float | None
+    usual_bias: Any  # None: each line has its own
     usual_output: str  # within examples/
     hint = ""  # what else to say of a flag that does not fit
+    prepare: Callable[[], Any]
+    write: Callable[[Any], Any]
+    place: Callable[[Any], Any]
 
     def __init__(self, given: dict[str, Any]):
         """`given` has the flags that are given, and no others."""
@@ -82,7 +85,7 @@ class Request:
         for name in given:
             if kind not in FORMAT_FLAGS.get(name, kind).split():
                 raise InputError(f"--{name} is for .{FORMAT_FLAGS[name].replace(' ', ', .')}, not for .{kind}")
-        paper = {"paper": None} if "transparent" in given else {}
+        paper: dict[str, Any] = {"paper": None} if "transparent" in given else {}
         self.drawing = Drawing(**self.pick("pen_width", "colour", "dpi", "speed"), **paper)
         self.plotter = Plotter(**self.pick("pen", "feed", "origin", up="pen_up", down="pen_down"))
 
@@ -121,7 +124,7 @@ class Request:
         for message in dict.fromkeys(notes):
             note(message)
 
-    def save(self, sheets: Sheets) -> None:
+    def save(self, sheets: Any) -> None:
         """Write the files, and tell which lines are wrong."""
         paths = save(sheets.pages, self.output, self.drawing, self.plotter)
         ending = self.output.suffix if self.output.suffix in FIGURE_ENDINGS else ".png"
@@ -148,12 +151,14 @@ class Lines(Request):
     told, takes = "a line", "text samples steps style prime prime_text attention density"
     usual_bias, usual_output = LINE_BIAS, "synthesis.png"
     hint = "; --page writes on pages"
+    has_text = True
 
     def __init__(self, given: dict[str, Any]):
         super().__init__(given)
         self.samples, self.steps = given.get("samples", 1), given.get("steps")
         check_numbers(samples=self.samples, steps=self.steps)
-        self.given_texts, self.writer = self.texts(), self.make_writer()
+        if self.has_text:
+            self.given_texts, self.writer = self.texts(), self.make_writer()
 
     def prepare(self) -> list[Prepared]:
         """The texts as the network can write them, each as often as there are samples."""
@@ -183,19 +188,13 @@ class Random(Lines):
 
     told, takes, hint = "--task rand_write", "samples steps density", ""
     usual_bias, usual_output = 0.0, "rand_write.png"
+    has_text = False
 
-    def texts(self) -> list[str]:
-        """There are none."""
-        return []
-
-    def make_writer(self) -> None:
-        """There is no hand to write in."""
-
-    def prepare(self) -> range:
+    def prepare(self) -> Any:
         """A seed for each line."""
         return range(self.seed, self.seed + self.samples)
 
-    def write(self, seeds: range) -> list[tuple[Ink, Line]]:
+    def write(self, seeds: Any) -> list[tuple[Ink, Line]]:
         """Each line as ink, and as the sampler wrote it."""
         given = self.checkpoint, self.retries, "density" in self.given
         lines = generate_unconditionally(len(seeds), self.steps or RANDOM_STEPS, self.bias, self.seed, *given)
@@ -292,7 +291,7 @@ class Batch(Request):
     """Each line of a text in a file of its own, with a manifest; what is written already is skipped."""
 
     told, takes = "--batch", "batch format style"
-    usual_bias, usual_output = None, "batch"  # each line has a bias of its own
+    usual_bias, usual_output = None, "batch"
 
     def __init__(self, given: dict[str, Any]):
         super().__init__(given)
@@ -328,9 +327,9 @@ class Batch(Request):
         done, inks = written
         return save_inks(inks, self.output, self.format, self.network.hash, done, self.drawing, self.plotter)
 
-    def save(self, rows: Iterator[ManifestRow]) -> None:
+    def save(self, sheets: Iterator[ManifestRow]) -> None:
         """Have all of it done, and tell which lines could not be written and which are wrong."""
-        rows = list(tqdm(rows, unit=" lines", disable=None))
+        rows = list(tqdm(sheets, unit=" lines", disable=None))
         missing, faults = (
             {f"line {r['number']}": r["fault"] for r in rows if bool(r["file"]) == is_there}
             for is_there in (False, True)

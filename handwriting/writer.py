@@ -311,8 +311,9 @@ class Writer:
             texts = [self.network.alphabet.spell(line.text) for line in lines]
             seeds = [derived_seed("line", self.seed, line.paragraph, line.start, attempt) for line in lines]
             inks = self.write_lines(texts, seeds, hand)
-            for ink in inks if report else ():
-                report(ink)
+            for ink in inks:
+                if report:
+                    report(ink)
             return inks
 
         written = write_text(text, write, page_format)

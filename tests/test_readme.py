@@ -45,7 +45,7 @@ NOT_RUN = {
 }
 # A run takes seconds with these flags behind its own.
 FOR_SECONDS = {"train.py": ["--num_epochs", "1", "--sample_every", "0", "--processes", "1"]}
-PAGES = ("README.md", "benchmarks/README.md", "data/README.md", "examples/README.md")
+PAGES = ("README.md", "benchmarks/README.md", "data/README.md", "examples/README.md", "tests/README.md")
 MAINS = {
     "generate.py": generate.main, "train.py": train.main, "data_preprocessing.py": data_preprocessing.main,
     "handwriting": generate.main,
