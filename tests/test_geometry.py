@@ -29,10 +29,11 @@ def test_strokes_become_points_and_strokes_again():
 
 
 def test_turning_points_overlook_small_wiggles():
-    y = np.array([0, 5, 10, 9.5, 10.2, 3, 0, 4, 8])
-    tops, bottoms = turning_points(y, 2.0)
-    assert (tops, bottoms) == ([0, 6], [4, 8])
-    assert turning_points(np.array([0, 0.5, 0, 0.7]), 2.0) == ([], [])
+    wiggly, flat = ([0, 5, 10, 9.5, 10.2, 3, 0, 4, 8], [0, 0.5, 0, 0.7])
+    first, second = (np.column_stack([np.arange(len(y)), y]) for y in (wiggly, flat))
+    tops, bottoms = turning_points([first, second], 2.0)
+    assert (tops.tolist(), bottoms.tolist()) == ([[0, 0], [6, 0]], [[4, 10.2], [8, 8]])
+    assert [len(turns) for turns in turning_points([second], 2.0)] == [0, 0]
 
 
 @pytest.mark.parametrize("slope", [-0.3, -0.05, 0.0, 0.1, 0.25])

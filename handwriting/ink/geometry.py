@@ -18,7 +18,8 @@ x-height and at the tops of ascenders: both lines go through most of these place
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,40 +36,40 @@ def segments(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([*middles, np.zeros((0, 2))]), np.concatenate([*steps, np.zeros((0, 2))])
 
 
-def turning_points(y: np.ndarray, least: float) -> tuple[list[int], list[int]]:
-    """Where a stroke's y (n,) turns: the places of its tops and of its bottoms, each `least` off the one before.
+def turning_points(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pen turns in y: the tops (m, 2) and the bottoms (k, 2), each `least` off the one before in its stroke.
 
-    The ends of the stroke count, unless the whole stroke is flatter than `least`.
+    The ends of a stroke count, unless the whole stroke is flatter than `least`.
     """
-    tops, bottoms = [], []
-    moving = np.sign(np.diff(y))
-    places = [0, *(np.flatnonzero(moving[1:] != moving[:-1]) + 1).tolist(), len(y) - 1]  # of all turns, and the ends
-    high = low = 0  # places of the least and the greatest y since the last turn that counts
-    direction = 0  # 1: going down the page
-    for place, value in zip(places, y[places].tolist(), strict=True):
-        high = place if value < y[high] else high
-        low = place if value > y[low] else low
-        if direction <= 0 and value - y[high] >= least:
-            tops.append(high)
-            direction, low = 1, place
-        elif direction >= 0 and y[low] - value >= least:
-            bottoms.append(low)
-            direction, high = -1, place
-    if direction:
-        (bottoms if direction > 0 else tops).append(low if direction > 0 else high)
-    return tops, bottoms
+    tops, bottoms = [np.zeros((0, 2))], [np.zeros((0, 2))]
+    for stroke in strokes:
+        y = stroke[:, 1]
+        moving = np.sign(np.diff(y))
+        places = [
+            0,
+            *(np.flatnonzero(moving[1:] != moving[:-1]) + 1).tolist(),
+            len(y) - 1,
+        ]  # of all turns, and the ends
+        found: tuple[list[int], list[int]] = [], []
+        high = low = 0  # places of the least and the greatest y since the last turn that counts
+        direction = 0  # 1: going down the page
+        for place, value in zip(places, y[places].tolist(), strict=True):
+            high = place if value < y[high] else high
+            low = place if value > y[low] else low
+            if direction <= 0 and value - y[high] >= least:
+                found[0].append(high)
+                direction, low = 1, place
+            elif direction >= 0 and y[low] - value >= least:
+                found[1].append(low)
+                direction, high = -1, place
+        if direction:
+            found[direction > 0].append(low if direction > 0 else high)
+        tops.append(stroke[found[0]])
+        bottoms.append(stroke[found[1]])
+    return np.concatenate(tops), np.concatenate(bottoms)
 
 
-def all_turns(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray, np.ndarray]:
-    """The tops (m, 2) and bottoms (k, 2) of all strokes, see `turning_points`."""
-    found = [(stroke, turning_points(stroke[:, 1], least)) for stroke in strokes]
-    none = np.zeros((0, 2))
-    tops, bottoms = (np.concatenate([none, *(stroke[turns[kind]] for stroke, turns in found)]) for kind in (0, 1))
-    return tops, bottoms
-
-
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """Where a line of ink stands: its slope, the baseline when that is out, and its x-height, in the ink's unit."""
 
     slope: float  # of the baseline, y by x
@@ -106,41 +107,29 @@ def find_level(strokes: list[np.ndarray], x_height: float | None = None) -> Leve
     extent = np.ptp(everything, axis=0)
     if not extent.any():
         raise ValueError("its ink has no extent")
-    slope = rough_slope(strokes) if extent[0] > 2 * extent[1] else 0.0
     least_unit = extent.max() / 500  # no line has more characters
-    unit = max(x_height or core_height([turn(stroke, slope) for stroke in strokes]), least_unit)
+    middles, steps = segments(strokes)
+    lengths = np.hypot(*steps.T)
+    slope = height = 0.0  # first guesses: a straight line through all ink, and the height of the middle half of it
+    if lengths.any():
+        x, y = (middles - np.average(middles, axis=0, weights=lengths)).T
+        if extent[0] > 2 * extent[1] and (spread := (lengths * x**2).sum()):
+            slope = float((lengths * x * y).sum() / spread)
+        levelled = turn(middles, slope)[:, 1]
+        order = np.argsort(levelled)
+        share = np.cumsum(lengths[order]) / lengths.sum()
+        height = float(np.subtract(*np.interp([0.75, 0.25], share, levelled[order])))
+    unit = max(x_height or height or np.ptp(turn(everything, slope), axis=0).max(), least_unit)
     for _ in range(2):
-        _, bottoms = all_turns([turn(stroke, slope) for stroke in strokes], 0.35 * unit)
+        _, bottoms = turning_points([turn(stroke, slope) for stroke in strokes], 0.35 * unit)
         slope = float(np.tan(np.arctan(slope) + np.arctan(fit_slope(bottoms, unit))))
-        tops, bottoms = all_turns([turn(stroke, slope) for stroke in strokes], 0.35 * unit)
+        tops, bottoms = turning_points([turn(stroke, slope) for stroke in strokes], 0.35 * unit)
         x, baseline = local_baseline(bottoms, turn(everything, slope), unit)
         heights = np.interp(tops[:, 0], x, baseline) - tops[:, 1]
         heights = heights[heights > 0.35 * unit]
         if x_height is None and len(heights):
             unit = max(float(np.median(heights)), least_unit)
     return Level(slope, x, baseline, unit)
-
-
-def rough_slope(strokes: list[np.ndarray]) -> float:
-    """The slope of a straight line through all ink, each step weighted by its length."""
-    middles, steps = segments(strokes)
-    weights = np.hypot(*steps.T)
-    if not weights.any():
-        return 0.0
-    x, y = (middles - np.average(middles, axis=0, weights=weights)).T
-    spread = (weights * x**2).sum()
-    return float((weights * x * y).sum() / spread) if spread else 0.0
-
-
-def core_height(strokes: list[np.ndarray]) -> float:
-    """A first guess of the x-height: the height that the middle half of the ink takes, of level strokes."""
-    middles, steps = segments(strokes)
-    lengths, order = np.hypot(*steps.T), np.argsort(middles[:, 1])
-    height = 0.0
-    if lengths.any():
-        share = np.cumsum(lengths[order]) / lengths.sum()
-        height = float(np.subtract(*np.interp([0.75, 0.25], share, middles[order, 1])))
-    return height or float(np.ptp(np.concatenate(strokes), axis=0).max())
 
 
 def fit_slope(bottoms: np.ndarray, unit: float) -> float:
@@ -196,8 +185,7 @@ def find_slant(strokes: list[np.ndarray]) -> float:
     return float(np.degrees(np.arctan(shear)))
 
 
-@dataclass(frozen=True)
-class HandMeasures:
+class HandMeasures(NamedTuple):
     """What tells one hand from another, measured on one line of ink."""
 
     slant: float  # degrees from the vertical, positive to the right
@@ -217,27 +205,20 @@ def hand_measures(strokes: list[np.ndarray], text: str, characters: np.ndarray |
         raise ValueError("its text has no characters")
     level = find_level(strokes)
     moved = [level.apply(stroke) for stroke in strokes]
-    positions = np.concatenate(moved)
-    advance = np.ptp(positions[:, 0]) / len(text)
+    x = np.concatenate(moved)[:, 0]
+    advance = np.ptp(x) / len(text)
+    gaps = []  # between the ink of neighbouring letters, less than 0 where they overlap
+    if characters is not None:
+        own = [x[characters == place] if not letter.isspace() else x[:0] for place, letter in enumerate(text)]
+        gaps = [after.min() - before.max() for before, after in pairwise(own) if len(before) and len(after)]
     lengths = np.hypot(*segments(strokes)[1].T)
     return HandMeasures(
         slant=find_slant(moved),
         aspect=float(level.x_height / advance) if advance else np.nan,
-        spacing=letter_gap(positions, text, characters) / level.x_height if characters is not None else np.nan,
+        spacing=float(np.median(gaps)) / level.x_height if gaps else np.nan,
         speed=float(lengths.mean() / level.x_height) if len(lengths) else np.nan,
         joins=len(strokes) / letters,
     )
-
-
-def letter_gap(positions: np.ndarray, text: str, characters: np.ndarray) -> float:
-    """The median gap between the ink of neighbouring letters, less than 0 where they overlap; NaN without any.
-
-    positions (T, 2), and the place in `text` of each one's character (T,), -1 for none.
-    """
-    x = [positions[characters == place, 0] for place in range(len(text))]
-    is_letter = [len(own) > 0 and not character.isspace() for own, character in zip(x, text, strict=True)]
-    gaps = [x[n + 1].min() - x[n].max() for n in range(len(text) - 1) if is_letter[n] and is_letter[n + 1]]
-    return float(np.median(gaps)) if gaps else np.nan
 
 
 def to_writing_scale(
@@ -278,16 +259,16 @@ def smooth(stroke: np.ndarray, pieces: int = 4) -> np.ndarray:
         return knots
     padded = np.concatenate([[2 * knots[0] - knots[1]], knots, [2 * knots[-1] - knots[-2]]])
     times = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(padded, axis=0).T) ** 0.5)])
-    last = len(padded) - 3  # curves, one for each step
+    count = len(knots) - 1  # curves, one for each step
+    p, t = padded[:, None], times[:, None]
+    (p0, p1, p2, p3), (t0, t1, t2, t3) = ([a[k : k + count] for k in range(4)] for a in (p, t))
     share = np.arange(pieces) / pieces
-    at = times[1 : last + 1, None] * (1 - share) + times[2 : last + 2, None] * share  # (last, pieces)
-    level = [padded[k : k + last, None] for k in range(4)]
-    for degree in (1, 2, 3):
-        mixed = []
-        for k in range(4 - degree):
-            first, second = (1, 2) if degree == 3 else (k, k + degree)
-            begin, end = times[first : first + last, None], times[second : second + last, None]
-            weight = ((at - begin) / (end - begin))[..., None]
-            mixed.append((1 - weight) * level[k] + weight * level[k + 1])
-        level = mixed
-    return np.concatenate([level[0].reshape(-1, 2), knots[-1:]])
+    at = t1 * (1 - share) + t2 * share  # (count, pieces)
+
+    def mix(first: np.ndarray, second: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+        weight = ((at - begin) / (end - begin))[..., None]
+        return (1 - weight) * first + weight * second
+
+    first, middle, last = mix(p0, p1, t0, t1), mix(p1, p2, t1, t2), mix(p2, p3, t2, t3)
+    curve = mix(mix(first, middle, t0, t2), mix(middle, last, t1, t3), t1, t2)
+    return np.concatenate([curve.reshape(-1, 2), knots[-1:]])
