@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import fcntl
 import math
 import os
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, run_script
+from failing import fail_in_second
 
 import train
 from handwriting import kernels
@@ -467,18 +469,25 @@ def test_loss_falls(data_file, tmp_path):
 
 # ------------------------------------------------------------------------------------------------------- stop and go on
 
-UNBROKEN = pytest.mark.xdist_group("unbroken")  # tests that share the runs that nothing happens to
+
+def made_once(factory, name, make) -> Path:
+    """A folder that `make` fills, once for all processes of pytest-xdist."""
+    base = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / name).exists():
+            torch.set_num_threads(1)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(report, "draw_curve", lambda *_: None)
+                make(base / f"{name} in progress")
+            (base / f"{name} in progress").rename(base / name)
+    return base / name
 
 
 @pytest.fixture(scope="session")
 def unbroken(data_file, tmp_path_factory):
     """The folder of a run of three epochs that nothing happens to."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw_curve", lambda *_: None)
-        torch.set_num_threads(1)
-        run_in_process(data_file, folder, "--num_epochs", 3)
-    return folder
+    return made_once(tmp_path_factory, "unbroken", lambda folder: run_in_process(data_file, folder, "--num_epochs", 3))
 
 
 @pytest.mark.parametrize(
@@ -516,7 +525,6 @@ def test_resumed_run_is_the_unbroken_one(data_file, tmp_path, task, flags):
 
 
 @pytest.mark.parametrize("fatal", range(1, 10))
-@UNBROKEN
 def test_death_while_writing_loses_an_epoch_at_most(data_file, unbroken, tmp_path, monkeypatch, fatal):
     """The program dies in place of its `fatal`-th renaming of a file; then it is resumed."""
     flags = ["--num_epochs", 3]
@@ -640,10 +648,25 @@ def test_killed_run_goes_on_as_if_nothing_had_been(data_file, tmp_path):
     assert read_log(tmp_path / "killed", "rand_write") == read_log(tmp_path / "unbroken", "rand_write")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_save_and_leave(data_file, tmp_path, number, processes):
-    flags = ["--num_epochs", 100000, "--processes", processes]
+def test_signals_save_and_leave(data_file, tmp_path, monkeypatch, capfd, number):
+    step = run.Run.step
+
+    def interrupted(self, batch):
+        os.kill(os.getpid(), number) if self.progress.step == 7 else None
+        return step(self, batch)
+
+    monkeypatch.setattr(run.Run, "step", interrupted)
+    run_in_process(data_file, tmp_path, "--num_epochs", 100000)
+    output, errors = capfd.readouterr()
+    assert output.count("--resume") == 1 and errors.count("stopping after this step") == 1
+    assert load_checkpoint(tmp_path / "rand_write_interrupted.pt")[1]["progress"]["step"] == 8
+    assert signal.getsignal(number) not in (None, signal.SIG_IGN)  # what it was before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_leave_in_several_processes(data_file, tmp_path, number):
+    flags = ["--num_epochs", 100000, "--processes", 2]
     process = start_and_wait_for(data_file, tmp_path, "rand_write_log.csv", *flags)
     if number == signal.SIGINT:  # a terminal sends it to all
         os.killpg(process.pid, number)
@@ -656,7 +679,6 @@ def test_signals_save_and_leave(data_file, tmp_path, number, processes):
     assert content["progress"]["step"] > 0
 
 
-@UNBROKEN
 def test_second_signal_ends_an_evaluation_and_nothing_is_lost(data_file, unbroken, tmp_path, monkeypatch, capsys):
     """The run goes on with the evaluation, and comes to where one that nothing happened to is."""
     flags = ["--num_epochs", 3]
@@ -800,13 +822,10 @@ SHARED = ["--num_epochs", 3, "--weight_noise", 0.03, "--augment", 0.1, "--ema", 
 @pytest.fixture(scope="session")
 def shared_run(data_file, tmp_path_factory):
     """The folder of a run of three processes that nothing happens to. Three, as the order of their sums matters."""
-    folder = tmp_path_factory.mktemp("shared")
-    torch.set_num_threads(1)
-    run_in_process(data_file, folder, *SHARED, "--processes", 3)
-    return folder
+    flags = [*SHARED, "--processes", 3]
+    return made_once(tmp_path_factory, "shared", lambda folder: run_in_process(data_file, folder, *flags))
 
 
-@UNBROKEN
 def test_three_processes_learn_what_one_learns(data_file, shared_run, tmp_path):
     """The epochs' last batches hold one line, so that two of the processes have none. Random numbers are the same."""
     run_in_process(data_file, tmp_path, *SHARED, "--learning_rate", 8e-4)
@@ -818,7 +837,6 @@ def test_three_processes_learn_what_one_learns(data_file, shared_run, tmp_path):
         assert [float(row[name]) for row in three] == pytest.approx(expected, rel=1e-4), name
 
 
-@UNBROKEN
 def test_resumed_run_of_several_processes_is_the_unbroken_one(data_file, shared_run, tmp_path, capsys):
     run_in_process(data_file, tmp_path, *SHARED, "--processes", 3, "--max_steps", 7)
     run_in_process(data_file, tmp_path, "--resume", "--max_steps", 1000)
@@ -829,7 +847,6 @@ def test_resumed_run_of_several_processes_is_the_unbroken_one(data_file, shared_
     assert "--processes: other than before" in capsys.readouterr().out
 
 
-@UNBROKEN
 def test_torchrun(data_file, shared_run, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 3, ROOT / "train.py"]
     command += ["--data", data_file, "--model_dir", tmp_path, *TINY, *TINY_MIXTURE, *SHARED]
@@ -895,16 +912,6 @@ def test_error_in_all_processes_is_one_line(data_file, tmp_path):
     assert_refused(result, "in a row")
 
 
-def fail_in_second(when: str, group: Group) -> None:
-    if when == "before":
-        raise InputError("disk 7 is full")
-    group.connect()
-    group.sums(0)
-    if when == "after":
-        raise InputError("disk 7 is full")
-    os.kill(os.getpid(), signal.SIGSTOP if when == "stopped" else signal.SIGKILL)
-
-
 @pytest.mark.parametrize(
     ("when", "word"), [("before", "disk 7"), ("after", "disk 7"), ("killed", "--resume"), ("stopped", "--resume")]
 )
@@ -953,9 +960,9 @@ def test_a_run_that_went_wrong_stops(data_file, tmp_path, monkeypatch):
 
 
 def test_a_run_that_explodes_goes_on_with_or_without_pictures(data_file, tmp_path):
-    flags = ["--num_epochs", 3, "--sample_every", 1, "--learning_rate", 10, "--grad_clip", 0]
+    flags = ["--num_epochs", 2, "--sample_every", 2, "--learning_rate", 10, "--grad_clip", 0]
     run_in_process(data_file, tmp_path, *flags)
-    assert len(read_log(tmp_path, "rand_write")) == 3
+    assert len(read_log(tmp_path, "rand_write")) == 2
 
 
 def test_data_without_validation_is_refused_at_once(dataset, tmp_path):
@@ -1050,7 +1057,8 @@ def test_run_whose_parts_do_not_fit_together_is_refused(data_file, tmp_path):
 
 
 def test_bad_input_is_named(data_file, tmp_path):
-    assert_refused(run_script("train.py", "--data", tmp_path / "none.npz"), "none.npz", "data_preprocessing.py")
+    with pytest.raises(InputError, match=r"none\.npz.*data_preprocessing\.py"):
+        train.main(["--data", str(tmp_path / "none.npz"), "--model_dir", str(tmp_path)])
     for flags, word in [
         (["--resume", "--model_dir", tmp_path], "no run"), (["--evaluate", tmp_path / "none.pt"], "none.pt"),
         (["--device", "abacus"], "abacus"), (["--export", tmp_path / "a.pt", "--model_dir", tmp_path], "no such"),

@@ -57,20 +57,22 @@ def make_parser() -> argparse.ArgumentParser:
     whole, number = at_least(1), at_least(1e-12, float)
     size = {name: at_least(least, below=most + 1) for name, (least, most) in BOUNDS.items()}
     add = parser.add_argument_group("task and files").add_argument
-    tasks = "write at random, write a given text, or read ink"
-    add("--task", choices=tuple(NETWORKS), default="rand_write", help=tasks)
+    add("--task", choices=tuple(NETWORKS), default="rand_write", help="write at random, write a text, or read ink")
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
-    weights = "write only the weights, in half precision, and stop: those of the run's best network, or of --init"
-    add("--export", type=Path, metavar="FILE", help=weights)
+    add(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write the weights of the run's best network, or of --init, and stop",
+    )
     add = parser.add_argument_group("network").add_argument
     add("--num_layers", type=size["num_layers"], default=2, help="LSTM layers; paper: 3, and 1 with --cell_size 900")
     add("--cell_size", type=size["cell_size"], default=400, help="cells of a layer")
     add("--num_clusters", type=size["num_clusters"], default=20, help="Gaussians of the mixture for the next point")
     add("--K", type=size["K"], default=10, help="Gaussians of the window over the text")
-    init = "begin with its weights, sizes and statistics: fine-tuning; --num_layers may add layers to it"
-    add("--init", type=Path, metavar="CHECKPOINT", help=init)
+    add("--init", type=Path, metavar="CHECKPOINT", help="begin with its weights and sizes; --num_layers may add layers")
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=whole, default=50, help="lines of a step")
     add("--timesteps", type=whole, default=800, help="predictions of a line at most: longer lines are cut for training")
@@ -82,28 +84,31 @@ def make_parser() -> argparse.ArgumentParser:
     kinds = "step size: constant, times --decay_rate after every epoch, or a cosine to zero over --num_epochs"
     add("--anneal", choices=("none", "epoch", "cosine"), default="cosine", help=kinds)
     add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
-    norm = "the gradient's norm (of nats a line) is cut to this; 0: never"
-    add("--grad_clip", type=at_least(0, float), default=10_000.0, help=norm)
-    average = "evaluate and keep an exponential moving average of the weights, with this decay a step; 0: no average"
-    add("--ema", type=at_least(0, float, below=1), default=0.0, metavar="DECAY", help=average)
-    noise = (
-        "adaptive weight noise (Graves 2011): the standard deviation that each weight begins with, 0.075 in the paper, "
-        "for retraining a network (--init); evaluation has no noise; 0: none"
-    )
-    add("--weight_noise", type=at_least(0, float), default=0.0, metavar="DEVIATION", help=noise)
+    share, below_1 = at_least(0, float), at_least(0, float, below=1)
+    add("--grad_clip", type=share, default=10_000.0, help="longest gradient (of nats a line), cut to this; 0: no limit")
+    add("--ema", type=below_1, default=0.0, metavar="DECAY", help="keep a moving average of the weights; 0: none")
+    noise = "adaptive weight noise (Graves 2011): its first standard deviation, for --init; paper: 0.075; 0: none"
+    add("--weight_noise", type=share, default=0.0, metavar="DEVIATION", help=noise)
     rare = "show lines with a character that is on fewer than this share of lines more often, as if it was on as many"
-    add("--rare_share", type=at_least(0, float), default=0.0, help=rare)
+    add("--rare_share", type=share, default=0.0, help=rare)
     hands = "standard deviation of small random changes of each line's scale and slant; 0: none, and 0.1 is much"
-    add("--augment", type=at_least(0, float), default=0.0, metavar="STRENGTH", help=hands)
+    add("--augment", type=share, default=0.0, metavar="STRENGTH", help=hands)
     add("--seed", type=at_least(0), default=0, help="of the first weights, the order of lines, and all that is random")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
-    products = "of the large products; auto: bf16 where the hardware multiplies it"
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=products)
+    add(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of large products; auto: bf16 where it is fast",
+    )
     shared = "that share every batch; auto: one for each core, with 8 lines of a batch at least, and 1 on a GPU"
     add("--processes", type=number_or_auto, default="auto", help=shared)
-    resume = "go on with the run in --model_dir, with its settings except for the flags that are given"
-    add("--resume", action="store_true", help=resume)
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --model_dir; flags that are given change its settings",
+    )
     add("--max_steps", type=whole, help="stop at this step of the run, ready to be resumed")
     add("--max_minutes", type=number, help="stop after this many minutes, ready to be resumed")
     add("--sample_every", type=at_least(0), default=5, help="epochs between pictures of samples; 0: none")
@@ -152,11 +157,9 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The type of the large products; `auto` is bfloat16 where hardware and kernels multiply it."""
     if name == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = bool(kernels) and kernels.can_run(device) and kernels.multiplies_bfloat16()
-        name = "bf16" if fast else "fp32"
+        on_processor = bool(kernels) and kernels.can_run(device) and kernels.multiplies_bfloat16()
+        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        name = "bf16" if on_processor or on_gpu else "fp32"
     return PRECISIONS[name]
 
 

@@ -100,7 +100,8 @@ class Group:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         """Disconnect, and make one error of an error in any process."""
         reason, is_told = LOST, isinstance(error, InputError | OSError)
-        is_lost = self.size > 1 and isinstance(error, RuntimeError) and is_of_connection(error)
+        is_lost = isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
+        is_lost &= self.size > 1 and isinstance(error, RuntimeError)
         with contextlib.suppress(RuntimeError):  # a store that has gone with its process
             if is_lost:
                 reason = self.reason()
@@ -118,11 +119,6 @@ class Group:
             sys.exit(2)
         if is_lost:
             raise InputError(reason) from None
-
-
-def is_of_connection(error: RuntimeError) -> bool:
-    """Whether an error says that another process is gone or silent."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
 
 
 def is_in_torchrun() -> bool:

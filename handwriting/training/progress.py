@@ -1,7 +1,7 @@
 """How far a training run has come: sums over its steps, and the rows of its logs."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 Row = dict[str, float]  # of a log, by the names of its columns
@@ -26,11 +26,8 @@ class Sums:
     def means(self, unit: str) -> Row:
         """Losses in nats a line and a unit, and the gradient's norm; NaN without steps."""
         lines, units, steps = (value or math.nan for value in (self.lines, self.units, self.steps))
-        return {
-            "train_loss": self.nats / lines,
-            f"train_per_{unit}": self.nats / units,
-            "gradient_norm": self.norm / steps,
-        }
+        losses = {"train_loss": self.nats / lines, f"train_per_{unit}": self.nats / units}
+        return losses | {"gradient_norm": self.norm / steps}
 
 
 @dataclass
@@ -49,7 +46,7 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":
-        """What `state` has saved. Raises KeyError, TypeError or ValueError for something else."""
+        """What `asdict` has made of one. Raises KeyError, TypeError or ValueError for something else."""
         sums = {name: Sums(**state[name]) for name in ("epoch_sums", "row_sums")}
         progress = cls(**(state | sums))
         for part in (progress, *sums.values()):
@@ -58,10 +55,6 @@ class Progress:
                 if type(value) not in (type(usual), int) or (type(value) is int and not 0 <= value < 2**63):
                     raise ValueError(f"its progress has {name} {value!r}")
         return progress
-
-    def state(self) -> dict[str, Any]:
-        """All of it in plain Python values."""
-        return asdict(self)
 
     def count(self, step: Sums, is_finite: bool) -> None:
         """Count a step. One whose loss or gradient is not finite adds only its time."""

@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -280,7 +281,7 @@ class Run:
         save_checkpoint(
             self.path(name), self.network, self.task.charset, self.task.char_counts, task=self.options.task,
             settings={name: getattr(self.options, name) for name in SETTINGS}, fingerprint=self.fingerprint,
-            progress=self.progress.state(), log=self.epoch_rows, step_log=self.step_rows,
+            progress=asdict(self.progress), log=self.epoch_rows, step_log=self.step_rows,
             optimizer=self.optimizer.state_dict(), **regularised,
         )  # fmt: skip
 
@@ -288,9 +289,8 @@ class Run:
         """Go on from a checkpoint. Raises InputError if it was made with other data, or does not fit together."""
         path, network, content = checkpoint
         if content["fingerprint"] != self.fingerprint:
-            raise InputError(
-                f"{self.options.data}: not the data that the run in {self.options.model_dir} was begun with"
-            )
+            data, folder = self.options.data, self.options.model_dir
+            raise InputError(f"{data}: not the data that the run in {folder} was begun with")
         with naming_what_does_not_fit(path):
             self.progress = progress = Progress.from_state(content["progress"])
             if progress.step != progress.epoch * self.steps_per_epoch + progress.batch:
@@ -309,9 +309,7 @@ class Run:
     def best_on_disk(self) -> float:
         """The score of the best checkpoint that is there; infinite if there is none for this data."""
         path = self.path("best")
-        if not path.is_file():
-            return math.inf
-        _, content = load_checkpoint(path)
+        content = load_checkpoint(path)[1] if path.is_file() else {}
         if content.get("fingerprint") != self.fingerprint:
             return math.inf
         with naming_what_does_not_fit(path):

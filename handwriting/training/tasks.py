@@ -105,20 +105,16 @@ class Writing:
         (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard
         units is smaller by the product of the deviations.
         """
-        chosen, device = self.dataset.lines("validation", self.with_text), model.mean.device
 
-        def measure(batch: np.ndarray) -> list[float]:
-            lines = chosen[batch]
-            strokes, mask, text = self.collate(lines, [self.dataset.points(line) for line in lines], device)
-            losses, errors = model.losses(strokes, mask, text)
-            return [value.cpu().double().sum().item() for value in (losses, errors, mask)]
+        def measure(lines: np.ndarray) -> list[float]:
+            batch = self.collate(lines, [self.dataset.points(line) for line in lines], model.mean.device)
+            return [value.cpu().double().sum().item() for value in (*model.losses(*batch), batch[1])]
 
-        batches = make_batches(self.num_points[chosen], batch_size)
-        nats, squares, points = sums_over(model, batches, measure, group)
+        chosen, (nats, squares, points) = sums_over_validation(self, model, measure, group, batch_size)
         scale = model.std.log().sum().item()
         return {
-            "loss": nats / len(chosen), "loss_raw": (nats + points * scale) / len(chosen), "per_point": nats / points,
-            "per_point_raw": nats / points + scale, "sse": squares / points, "lines": len(chosen), "points": points,
+            "loss": nats / chosen, "loss_raw": (nats + points * scale) / chosen, "per_point": nats / points,
+            "per_point_raw": nats / points + scale, "sse": squares / points, "lines": chosen, "points": points,
         }  # fmt: skip
 
     def score(self, found: dict[str, float]) -> float:
@@ -179,23 +175,17 @@ class Reading:
 
     @torch.no_grad()
     def evaluate(self, model: Recogniser, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
-        """Figures over the whole validation split.
+        """Loss (nats a line), per_character (nats), error_rate (edit distance a character) and lines, likewise."""
 
-        Returns loss (nats a line), per_character (nats), error_rate (edit distance a character) and lines.
-        """
-        chosen, device = self.dataset.lines("validation", True), model.head.weight.device
-
-        def measure(batch: np.ndarray) -> list[float]:
-            inputs = x, lengths, text = self.batch(chosen[batch], device)
+        def measure(lines: np.ndarray) -> list[float]:
+            x, lengths, text = self.batch(lines, model.head.weight.device)
             found = model(x, lengths)
-            errors = sum(map(edit_distance, self.dataset.texts[chosen[batch]].tolist(), model.texts_of(*found)))
-            return [model.losses_of(*found, text).sum().item(), errors, self.count(inputs)]
+            errors = sum(map(edit_distance, self.dataset.texts[lines].tolist(), model.texts_of(*found)))
+            return [model.losses_of(*found, text).sum().item(), errors, self.count((x, lengths, text))]
 
-        nats, errors, characters = sums_over(model, make_batches(self.lengths(chosen), batch_size), measure, group)
-        return {
-            "loss": nats / len(chosen), "per_character": nats / characters, "error_rate": errors / characters,
-            "lines": len(chosen),
-        }  # fmt: skip
+        chosen, (nats, errors, characters) = sums_over_validation(self, model, measure, group, batch_size)
+        rates = {"per_character": nats / characters, "error_rate": errors / characters}
+        return {"loss": nats / chosen, **rates, "lines": chosen}
 
     def score(self, found: dict[str, float]) -> float:
         """What the best network has least of: characters read wrong. NaN for a network whose loss is.
@@ -209,22 +199,22 @@ class Reading:
         return []
 
 
-def sums_over(
-    model: nn.Module, batches: list[np.ndarray], measure: Callable[[np.ndarray], list[float]], group: Group | None
-) -> list[float]:
-    """Sums of the three numbers that `measure` gives for each batch, dealt out to the processes of the group.
+def sums_over_validation(
+    task: Task, model: nn.Module, measure: Callable[[np.ndarray], list[float]], group: Group | None, batch_size: int
+) -> tuple[int, list[float]]:
+    """How many lines the validation split has, and sums of the three numbers that `measure` gives for each batch of it.
 
-    All processes get the same sums. The model is in evaluation mode meanwhile.
+    The batches are dealt out to the processes of the group; all get the same sums.
     """
-    group = group or Group()
-    was_training = model.training
+    group, was_training, totals = group or Group(), model.training, np.zeros(3)
+    lines = task.dataset.lines("validation", task.with_text)
+    batches = make_batches(np.diff(task.dataset.starts)[lines], batch_size)
     model.eval()
-    totals = np.zeros(3)
     for start in range(0, len(batches), group.size):  # a batch for each process at a time
-        parts = [measure(batch) for batch in group.part(batches[start : start + group.size])]
+        parts = [measure(lines[batch]) for batch in group.part(batches[start : start + group.size])]
         totals += group.sums(*np.sum(parts or [[0.0] * 3], axis=0).tolist())  # none for some, in the last round
     model.train(was_training)
-    return totals.tolist()
+    return len(lines), totals.tolist()
 
 
 def make_task(
