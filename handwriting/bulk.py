@@ -18,7 +18,7 @@ from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.program import InputError, atomic_write
 from handwriting.seeds import derived_seed
-from handwriting.writer import PAGE_BIAS, RETRIES, WRITE_BATCH, Network, Writer, check_numbers, load_network
+from handwriting.writer import PAGE_BIAS, WRITE_BATCH, Network, Writer, check_numbers
 
 MANIFEST = "manifest.jsonl"
 BIASES = (0.3, 1.0)  # between which a line's bias is chosen
@@ -161,21 +161,3 @@ def save_inks(
 def row_line(row: ManifestRow) -> str:
     """A row as a line of JSON."""
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def write_many(
-    texts: Sequence[str], folder: Path, ending: str, seed: int = 0, style: str | None = None,
-    bias: float | None = None, checkpoint: Path | None = None, retries: int = RETRIES, drawing: Drawing | None = None,
-    plotter: Plotter | None = None,
-) -> Iterator[ManifestRow]:  # fmt: skip
-    """Write texts, each into a file of `folder`. Yields a row of the manifest for each: first for those done before.
-
-    `style` and `bias` None: each line has its own, chosen by the seed. Blank texts are left out. A text that cannot be
-    written gets a row with the reason in `fault` and no file. Raises InputError for a folder that holds other texts'
-    files, and before anything is written for a style, checkpoint or number that cannot be used.
-    """
-    network = load_network(checkpoint, "synthesis")
-    plans, _ = make_plans(texts, network, seed, style, bias)
-    done, plans = done_rows(folder, plans, ending, network.hash)
-    inks = write_inks(plans, make_writers(plans, checkpoint, retries))
-    yield from save_inks(inks, folder, ending, network.hash, done, drawing, plotter)

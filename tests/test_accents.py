@@ -4,12 +4,12 @@ import unicodedata
 
 import numpy as np
 import pytest
+from batches import write_many
 from lxml import etree
 from made_up_ink import letter, write_line
 
 import generate
 from handwriting.alphabet import Alphabet
-from handwriting.bulk import write_many
 from handwriting.ink.accents import APART, NEAR, draw_marks, split_character, without_marks
 from handwriting.ink.formats import FORMATS, Ink
 from handwriting.ink.pictures import Drawing

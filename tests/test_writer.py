@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from batches import write_many
 from conftest import ROOT, assert_refused, environment, run_script
 from made_up_ink import write_line
 
 import generate
 from handwriting import hands
 from handwriting import writer as writer_module
-from handwriting.bulk import MANIFEST, write_many
+from handwriting.bulk import MANIFEST
 from handwriting.hands import list_styles, load_hand, load_style
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level, to_writing_scale
