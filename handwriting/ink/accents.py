@@ -7,7 +7,6 @@ there. A sign such as `%` is a mark alone, for which the network writes a blank.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -86,17 +85,16 @@ class Mark(NamedTuple):
     strokes: list[np.ndarray]  # corners (n, 2), in x-heights or in sizes of the letter
 
 
-def parse_strokes(text: str) -> list[np.ndarray]:
-    """The strokes of a row of the table."""
-    strokes = [[corner.split(",") for corner in stroke.split()] for stroke in text.split(";") if stroke]
-    return [np.array(stroke, dtype=float) / 100 for stroke in strokes]
-
-
 MARK_OF = {
-    character: Mark(letter, where, parse_strokes(strokes))
+    character: Mark(letter, where, [np.array(stroke.replace(",", " ").split(), dtype=float).reshape(-1, 2) / 100
+                                    for stroke in strokes.split(";") if stroke])
     for characters, letters, where, strokes in TABLE
     for character, letter in zip(characters, letters or [""], strict=True)
-}
+}  # fmt: skip
+# Where a mark's (0, 0) is, as shares of the letter's width and height from its top left corner.
+ORIGINS = {
+    "above": (0.5, 0.0), "below": (0.5, 1.0), "beside": (1.0, 0.0), "tail": (1.0, 1.0), "over": (0.0, 0.0),
+}  # fmt: skip
 
 TALL = "bdfhklt"  # small letters that are as tall as capitals
 CAPITAL = 1.6  # their height in x-heights
@@ -123,14 +121,22 @@ def split_character(character: str) -> tuple[str, str] | None:
     return (letter, marks) if marks and set(marks) <= set(MARK_OF) else None
 
 
-@dataclass(frozen=True)
 class Frame:
     """A line in which letters are upright, the baseline is y = 0, and the unit is the x-height."""
 
-    level: Level
-    shear: float  # that takes out the slant, x by y
-    unit: float  # of the ink, for an x-height
-    step: float  # between points, x-heights
+    def __init__(self, strokes: list[np.ndarray], letters: str):
+        """That of the strokes (n, 2) of a line that says `letters`; a usual one for ink of nothing but dots."""
+        steps = np.hypot(*segments(strokes)[1].T)
+        self.level, self.shear = Level(0.0, np.zeros(1), np.zeros(1), USUAL_X_HEIGHT), 0.0
+        self.unit, self.step = USUAL_X_HEIGHT, USUAL_STEP / USUAL_X_HEIGHT  # of the ink; x-heights between points
+        if steps.any():
+            self.level = find_level(strokes)
+            slant = np.clip(find_slant([self.level.apply(stroke) for stroke in strokes]), -STEEPEST, STEEPEST)
+            self.shear = float(np.tan(np.radians(slant)))  # x by y
+            tall = sum(character.isalnum() and not character.islower() for character in letters)
+            is_capitals = tall > MOSTLY * len(letters.replace(" ", ""))
+            self.unit = self.level.x_height / (CAPITAL if is_capitals else 1.0)
+            self.step = float(np.median(steps[steps > 0])) / self.unit
 
     def enter(self, positions: np.ndarray) -> np.ndarray:
         """Positions (n, 2) of the ink -> in the frame."""
@@ -145,29 +151,11 @@ class Frame:
         return self.level.undo(positions)
 
 
-def find_frame(strokes: list[np.ndarray], letters: str) -> Frame:
-    """The frame of a line that says `letters`; a usual one for ink of nothing but dots."""
-    steps = np.hypot(*segments(strokes)[1].T)
-    if not steps.any():
-        level = Level(0.0, np.zeros(1), np.zeros(1), USUAL_X_HEIGHT)
-        return Frame(level, 0.0, USUAL_X_HEIGHT, USUAL_STEP / USUAL_X_HEIGHT)
-    level = find_level(strokes)
-    slant = np.clip(find_slant([level.apply(stroke) for stroke in strokes]), -STEEPEST, STEEPEST)
-    tall = sum(character.isalnum() and not character.islower() for character in letters)
-    unit = level.x_height / (CAPITAL if tall > MOSTLY * len(letters.replace(" ", "")) else 1.0)
-    return Frame(level, float(np.tan(np.radians(slant))), unit, float(np.median(steps[steps > 0])) / unit)
-
-
 class Stroke(NamedTuple):
     """A stroke in the frame."""
 
     positions: np.ndarray  # (n, 2)
     characters: np.ndarray  # (n,): the place in the text of each point's character, -1: none
-
-
-def split_owners(strokes: list[np.ndarray], characters: np.ndarray) -> list[np.ndarray]:
-    """The characters of all points (T,), apart for each stroke."""
-    return np.split(characters, np.cumsum([len(stroke) for stroke in strokes])[:-1])[: len(strokes)]
 
 
 def draw_marks(
@@ -184,29 +172,26 @@ def draw_marks(
         return strokes, characters
     if not letters.strip():
         strokes, characters = [], characters[:0]
-    frame = find_frame(strokes, letters)
-    line = [
-        Stroke(frame.enter(stroke), owner)
-        for stroke, owner in zip(strokes, split_owners(strokes, characters), strict=True)
-    ]
+    frame = Frame(strokes, letters)
+    owners = np.split(characters, np.cumsum([len(stroke) for stroke in strokes])[:-1])
+    line = [Stroke(frame.enter(stroke), owner) for stroke, owner in zip(strokes, owners, strict=False)]
     for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
         if letter == character:
             continue
         rng = np.random.default_rng(derived_seed("marks", seed, place))
+        marks = [vary(MARK_OF[name], rng) for name in (split_character(character) or ("", ""))[1]]
         if letter == " ":
-            draw_sign(line, vary(MARK_OF[character].strokes, rng), place, text, frame)
-            continue
-        marks = [MARK_OF[name] for name in (split_character(character) or ("", ""))[1]]
-        if letter in "ij" and any(mark.where == "above" for mark in marks):
-            remove_dot(line, letters, place)
-        end = next((n for n in range(place, len(text)) if not text[n].isalpha()), len(text)) - 1  # of the word
-        box = letter_box(line, letters, place)
-        for mark in marks:
-            shapes = put_mark(mark, box, rng)
-            if mark.where == "above" and shapes:  # another mark stands on it
-                box = box._replace(top=np.concatenate(shapes)[:, 1].min() + GAP - STACKED)
-            at = end_of(line, max(end, place))
-            line[at:at] = [pen_stroke(shape, place, frame) for shape in shapes]
+            at, shapes = place_sign(line, marks[0].strokes, place, text)
+        else:
+            if letter in "ij" and any(mark.where == "above" for mark in marks):
+                remove_dot(line, letters, place)
+            end = next((n for n in range(place, len(text)) if not text[n].isalpha()), len(text)) - 1  # of the word
+            at, shapes = end_of(line, max(end, place)), place_marks(marks, letter_box(line, letters, place))
+        for number, corners in enumerate(shapes):  # points as far apart as the line's, or nearer in a short stroke
+            curve = smooth(corners)
+            length = np.hypot(*np.diff(curve, axis=0).T).sum()
+            positions = resample(curve, np.clip(length / 6, frame.step / 2, frame.step))
+            line.insert(at + number, Stroke(positions, np.full(len(positions), place)))
     return [frame.leave(stroke.positions) for stroke in line], np.concatenate([stroke.characters for stroke in line])
 
 
@@ -217,13 +202,13 @@ def without_marks(
 
     The marks of a character are the last strokes that are its alone. Ink that would be nothing but marks stays.
     """
-    owners, kept = split_owners(strokes, characters), list(range(len(strokes)))
+    owners, drawn = np.split(characters, np.cumsum([len(stroke) for stroke in strokes])[:-1]), set()
     for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
         if letter != character and (split := split_character(character)):
             count = sum(len(MARK_OF[name].strokes) for name in split[1])
             own = [number for number, owner in enumerate(owners) if (owner == place).all()]
-            kept = [number for number in kept if number not in own[max(len(own) - count, 0) :]]
-    kept = kept or list(range(len(strokes)))
+            drawn.update(own[max(len(own) - count, 0) :])
+    kept = [number for number in range(len(strokes)) if number not in drawn] or range(len(strokes))
     return [strokes[number] for number in kept], np.concatenate([owners[number] for number in kept])
 
 
@@ -233,86 +218,55 @@ def end_of(line: list[Stroke], place: int) -> int:
     return max((n for n, owners in enumerate(known, 1) if len(owners) and np.median(owners) <= place), default=0)
 
 
-def pen_stroke(corners: np.ndarray, place: int, frame: Frame) -> Stroke:
-    """A smooth stroke through some corners (n, 2), with points as far apart as the line's, or nearer if it is short."""
-    curve = smooth(corners)
-    length = np.hypot(*np.diff(curve, axis=0).T).sum()
-    positions = resample(curve, np.clip(length / 6, frame.step / 2, frame.step))
-    return Stroke(positions, np.full(len(positions), place))
-
-
-def vary(strokes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """The strokes of a mark as a hand would draw them: never twice the same."""
+def vary(mark: Mark, rng: np.random.Generator) -> Mark:
+    """A mark as a hand would draw it: never twice the same."""
     size, angle = 1 + 0.06 * rng.standard_normal(), 0.05 * rng.standard_normal()
     turn = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return [stroke @ turn + 0.01 * rng.standard_normal(stroke.shape) for stroke in strokes]
+    return mark._replace(strokes=[stroke @ turn + 0.01 * rng.standard_normal(stroke.shape) for stroke in mark.strokes])
 
 
-class Box(NamedTuple):
-    """Where a letter's ink is, in the frame."""
-
-    left: float
-    right: float
-    top: float
-    bottom: float
-
-    @property
-    def middle(self) -> float:
-        """Between left and right."""
-        return (self.left + self.right) / 2
+def place_marks(marks: list[Mark], box: np.ndarray) -> list[np.ndarray]:
+    """The corners (n, 2) of all strokes of marks at a letter, whose ink is between the corners `box` (2, 2)."""
+    (low, high), shapes = box, []
+    for mark in marks:
+        size = high - low if mark.where == "over" else 1.0
+        origin = low + (high - low) * ORIGINS[mark.where] - [0, GAP if mark.where == "above" else 0]
+        shapes += (placed := [stroke * size + origin for stroke in mark.strokes])
+        if mark.where == "above" and placed:  # another mark stands on it
+            low = np.array([low[0], np.concatenate(placed)[:, 1].min() + GAP - STACKED])
+    return shapes
 
 
-def put_mark(mark: Mark, box: Box, rng: np.random.Generator) -> list[np.ndarray]:
-    """The strokes of a mark at a letter."""
-    strokes = vary(mark.strokes, rng)
-    if mark.where == "over":
-        size = np.array([box.right - box.left, box.bottom - box.top])
-        return [stroke * size + [box.left, box.top] for stroke in strokes]
-    place = {
-        "above": (box.middle, box.top - GAP), "below": (box.middle, box.bottom),
-        "beside": (box.right, box.top), "tail": (box.right, box.bottom),
-    }[mark.where]  # fmt: skip
-    return [stroke + place for stroke in strokes]
-
-
-def points_of(line: list[Stroke], place: int) -> np.ndarray:
-    """The points (n, 2) of a character."""
-    return np.concatenate([stroke.positions[stroke.characters == place] for stroke in line])
-
-
-def letter_box(line: list[Stroke], letters: str, place: int) -> Box:
+def letter_box(line: list[Stroke], letters: str, place: int) -> np.ndarray:
     """Where the ink of the letter at `place` is: that of the points that the window gives to it, without the outermost.
 
     Strokes that lead to it or away along the baseline do not count for left and right. A letter with next to no points
-    is between its neighbours, or beside the nearest one.
+    is between its neighbours, or beside the nearest one. Returns ((left, top), (right, bottom)) in the frame.
     """
+    everything = np.concatenate([stroke.positions for stroke in line])
+    owners = np.concatenate([stroke.characters for stroke in line])
     is_tall = letters[place] in TALL or not letters[place].islower()
-    points = points_of(line, place)
+    points = everything[owners == place]
     points = points[(points[:, 1] > (-2.8 if is_tall else -1.6)) & (points[:, 1] < 1.5)]
     if len(points) < FEWEST:
-        middle = guess_middle(line, letters, place)
-        return Box(middle - NARROWEST / 2, middle + NARROWEST / 2, -CAPITAL if is_tall else -1.0, 0.0)
+        found = {n: everything[owners == n, 0] for n, letter in enumerate(letters) if letter != " "}
+        middles = {n: (x.min() + x.max()) / 2 for n, x in found.items() if len(x) >= FEWEST}
+        middle = everything[:, 0].mean()
+        if middles:
+            beyond = max(place - max(middles), 0) + min(place - min(middles), 0)
+            middle = np.interp(place, [*middles], [*middles.values()]) + ADVANCE * beyond
+        return np.array([[middle - NARROWEST / 2, -CAPITAL if is_tall else -1.0], [middle + NARROWEST / 2, 0.0]])
     top, bottom = np.percentile(points[:, 1], [TRIM, 100 - TRIM])
     body = points[points[:, 1] <= 0.7 * bottom + 0.3 * top, 0]
     left, right = np.percentile(body, [TRIM, 100 - TRIM], method="nearest")
     heights = points[(points[:, 0] >= left) & (points[:, 0] <= right), 1]
     lacking = max(0.0, NARROWEST - (right - left)) / 2
-    return Box(left - lacking, right + lacking, heights.min(), heights.max())
-
-
-def guess_middle(line: list[Stroke], letters: str, place: int) -> float:
-    """Where the middle of a letter without ink would be, by the letters beside it."""
-    found = {n: points_of(line, n)[:, 0] for n, letter in enumerate(letters) if letter != " "}
-    middles = {n: (x.min() + x.max()) / 2 for n, x in found.items() if len(x) >= FEWEST}
-    if not middles:
-        return float(np.concatenate([stroke.positions for stroke in line])[:, 0].mean())
-    beyond = max(place - max(middles), 0) + min(place - min(middles), 0)
-    return float(np.interp(place, [*middles], [*middles.values()])) + ADVANCE * beyond
+    return np.array([[left - lacking, heights.min()], [right + lacking, heights.max()]])
 
 
 def remove_dot(line: list[Stroke], letters: str, place: int) -> None:
     """Take away the dot of the i or j at `place`, if there is one near it and nearer to no other."""
-    middles = {n: letter_box(line, letters, n).middle for n, letter in enumerate(letters) if letter in "ij"}
+    middles = {n: letter_box(line, letters, n)[:, 0].mean() for n, letter in enumerate(letters) if letter in "ij"}
     found = []
     for number, (positions, characters) in enumerate(line):
         low, high, owner = positions.min(0), positions.max(0), int(np.median(characters))
@@ -325,10 +279,11 @@ def remove_dot(line: list[Stroke], letters: str, place: int) -> None:
         line.pop(min(found)[1])
 
 
-def draw_sign(line: list[Stroke], strokes: list[np.ndarray], place: int, text: str, frame: Frame) -> None:
-    """Draw a sign in the blank at `place`, and move what follows to where the sign ends.
+def place_sign(line: list[Stroke], strokes: list[np.ndarray], place: int, text: str) -> tuple[int, list[np.ndarray]]:
+    """Place a sign in the blank at `place`, and move what follows to where the sign ends.
 
-    Strokes that the window gives to the blank are of the character before or after it, whichever is nearer.
+    Strokes that the window gives to the blank are of the character before or after it, whichever is nearer. Returns how
+    many strokes come before the sign, and the sign's.
     """
     left, right = ([x(stroke.positions[:, 0]) for stroke in line] for x in (np.min, np.max))
     at, last = end_of(line, place - 1), end_of(line, place)
@@ -338,10 +293,8 @@ def draw_sign(line: list[Stroke], strokes: list[np.ndarray], place: int, text: s
     sign = np.concatenate(strokes)[:, 0]
     gaps = [APART if text[n : n + 1] == " " else NEAR for n in (place - 1, place + 1)]
     after = min(left[at:], default=0.0)
+    start = max(right[:at]) + gaps[0] if at else after - gaps[1] - np.ptp(sign)
     if at:
-        start = max(right[:at]) + gaps[0]
         moved = start + np.ptp(sign) + gaps[1] - after
         line[at:] = [Stroke(stroke.positions + [moved, 0.0], stroke.characters) for stroke in line[at:]]
-    else:
-        start = after - gaps[1] - np.ptp(sign)
-    line[at:at] = [pen_stroke(stroke + [start - sign.min(), 0.0], place, frame) for stroke in strokes]
+    return at, [stroke + [start - sign.min(), 0.0] for stroke in strokes]
