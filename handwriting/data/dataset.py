@@ -81,30 +81,26 @@ def load_dataset(path: Path | str) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             if sum(entry.file_size for entry in file.zip.infolist()) > MAX_DATASET_BYTES:
-                raise InputError(f"{path}: more than {MAX_DATASET_BYTES >> 20} MiB unpacked; make it anew")
+                raise InputError(f"more than {MAX_DATASET_BYTES >> 20} MiB unpacked")
             data = Dataset(**{field.name: file[field.name] for field in fields(Dataset)})
-    except (PermissionError, InputError):
+        check_dataset(data)
+    except PermissionError:
         raise
     except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
-        reason = str(error) if isinstance(error, KeyError) else type(error).__name__  # numpy's words advise to trust it
+        # numpy's own words advise to trust the file
+        reason = error if isinstance(error, KeyError | InputError) else type(error).__name__
         raise InputError(f"{path}: not a data set of this version, or damaged ({reason}); make it anew") from None
-    try:
-        check_dataset(data)
-    except ValueError as error:
-        raise InputError(f"{path}: not a data set of this version ({error}); make it anew") from None
     return data
 
 
 def check_statistics(mean: np.ndarray, std: np.ndarray) -> None:
-    """Raise ValueError for a mean or standard deviation of offsets (2,) that no handwriting has."""
+    """Raise InputError for a mean or standard deviation of offsets (2,) that no handwriting has."""
     if not ((np.abs(mean) <= MAX_MEAN) & (std >= MIN_STD) & (std <= MAX_STD)).all():  # true for NaN
-        raise ValueError(
-            f"its offsets have mean {mean} and standard deviation {std}, which must be from {MIN_STD:g} to {MAX_STD:g}"
-        )
+        raise InputError(f"mean {mean} and deviation {std} of its offsets are not those of handwriting")
 
 
 def check_dataset(data: Dataset) -> None:
-    """Raise ValueError that says what is wrong with a data set, if anything is."""
+    """Raise InputError that says what is wrong with a data set, if anything is."""
     lines, points, chars = data.names.size, data.ends.size, data.charset.size  # whatever their shapes
     expected = {
         "offsets": ("i", (points, 2)), "ends": ("b", (points,)), "starts": ("i", (lines + 1,)),
@@ -113,22 +109,21 @@ def check_dataset(data: Dataset) -> None:
     }  # fmt: skip
     for name, form in expected.items():
         if (getattr(data, name).dtype.kind, getattr(data, name).shape) != form:
-            raise ValueError(f"{name} has the wrong type or shape")
+            raise InputError(f"{name} has the wrong type or shape")
     starts = data.starts
     if lines == 0 or starts[0] != 0 or starts[-1] != points or starts.min() < 0 or starts.max() > points:
-        raise ValueError("the starts of its lines are beyond its points")
+        raise InputError("the starts of its lines are beyond its points")
     if (np.diff(starts) < 2).any():
-        raise ValueError("a line of fewer than two points")
+        raise InputError("a line of fewer than two points")
     if data.offsets.min() < -2 * MAX_POSITION or data.offsets.max() > 2 * MAX_POSITION:
-        raise ValueError(f"an offset of more than {2 * MAX_POSITION} units")
+        raise InputError(f"an offset of more than {2 * MAX_POSITION} units")
     check_statistics(data.mean, data.std)
     if not set(data.splits.tolist()) <= set(SPLITS):
-        raise ValueError(f"a split other than {', '.join(SPLITS)}")
-    charset = data.charset.tolist()
+        raise InputError(f"a split other than {', '.join(SPLITS)}")
+    charset, counts = data.charset.tolist(), Counter("".join(data.texts.tolist()))
     if charset != sorted(set(charset)) or not all(len(c) == 1 and c.isprintable() for c in charset):
-        raise ValueError("its character set is not made of single characters, sorted, each once")
-    counts = Counter("".join(data.texts.tolist()))
+        raise InputError("its character set is not made of single characters, sorted, each once")
     if not counts.keys() <= set(charset):
-        raise ValueError("a text with characters that are not in its character set")
+        raise InputError("a text with characters that are not in its character set")
     if not all(0 <= count <= counts[c] for c, count in zip(charset, data.char_counts.tolist(), strict=True)):
-        raise ValueError("its character counts do not fit its texts")
+        raise InputError("its character counts do not fit its texts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from contextlib import suppress
 from typing import NamedTuple
 from xml.parsers import expat
 
@@ -14,18 +15,19 @@ from lxml import etree
 from handwriting.data.dataset import MAX_POSITION
 from handwriting.strokes import PERIOD, SHORTEST_STEP, USUAL_STEP
 
-# A step within a stroke that takes more than this has lost two readings or more, which are `PERIOD` apart. They are
-# filled in `USUAL_STEP` apart, so that a resting pen gets none.
+# A step within a stroke that takes longer has lost two readings or more, which are `PERIOD` apart. They are filled in
+# `USUAL_STEP` apart, so that a resting pen gets none.
 GAP = 0.045  # s
-# Of 1.5 million steps, ten took longer than half a second or went back in time: the clock, or a pen at rest.
-GREATEST_GAP = 0.5  # s
-# 99.98 % of the steps within a stroke are shorter than this, eleven times the median. The longer ones point in all
-# directions alike and few come back: the pen was lifted, or lost, without a record of it. They are no ink, so the
-# stroke is cut in two there. What follows keeps its place. Jumps between strokes are longer by nature (median 175, up
-# to the length of a line, for the dot of an i) and stay.
+GREATEST_GAP = 0.5  # s; ten of 1.5 million steps took longer or went back in time: the clock, or a pen at rest
+# 99.98 % of the steps within a stroke are shorter, the median is an eleventh. The longer ones point in all directions
+# alike and few come back: the pen was lifted, or lost, without a record of it. They are no ink, so the stroke is cut in
+# two there. What follows keeps its place. Jumps between strokes are longer by nature and stay.
 LONGEST_STEP = 200.0  # whiteboard units
-LARGEST_CORPUS_FILE = 4 << 20  # bytes; the largest line file of IAM-OnDB has 0.13 MB
 LINE_NAME = re.compile(r"([\w.-]{1,60})-([0-9]{1,3})")  # a01-000u-03: the third line of form a01-000u
+# No entities and nothing from the network; lxml's limits on sizes stand. The last two only save time.
+PARSER = etree.XMLParser(resolve_entities=False, no_network=True, collect_ids=False, remove_blank_text=True)
+# XPath hands out attributes without making a Python object of each of eight million elements.
+POINT_COLUMNS = [etree.XPath(f"//Stroke/Point/@{name}", smart_strings=False) for name in ("x", "y", "time")]
 
 
 class Recording(NamedTuple):
@@ -36,39 +38,21 @@ class Recording(NamedTuple):
     mended: Counter  # how many points were "filled" in, steps "cut", and "rests" dropped
 
 
-def read_recording(data: bytes | None, keep_rests: bool) -> Recording:
+def read_recording(data: bytes, keep_rests: bool) -> Recording:
     """Read and clean a line file. Raises ValueError, which says why, if it cannot be used."""
     positions, ends, mended = clean_strokes(*read_strokes(data))
     offsets, ends = to_offsets(positions, ends, keep_rests)
     return Recording(offsets, ends, mended + Counter(rests=len(positions) - len(offsets)))
 
 
-def usable_bytes(data: bytes | None) -> bytes:
-    """The bytes of a file, of which at most `LARGEST_CORPUS_FILE` + 1 were read; None for what is no regular file.
+def parse_xml(data: bytes) -> etree._Element:
+    """The root of an XML file. Raises ValueError for one with a DOCTYPE, or that is no XML.
 
-    Raises ValueError for None, and for a file that is too large.
-    """
-    if data is None:
-        raise ValueError("no regular file")
-    if len(data) > LARGEST_CORPUS_FILE:
-        raise ValueError(f"larger than {LARGEST_CORPUS_FILE >> 20} MiB")
-    return data
-
-
-# No entities and nothing from the network; lxml's limits on sizes stand. The last two only save time.
-PARSER = etree.XMLParser(resolve_entities=False, no_network=True, collect_ids=False, remove_blank_text=True)
-# XPath hands out attributes without making a Python object of each of eight million elements.
-POINT_COLUMNS = [etree.XPath(f"//Stroke/Point/@{name}", smart_strings=False) for name in ("x", "y", "time")]
-
-
-def refuse_doctype(data: bytes) -> None:
-    """Raise ValueError for an XML file with a DOCTYPE, or one that is no XML up to its first element.
-
-    A DOCTYPE can make lxml read other local files, whatever the parser's flags. Expat reads none, and stops before it.
+    A DOCTYPE can make lxml read other local files, whatever the parser's flags. Expat reads none, and looks first.
     """
 
     def refuse(*_: object) -> None:
-        raise ValueError("has a DOCTYPE, which could name other files to read")
+        raise ValueError("has a DOCTYPE, which could name other files to read; delete it from the file")
 
     def accept(*_: object) -> None:
         raise StopIteration
@@ -77,23 +61,19 @@ def refuse_doctype(data: bytes) -> None:
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = accept  # no DOCTYPE can follow the first element
     try:
-        parser.Parse(data, True)
-    except StopIteration:
-        pass
-    except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding that Python does not know
+        with suppress(StopIteration):
+            parser.Parse(data, True)
+        return etree.fromstring(data, PARSER)
+    except (expat.ExpatError, LookupError, etree.XMLSyntaxError) as error:  # LookupError: an unknown encoding
         raise ValueError(f"XML error: {error}") from None
 
 
-def read_strokes(data: bytes | None) -> tuple[np.ndarray, np.ndarray]:
+def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Points of a line file (n, 3): x, y, time in seconds; and which are the last of a stroke (n,).
 
     Raises ValueError if the file cannot be read.
     """
-    refuse_doctype(usable_bytes(data))
-    try:
-        root = etree.fromstring(data, PARSER)
-    except etree.XMLSyntaxError as error:
-        raise ValueError(f"XML error: {error}") from None
+    root = parse_xml(data)
     try:
         points = np.array([column(root) for column in POINT_COLUMNS], dtype=np.float64).T
     except ValueError:  # not a number, or columns of different lengths
@@ -132,26 +112,19 @@ def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def to_offsets(positions: np.ndarray, ends: np.ndarray, keep_rests: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (T, 2) and end-of-stroke bits (T,) -> offsets and ends as a `Recording` has them, (U, 2) and (U,)."""
+    """Positions (T, 2) and end-of-stroke bits (T,) -> offsets and ends as a `Recording` has them, (U, 2) and (U,).
+
+    Unless `keep_rests`, points where the pen rests go: within a stroke those nearer than `SHORTEST_STEP` to the last
+    one that stayed. A stroke's first and last points stay.
+    """
     positions = np.rint(positions)
     if not keep_rests:
-        stays = drop_rests(positions, ends)
+        stays: list[bool] = []
+        begins_stroke, last_x, last_y = True, 0.0, 0.0  # of the last point that stayed
+        for x, y, ends_stroke in zip(*positions.T.tolist(), ends.tolist(), strict=True):
+            stays.append(begins_stroke or ends_stroke or math.hypot(x - last_x, y - last_y) >= SHORTEST_STEP)
+            if stays[-1]:
+                last_x, last_y = x, y
+            begins_stroke = ends_stroke
         positions, ends = positions[stays], ends[stays]
     return np.diff(positions, axis=0, prepend=positions[:1]).astype(np.int16), ends
-
-
-def drop_rests(positions: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Which points stay when the pen's rests go, (T,) bool, for positions (T, 2) and end-of-stroke bits (T,).
-
-    Within a stroke a point nearer than `SHORTEST_STEP` to the last one that stayed goes. A stroke's first and last
-    points stay.
-    """
-    stays = []
-    begins_stroke, last_x, last_y = True, 0.0, 0.0  # of the last point that stayed
-    for x, y, ends_stroke in zip(*positions.T.tolist(), ends.tolist(), strict=True):
-        stay = begins_stroke or ends_stroke or math.hypot(x - last_x, y - last_y) >= SHORTEST_STEP
-        if stay:
-            last_x, last_y = x, y
-        stays.append(stay)
-        begins_stroke = ends_stroke
-    return np.array(stays, dtype=bool)

@@ -71,13 +71,14 @@ def tidy_quotations(text: str) -> str:
     `text` is a form's lines, since a quotation goes on from line to line.
     """
     opened = set()  # kinds of marks, " and ', whose quotation is open
-    text = f"\n{text}\n"
 
     def place(run: re.Match) -> str:
         before, left, marks, right, after = run.groups()
         marks = marks.replace(" ", "")
-        if marks == "'" and "'" not in opened and is_plural(run):
-            return marks + right
+        if marks == "'" and "'" not in opened and before == "s" and (right or not re.match(r"\w", after)):
+            closer = CLOSER.search(run.string, run.end())
+            if closer is None or closer[1] == "s":  # `workers ' meeting`, and not `he plays ' golf '`
+                return marks + right
         closing = count_closing(before, left, marks, right, after, opened)
         closers, openers = marks[:closing], marks[closing:]
         if after == "\n" and (before.isalnum() or before == ":"):  # the quotation may begin on the next line
@@ -88,19 +89,7 @@ def tidy_quotations(text: str) -> str:
         between = " " if closers and openers else ""
         return ("" if closers else left) + closers + between + openers + ("" if openers else right)
 
-    return QUOTES.sub(place, text)[1:-1]
-
-
-def is_plural(run: re.Match) -> bool:
-    """Whether a mark after an s, with no quotation open, is an apostrophe (`workers ' meeting`).
-
-    It opens a quotation if the next mark can close one, as in `he plays ' golf '`.
-    """
-    before, _, _, right, after = run.groups()
-    if before != "s" or ((after.isalnum() or after == "_") and not right):  # what \w matches, as in CLOSER
-        return False
-    closer = CLOSER.search(run.string, run.end())
-    return closer is None or closer[1] == "s"
+    return QUOTES.sub(place, f"\n{text}\n")[1:-1]
 
 
 def count_closing(before: str, left: str, marks: str, right: str, after: str, opened: set[str]) -> int:

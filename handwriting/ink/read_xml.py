@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from lxml import etree
 
-from handwriting.data.recordings import LINE_NAME, PARSER, clean_strokes, read_strokes, refuse_doctype
+from handwriting.data.recordings import LINE_NAME, clean_strokes, parse_xml, read_strokes
 from handwriting.data.transcriptions import read_transcription, tidy_texts
 from handwriting.ink.svg import local_name, read_svg
 
@@ -41,27 +41,15 @@ def read_text_beside(path: Path) -> str:
     return ""
 
 
-def read_root(data: bytes) -> etree._Element:
-    """The root of an XML file. Raises ValueError for one with a DOCTYPE, or that is no XML."""
-    try:
-        refuse_doctype(data)
-    except ValueError as error:
-        raise ValueError(f"{error}; delete it from the file" if "DOCTYPE" in str(error) else str(error)) from None
-    try:
-        return etree.fromstring(data, PARSER)
-    except etree.XMLSyntaxError as error:
-        raise ValueError(f"XML error: {error}") from None
-
-
 def read_svg_lines(path: Path, data: bytes) -> Iterator[InkLine]:
     """The strokes of a drawing: those of each titled group are a line, those in none another."""
-    for title, strokes in read_svg(read_root(data)):
+    for title, strokes in read_svg(parse_xml(data)):
         yield strokes, title
 
 
 def read_inkml(path: Path, data: bytes) -> Iterator[InkLine]:
     """Traces of InkML: those of each outermost traceGroup are a line, those in none another."""
-    root = read_root(data)
+    root = parse_xml(data)
     if etree.QName(root).localname != "ink":
         raise ValueError("not InkML")
     order = channel_order(root)

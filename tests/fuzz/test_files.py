@@ -109,6 +109,9 @@ class NoPool:
         done.set_result(work(*arguments))
         return done
 
+    def map(self, work, files, chunksize):
+        return map(work, files)
+
 
 def prepare(folder: Path) -> None:
     """Prepare what is in the folder `data`. What comes out can be loaded, and nothing raw is printed."""
