@@ -16,11 +16,10 @@ from PIL import Image
 import data_preprocessing
 from handwriting.data.dataset import load_dataset
 from handwriting.data.recordings import read_strokes
-from handwriting.ink.formats import DOT, FORMATS, Ink, Page, Placed, save, save_corpus
+from handwriting.ink.formats import DOT, FORMATS, Ink, Page, Placed, save
 from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import Drawing
-from handwriting.ink.read_ink import read_ink, read_lines
-from handwriting.ink.read_xml import read_trace
+from handwriting.ink.read_ink import read_ink, read_lines, read_trace
 from handwriting.ink.svg import read_svg
 from handwriting.program import InputError
 
@@ -303,18 +302,21 @@ def test_line_files_are_those_of_iam_ondb(tmp_path):
     assert points[:, :2].min() == 0 and (np.diff(points[:, 2]) > 0).all()
 
 
-def test_a_corpus_is_read_by_the_preprocessing(tmp_path):
-    texts = ["the first line", "another one", "no. 7, and so on"]
-    forms = {f"x01-{number:03}": [write_line(text) for text in texts] for number in range(12)}
-    save_corpus(tmp_path, forms)
+def test_a_corpus_of_written_lines_is_read_by_the_preprocessing(tmp_path):
+    ink = [write_line(text) for text in ("the first line", "another one", "no. 7, and so on")]
+    for form in (f"x01-{number:03}" for number in range(12)):
+        _, *lines = Page(100, 60, [Placed(line, line.strokes) for line in ink]).save(
+            tmp_path / "lineStrokes" / "x01" / form / f"{form}.xml"
+        )
+        (tmp_path / "ascii" / "x01" / form).mkdir(parents=True)
+        lines[0].with_name(f"{form}.txt").rename(tmp_path / "ascii" / "x01" / form / f"{form}.txt")
     data_preprocessing.main(["--source", str(tmp_path), "--output", str(tmp_path / "data.npz")])
     dataset = load_dataset(tmp_path / "data.npz")
-    assert dataset.texts.tolist() == texts * 12
+    assert dataset.texts.tolist() == [line.text for line in ink] * 12
     assert dataset.names[:3].tolist() == ["x01-000-01", "x01-000-02", "x01-000-03"]
     assert dataset.splits.tolist().count("train") > 12
-    assert len(dataset.points(1)) > 0.8 * len(forms["x01-000"][1].points)  # where the pen rests, points are dropped
-    path = tmp_path / "lineStrokes" / "x01" / "x01-003" / "x01-003-02.xml"
-    assert read_ink(path).text == "another one"
+    assert len(dataset.points(1)) > 0.8 * len(ink[1].points)  # where the pen rests, points are dropped
+    assert read_ink(lines[1]).text == "another one"
 
 
 # Drawings from elsewhere

@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lxml import etree
 
 from handwriting.data.dataset import MAX_POSITION
 from handwriting.ink.gcode import Plotter, gcode_bytes
 from handwriting.ink.pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
+from handwriting.ink.svg import svg_bytes
 from handwriting.program import InputError, atomic_write
 from handwriting.strokes import PERIOD, to_strokes
 
@@ -38,8 +40,6 @@ NPZ_NONE = {"seed": -1, "bias": np.nan}  # what stands for None in .npz
 NOT_TEXT = ("Cc", "Cs", "Cn")  # Unicode's categories of control characters, halves of characters, and none at all
 INKML = "http://www.w3.org/2003/InkML"
 TRANSCRIPTION_START = b"OCR:"
-
-# lxml and matplotlib are imported where they are used: they take time, and most formats need only one of them, or none.
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,31 +106,20 @@ class Page:
     rules: list[np.ndarray] = field(default_factory=list)  # (2, 2) in mm: lines on the paper
     plots_rules: bool = False  # whether a plotter is to draw the rules too, before all else
 
-    def groups(self) -> list[tuple[str | None, list[np.ndarray]]]:
-        """What a pen draws, for .svg and .gcode: (text, strokes) of each line; rules have no text."""
-        rules = [(None, self.rules)] if self.rules and self.plots_rules else []
-        return rules + [(placed.ink.text, with_dots(placed.strokes)) for placed in self.lines]
-
     def sheet(self) -> Sheet:
-        """What a picture shows."""
-        strokes = [stroke for placed in self.lines for stroke in with_dots(placed.strokes)]
+        """The page as it is drawn."""
+        lines = [(placed.ink.text, with_dots(placed.strokes)) for placed in self.lines]
+        rules = [(None, self.rules)] if self.rules and self.plots_rules else []
+        strokes = [stroke for _, strokes in lines for stroke in strokes]
         counts = [len(stroke) for placed in self.lines for stroke in placed.ink.strokes]
-        return Sheet(self.width, self.height, strokes, counts, self.rules)
+        return Sheet(self.width, self.height, rules + lines, strokes, counts, self.rules)
 
     def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
         """Write a file as its ending says, see `save`."""
         return save([self], path, drawing, plotter)
 
-    def svg(self, drawing: Drawing) -> bytes:
-        """The page as an SVG file."""
-        from matplotlib.colors import to_hex
-
-        from handwriting.ink.svg import svg_bytes
-
-        return svg_bytes(self.groups(), self.width, self.height, drawing.pen_width, to_hex(drawing.colour))
-
     def _repr_svg_(self) -> str:
-        return self.svg(Drawing()).decode().partition("?>")[2].strip()  # it becomes a part of the notebook's page
+        return svg_bytes(self.sheet(), Drawing()).decode().partition("?>")[2].strip()  # a part of the notebook's page
 
 
 def with_dots(strokes: list[np.ndarray]) -> list[np.ndarray]:
@@ -141,9 +130,6 @@ def with_dots(strokes: list[np.ndarray]) -> list[np.ndarray]:
         is_dot = np.hypot(*(high - low)) < DOT
         drawn.append((low + high) / 2 + [[-DOT / 2, 0], [DOT / 2, 0]] if is_dot else stroke)
     return drawn
-
-
-# Writing
 
 
 def check_ending(path: Path) -> str:
@@ -170,44 +156,38 @@ def save(
     inks = [placed.ink for page in pages for placed in page.lines]
     if not inks:
         raise InputError(f"{path}: there is no ink to write")
-    names = numbered(path, len(pages), len(str(len(pages))))
+
     match kind:
         case "json":
-            contents, names = [json_bytes(inks)], [path]
+            contents = [json_bytes(inks)]
         case "npz":
-            contents, names = [npz_bytes(inks)], [path]
+            contents = [npz_bytes(inks)]
         case "inkml":
-            contents, names = [inkml_bytes(inks)], [path]
+            contents = [inkml_bytes(inks)]
         case "xml":
-            transcription = path.with_suffix(".txt")
-            if transcription.is_file() and not transcription.read_bytes().startswith(TRANSCRIPTION_START):
-                raise InputError(
-                    f"{transcription}: a transcription would be written over it; name another file than {path}"
-                )
-            contents = [transcription_bytes(inks), *map(iam_bytes, inks)]
-            names = [transcription, *numbered(path, len(inks), 2)]
+            contents = [iam_bytes(ink) for ink in inks]
         case "pdf":
-            contents, names = [pdf_bytes([page.sheet() for page in pages], drawing or Drawing())], [path]
+            contents = [pdf_bytes([page.sheet() for page in pages], drawing or Drawing())]
         case "svg":
-            contents = [page.svg(drawing or Drawing()) for page in pages]
+            contents = [svg_bytes(page.sheet(), drawing or Drawing()) for page in pages]
         case "png":
             contents = [png_bytes(page.sheet(), drawing or Drawing()) for page in pages]
         case "gcode":
-            contents = [gcode_bytes(page.groups(), page.height, plotter or Plotter()) for page in pages]
+            contents = [gcode_bytes(page.sheet(), plotter or Plotter()) for page in pages]
         case _:  # gif or webp
             contents = [film_bytes(page.sheet(), drawing or Drawing(), kind) for page in pages]
-    return write_files(dict(zip(names, contents, strict=True)))
-
-
-def numbered(path: Path, count: int, digits: int) -> list[Path]:
-    """The names of `count` files: `path` itself, or letter-1.svg, letter-2.svg, ... of several."""
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, count + 1)]
-
-
-def write_files(files: dict[Path, bytes]) -> list[Path]:
-    """Write files, each whole or not at all, and return their names."""
-    for path, data in files.items():
-        with atomic_write(path) as file:
+    digits = 2 if kind == "xml" else len(str(len(contents)))
+    names = [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, len(contents) + 1)]
+    files = dict(zip(names if len(contents) > 1 else [path], contents, strict=True))
+    if kind == "xml":
+        transcription = path.with_suffix(".txt")
+        if transcription.is_file() and not transcription.read_bytes().startswith(TRANSCRIPTION_START):
+            raise InputError(
+                f"{transcription}: a transcription would be written over it; name another file than {path}"
+            )
+        files = {transcription: transcription_bytes(inks)} | files
+    for name, data in files.items():
+        with atomic_write(name) as file:  # whole or not at all
             file.write(data)
     return list(files)
 
@@ -216,11 +196,11 @@ def json_bytes(inks: list[Ink]) -> bytes:
     """Lines as JSON: of each its strokes as [x, y] in whiteboard units, and for each point its character's place."""
     lines = []
     for ink in inks:
-        strokes = [np.round(stroke.astype(float), 3).tolist() for stroke in ink.strokes]
-        ends = np.cumsum([len(stroke) for stroke in strokes])[:-1]
+        strokes = ink.strokes
+        characters = np.split(np.asarray(ink.characters), np.cumsum([len(stroke) for stroke in strokes])[:-1])
         line = {name: getattr(ink, name) for name in DETAILS}
-        characters = [part.tolist() for part in np.split(np.asarray(ink.characters), ends)]
-        lines.append(line | {"strokes": strokes, "characters": characters})
+        line |= {"strokes": [np.round(stroke, 3).tolist() for stroke in strokes]}
+        lines.append(line | {"characters": [part.tolist() for part in characters]})
     return json.dumps({"version": INK_VERSION, "lines": lines}, ensure_ascii=False, default=np.generic.item).encode()
 
 
@@ -239,8 +219,6 @@ def npz_bytes(inks: list[Ink]) -> bytes:
 
 def inkml_bytes(inks: list[Ink]) -> bytes:
     """Lines as InkML: a traceGroup each, annotated with its text; X and Y in whiteboard units, y downwards."""
-    from lxml import etree
-
     root = etree.Element(f"{{{INKML}}}ink", nsmap={None: INKML})
     channels = etree.SubElement(etree.SubElement(root, "definitions"), "traceFormat")
     for name in "XY":
@@ -252,20 +230,6 @@ def inkml_bytes(inks: list[Ink]) -> bytes:
             etree.SubElement(group, "trace").text = ", ".join(f"{x:.3f} {y:.3f}" for x, y in stroke.tolist())
     etree.cleanup_namespaces(root)
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
-
-
-def save_corpus(folder: Path, forms: dict[str, list[Ink]]) -> list[Path]:
-    """Lines in the folders of IAM-OnDB, which data_preprocessing.py reads: the lines of each form, such as a01-000u.
-
-    Lines whose text has a `#` or `*` are read for prediction only: there these mark words that are struck out.
-    """
-    written = []
-    for form, inks in forms.items():
-        place = Path(form.partition("-")[0]) / form
-        lines = {folder / "lineStrokes" / place / f"{form}-{n:02}.xml": iam_bytes(i) for n, i in enumerate(inks, 1)}
-        transcription = folder / "ascii" / place / f"{form}.txt"
-        written += write_files({transcription: transcription_bytes(inks), **lines})
-    return written
 
 
 def transcription_bytes(inks: list[Ink]) -> bytes:
@@ -291,8 +255,6 @@ def iam_bytes(ink: Ink) -> bytes:
 
     The points of a stroke are `PERIOD` apart, as a whiteboard reads them, and two strokes 0.2 s.
     """
-    from lxml import etree
-
     low = np.concatenate(ink.strokes).min(0)
     strokes = [np.rint(stroke - low).astype(int) for stroke in ink.strokes]
     width, height = np.concatenate(strokes).max(0).tolist()

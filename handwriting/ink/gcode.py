@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from handwriting.ink.pictures import Sheet
 from handwriting.program import InputError
 
 # What lifts the pen: its command, how it waits, and where it is when the pen is up and down. A servo is told by M280
@@ -40,28 +38,22 @@ class Plotter:
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"{name} must be from {least} to {most} {unit}, not {getattr(self, name)}")
 
-    def pen_commands(self, is_down: bool) -> list[str]:
-        """The commands that lift or lower the pen, and wait for it."""
-        move, wait, *usual = PENS[self.pen]
-        given = self.down if is_down else self.up
-        commands = [move.format(place=usual[is_down] if given is None else given)]
-        if wait and self.pause:
-            commands.append(wait.format(milliseconds=1000 * self.pause, seconds=self.pause))
-        return commands
 
-
-def gcode_bytes(groups: Sequence[tuple[str | None, list[np.ndarray]]], height: float, plotter: Plotter) -> bytes:
-    """A program that draws the strokes of all groups, as `svg.svg_bytes` takes them, on a page of `height` mm.
+def gcode_bytes(sheet: Sheet, plotter: Plotter) -> bytes:
+    """A program that draws the strokes of a sheet, in the order of writing.
 
     It sets millimetres (G21) and absolute positions (G90), lifts the pen before it moves for the first time, travels by
     G0 and draws by G1, and ends at the origin with the pen up (M2).
     """
-    up, down = plotter.pen_commands(False), plotter.pen_commands(True)
-    lines = ["G21", "G90", *up]
-    for stroke in (stroke for _, strokes in groups for stroke in strokes):
-        places = stroke if plotter.origin == "top left" else stroke * [1, -1] + [0, height]
-        texts = [f"X{x:.3f} Y{y:.3f}" for x, y in (places + 0.0).tolist()]
-        lines += [f"G0 {texts[0]} F{plotter.travel:g}", *down]
-        lines += [f"G1 {texts[1]} F{plotter.feed:g}", *(f"G1 {text}" for text in texts[2:]), *up]
+    move, wait, up, down = PENS[plotter.pen]
+    places = up if plotter.up is None else plotter.up, down if plotter.down is None else plotter.down
+    waiting = [wait.format(milliseconds=1000 * plotter.pause, seconds=plotter.pause)] if wait and plotter.pause else []
+    lift, lower = ([move.format(place=place), *waiting] for place in places)
+    lines = ["G21", "G90", *lift]
+    for stroke in (stroke for _, strokes in sheet.groups for stroke in strokes):
+        corners = stroke if plotter.origin == "top left" else stroke * [1, -1] + [0, sheet.height]
+        texts = [f"X{x:.3f} Y{y:.3f}" for x, y in (corners + 0.0).tolist()]
+        lines += [f"G0 {texts[0]} F{plotter.travel:g}", *lower]
+        lines += [f"G1 {texts[1]} F{plotter.feed:g}", *(f"G1 {text}" for text in texts[2:]), *lift]
     lines += [f"G0 X0 Y0 F{plotter.travel:g}", "M2"]
     return "\n".join([*lines, ""]).encode("ascii")

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -53,15 +53,15 @@ class Drawing:
                 raise InputError(f"{name} must be from {least} to {most}, not {number}")
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A page as a picture shows it, in mm from the top left corner, y downwards."""
+class Sheet(NamedTuple):
+    """A page as it is drawn, in mm from the top left corner, y downwards. All strokes are in the order of writing."""
 
     width: float
     height: float
-    strokes: list[np.ndarray]  # (n, 2), n >= 2, in the order of writing
-    counts: list[int]  # how many points each stroke was written with
-    rules: list[np.ndarray]  # (2, 2): faint lines on the paper
+    groups: list[tuple[str | None, list[np.ndarray]]]  # what a pen draws: titles and strokes (n, 2), n >= 2
+    strokes: list[np.ndarray]  # (n, 2), n >= 2: the ink, for pictures
+    counts: list[int]  # how many points each of `strokes` was written with
+    rules: list[np.ndarray]  # (2, 2): faint lines on the paper, in pictures
 
 
 def page_figure(sheet: Sheet, drawing: Drawing, with_ink: bool = True) -> Figure:

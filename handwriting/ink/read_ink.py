@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lxml import etree
 
+from handwriting.data.recordings import LINE_NAME, clean_strokes, parse_xml, read_strokes
+from handwriting.data.transcriptions import read_transcription, tidy_texts
 from handwriting.ink.formats import DETAILS, INK_VERSION, Ink
+from handwriting.ink.svg import read_svg, text_of
 from handwriting.program import InputError
 from handwriting.strokes import to_points
 
@@ -56,9 +61,9 @@ def read_lines(path: Path | str) -> list[Ink]:
     return inks
 
 
-def make_ink(strokes: list[np.ndarray], text: str) -> Ink:
+def make_ink(strokes: list[np.ndarray], text: str = "") -> Ink:
     """Ink of strokes (n, 2) from a file. Raises ValueError for numbers that are not finite or too large."""
-    if not all(np.isfinite(stroke).all() and (np.abs(stroke) <= MAX_COORDINATE).all() for stroke in strokes):
+    if not all((np.abs(stroke) <= MAX_COORDINATE).all() for stroke in strokes):  # false for NaN
         raise ValueError(f"a coordinate that is not finite, or beyond {MAX_COORDINATE:g}")
     return Ink(to_points(strokes), text)
 
@@ -73,7 +78,7 @@ def read_json(path: Path, data: bytes) -> Iterator[Ink]:
             strokes = [np.array(stroke, dtype=np.float64).reshape(-1, 2) for stroke in line["strokes"] if stroke]
             if strokes:
                 characters = [place for stroke in line["characters"] for place in stroke]
-                points = make_ink(strokes, "").points
+                points = make_ink(strokes).points
                 points[0, :2] = strokes[0][0]  # it has the offset of the first point, which `to_points` leaves out
                 details = {name: line[name] for name in DETAILS if name in line}
                 yield Ink(points, characters=np.array(characters), **details)
@@ -83,8 +88,12 @@ def read_json(path: Path, data: bytes) -> Iterator[Ink]:
 
 def read_npz(path: Path, data: bytes) -> Iterator[Ink]:
     """Lines as `formats.npz_bytes` writes them."""
-    arrays = load_arrays(data)
     try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            if sum(entry.file_size for entry in file.zip.infolist()) > MAX_UNPACKED_BYTES:
+                raise ValueError(f"larger than {MAX_UNPACKED_BYTES >> 20} MiB when unpacked")
+            arrays = {name: file[name] for name in ("version", "points", "characters", "starts")}
+            arrays |= {name: file[name] for name in DETAILS if name in file}
         if arrays["version"] != INK_VERSION:
             raise ValueError("it is of another version of this project")
         for number, (start, end) in enumerate(pairwise(arrays["starts"].tolist())):
@@ -92,30 +101,90 @@ def read_npz(path: Path, data: bytes) -> Iterator[Ink]:
             details |= {"seed": None} if details.get("seed", -1) < 0 else {}
             details |= {"bias": None} if np.isnan(details.get("bias", np.nan)) else {}
             yield Ink(arrays["points"][start:end], characters=arrays["characters"][start:end], **details)
-    except (TypeError, IndexError) as error:
-        raise ValueError(f"it is not of the form that this project writes ({error})") from None
-
-
-def load_arrays(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of an .npz of ink. Raises ValueError for a file that is damaged, or of other arrays."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            if sum(entry.file_size for entry in file.zip.infolist()) > MAX_UNPACKED_BYTES:
-                raise ValueError(f"larger than {MAX_UNPACKED_BYTES >> 20} MiB when unpacked")
-            names = ("version", "points", "characters", "starts", *(name for name in DETAILS if name in file))
-            return {name: file[name] for name in names}
     except KeyError as error:
         raise ValueError(f"it has no array {error}; a data set is not ink, give a line of it") from None
     except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
-        raise ValueError(f"it is damaged, or no .npz ({error})") from None
+        raise ValueError(f"it is damaged, or not of the form that this project writes ({error})") from None
 
 
-def from_xml(path: Path, data: bytes) -> Iterator[Ink]:
-    """Lines of .xml, .svg or .inkml."""
-    from handwriting.ink.read_xml import XML_READERS
+def read_iam(path: Path, data: bytes) -> Iterator[Ink]:
+    """A line file of IAM-OnDB, recording errors mended as data_preprocessing.py does.
 
-    for strokes, text in XML_READERS[path.suffix.lower()](path, data):
-        yield make_ink(strokes, text)
+    Its transcription is line n of form.txt for form-n.xml, or NAME.txt for NAME.xml. It may stand beside the file, or
+    where IAM-OnDB has it: ascii/.../form.txt for lineStrokes/.../form-n.xml.
+    """
+    positions, ends, _ = clean_strokes(*read_strokes(data))
+    places = [(path.with_suffix(".txt"), 1)]
+    if match := LINE_NAME.fullmatch(path.stem):
+        beside = path.with_name(f"{match[1]}.txt")
+        parts = ["ascii" if part == "lineStrokes" else part for part in beside.absolute().parts]
+        places += [(beside, int(match[2])), (Path(*parts), int(match[2]))]
+    text = ""
+    for place, number in places:
+        if not text and place.is_file():
+            texts = tidy_texts(read_transcription(place.read_bytes()))
+            text = texts[number - 1] if 1 <= number <= len(texts) else ""
+    yield make_ink(np.split(positions, np.flatnonzero(ends[:-1]) + 1), text)
 
 
-READERS = {".xml": from_xml, ".npz": read_npz, ".json": read_json, ".svg": from_xml, ".inkml": from_xml}
+def read_drawing(path: Path, data: bytes) -> Iterator[Ink]:
+    """The strokes of an .svg: those of each titled group are a line, those in none another."""
+    for title, strokes in read_svg(parse_xml(data)):
+        yield make_ink(strokes, title)
+
+
+def read_inkml(path: Path, data: bytes) -> Iterator[Ink]:
+    """Traces of InkML: those of each outermost traceGroup are a line, those in none another.
+
+    Raises ValueError for a file that is not InkML, and for traces that cannot be read.
+    """
+    root = parse_xml(data)
+    if etree.QName(root).localname != "ink":
+        raise ValueError("not InkML")
+    order = 0, 1, np.array([1, 1])
+    for form in root.iter("{*}traceFormat"):
+        channels = {channel.get("name"): (n, channel) for n, channel in enumerate(form.iter("{*}channel"))}
+        if {"X", "Y"} <= channels.keys():
+            (x, first), (y, second) = channels["X"], channels["Y"]
+            signs = [-1 if channel.get("orientation") == "-ve" else 1 for channel in (first, second)]
+            order = x, y, np.array(signs)
+            break
+    groups = [(group, group.iter("{*}trace")) for group in root.iterfind("{*}traceGroup")]
+    for annotated, traces in [(root, root.iterfind("{*}trace")), *groups]:
+        strokes = [read_trace("".join(trace.itertext()), order) for trace in traces if trace.get("type") != "penUp"]
+        if strokes := [stroke for stroke in strokes if len(stroke)]:
+            yield make_ink(strokes, text_of(annotated.find("{*}annotation[@type='truth']")))
+
+
+# A value of a trace (InkML, 3.2.1): explicit (!), a difference (') or a difference of differences ("), which hold for
+# the values that follow in the channel; * for an unchanged one. X and Y cannot be ? (none), T, F or a hexadecimal.
+VALUE = re.compile(r"""\s*([!'"]?)\s*(?:([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\*)|\#[0-9a-fA-F]+|[?TF])""")
+
+
+def read_trace(text: str, order: tuple[int, int, np.ndarray]) -> np.ndarray:
+    """The positions (n, 2) of a trace, which is points apart by commas. Raises ValueError for one that is not.
+
+    `order`: where X and Y stand among the channels, and their directions (2,): 1 as is usual, right and down, or -1.
+    """
+    x, y, signs = order
+    mode, value, change = {x: "!", y: "!"}, {x: 0.0, y: 0.0}, {x: 0.0, y: 0.0}
+    positions = []
+    for point in filter(str.strip, text.split(",")):
+        found = list(VALUE.finditer(point))
+        is_read = "".join(match[0] for match in found) == point.rstrip() and len(found) > max(x, y)
+        if not (is_read and found[x][2] and found[y][2]):
+            raise ValueError(f"a trace with a point that cannot be read: {point.strip()[:40]!r}")
+        for channel in (x, y):
+            mode[channel], number = found[channel][1] or mode[channel], found[channel][2]
+            if number == "*":
+                change[channel] = 0.0
+            elif mode[channel] == "!":
+                change[channel] = float(number) - value[channel]
+            else:
+                change[channel] = float(number) + (change[channel] if mode[channel] == '"' else 0.0)
+            value[channel] += change[channel]
+        positions.append((value[x], value[y]))
+    return np.array(positions).reshape(-1, 2) * signs
+
+
+READERS = {".xml": read_iam, ".npz": read_npz, ".json": read_json, ".svg": read_drawing, ".inkml": read_inkml}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import cmath
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from lxml import etree
+
+from handwriting.ink.pictures import Drawing, Sheet
 
 NAMESPACE = "http://www.w3.org/2000/svg"
 MAX_POINTS = 1_000_000  # of all strokes of a file
@@ -26,25 +28,21 @@ UNITS = {"px": 1.0, "deg": 1.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0, "p
 QUANTITY = re.compile(rf"{NUMBER.pattern}({'|'.join(UNITS)})?")
 NOT_SHOWN = {"defs", "clipPath", "mask", "pattern", "marker", "symbol"}  # what stands in them is not drawn itself
 INHERITED = ("visibility", "fill", "stroke")
-PROPERTIES = (*INHERITED, "display", "transform")
 WHITE = {"white", "#fff", "#ffffff", "rgb(255,255,255)", "rgb(100%,100%,100%)"}
 
 
-def svg_bytes(
-    groups: Sequence[tuple[str | None, list[np.ndarray]]], width: float, height: float, pen_width: float, colour: str
-) -> bytes:
-    """A drawing of `width` times `height` mm, for plotters: nothing in it but strokes, in the order of writing.
+def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
+    """A sheet for plotters: nothing in it but strokes, a path each, in the order of writing, and titles of groups."""
+    from matplotlib.colors import to_hex
 
-    `groups` are titles (None for a group without one) with strokes (n, 2), n >= 2, in mm from the top left corner, y
-    downwards. Each stroke is a path.
-    """
-    size = {"width": f"{width:g}mm", "height": f"{height:g}mm", "viewBox": f"0 0 {width:g} {height:g}"}
+    width, height = f"{sheet.width:g}", f"{sheet.height:g}"
+    size = {"width": f"{width}mm", "height": f"{height}mm", "viewBox": f"0 0 {width} {height}"}
     root = etree.Element("svg", size, nsmap={None: NAMESPACE})
     pen = {
-        "fill": "none", "stroke": colour, "stroke-width": f"{pen_width:g}", "stroke-linecap": "round",
-        "stroke-linejoin": "round",
+        "fill": "none", "stroke": to_hex(drawing.colour), "stroke-width": f"{drawing.pen_width:g}",
+        "stroke-linecap": "round", "stroke-linejoin": "round",
     }  # fmt: skip
-    for title, strokes in groups:
+    for title, strokes in sheet.groups:
         group = etree.SubElement(root, "g", pen)
         if title is not None:
             etree.SubElement(group, "title").text = title
@@ -70,13 +68,13 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
     White areas without an outline are paper and left out. Raises ValueError for what cannot be read, or more than a
     million points.
     """
-    if local_name(root) != "svg":
+    if etree.QName(root).localname != "svg":
         raise ValueError("not an SVG drawing")
-    groups: dict[etree._Element | None, list[Outline]] = {}  # by the titled group around them
-    for element, transform, group in shown_elements(root):
+    groups: dict[etree._Element | None, list[Outline]] = {}  # by their title
+    for element, transform, title in shown_elements(root):
         for points, sizes in element_outlines(element):
             moved = points @ transform[:2, :2].T + transform[:2, 2]
-            groups.setdefault(group, []).append(Outline(moved, sizes))
+            groups.setdefault(title, []).append(Outline(moved, sizes))
     if not groups:
         return []
     places = np.concatenate([outline.points for outlines in groups.values() for outline in outlines])
@@ -85,31 +83,24 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
     if tolerance is None:
         tolerance = TOLERANCE * float(np.ptp(places, axis=0).max())
     found, total = [], 0
-    for group, outlines in groups.items():
-        found.append((title_of(group) or "", []))
+    for title, outlines in groups.items():
+        strokes = []
         for outline in outlines:
-            found[-1][1].append(flatten(outline, tolerance))
-            total += len(found[-1][1][-1])
+            strokes.append(flatten(outline, tolerance))
+            total += len(strokes[-1])
             if total > MAX_POINTS:
                 raise ValueError(f"more than {MAX_POINTS} points")
+        found.append((text_of(title), strokes))
     return found
 
 
-def local_name(element: etree._Element) -> str:
-    """An element's name without its namespace, "" for a comment."""
-    return etree.QName(element).localname if isinstance(element.tag, str) else ""
-
-
-def title_of(element: etree._Element | None) -> str | None:
-    """The text of an element's own `<title>`, blanks tidied."""
-    for child in () if element is None else element:
-        if local_name(child) == "title":
-            return " ".join("".join(child.itertext()).split())
-    return None
+def text_of(element: etree._Element | None) -> str:
+    """The text in an element, blanks tidied; "" for None."""
+    return "" if element is None else " ".join("".join(element.itertext()).split())
 
 
 def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.ndarray, etree._Element | None]]:
-    """All elements that are shown, in order, with their transform (3, 3) and the nearest titled `<g>` around them.
+    """All elements that are shown, in order, with their transform (3, 3) and the title of the nearest `<g>` with one.
 
     After a `<use>` comes what it uses.
     """
@@ -117,40 +108,34 @@ def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.nd
     waiting = [(root, np.eye(3), {}, None, False)]  # a stack, as files may be nested deeper than Python's calls
     used = 0
     while waiting:
-        element, transform, inherited, group, is_used = waiting.pop()
+        element, transform, inherited, title, is_used = waiting.pop()
         used += is_used
         if used > MAX_USED:
             raise ValueError(f"<use> elements that stand for more than {MAX_USED} others, or for themselves")
-        name = local_name(element)
-        style = read_style(element) if name else {}
-        if not name or name in NOT_SHOWN or style.get("display") == "none":
+        if not isinstance(element.tag, str):  # a comment
             continue
-        if style:
-            inherited = inherited | {key: style[key] for key in INHERITED if key in style}
-            transform = transform @ read_transform(style.get("transform", ""))
-        if name == "g" and title_of(element) is not None:
-            group = element
+        name, style = etree.QName(element).localname, dict(element.attrib)  # what its `style` says comes first
+        declared = [part.partition(":") for part in element.get("style", "").split(";")]
+        style |= {key.strip(): value.strip() for key, _, value in declared}
+        if name in NOT_SHOWN or style.get("display") == "none":
+            continue
+        inherited = inherited | {key: style[key] for key in INHERITED if key in style}
+        if "transform" in style:
+            transform = transform @ read_transform(style["transform"])
+        if name == "g" and (own := element.find("{*}title")) is not None:
+            title = own
         fill = inherited.get("fill", "").lower().replace(" ", "")
         is_paper = fill in WHITE and inherited.get("stroke", "none") == "none"
         if inherited.get("visibility") not in ("hidden", "collapse") and not is_paper:
-            yield element, transform, group
+            yield element, transform, title
         children = list(element)
         if name == "use":
             link = element.get("href") or element.get("{http://www.w3.org/1999/xlink}href") or ""
             target = named.get(link[1:]) if link.startswith("#") else None
-            children = [] if target is None else list(target) if local_name(target) == "symbol" else [target]
+            children = [] if target is None else list(target) if etree.QName(target).localname == "symbol" else [target]
             transform = transform @ np.array([[1, 0, length(element, "x")], [0, 1, length(element, "y")], [0, 0, 1]])
             is_used = True
-        waiting += [(child, transform, inherited, group, is_used) for child in reversed(children)]
-
-
-def read_style(element: etree._Element) -> dict[str, str]:
-    """What an element says of some properties, in its `style` or else in attributes."""
-    style = {name: value for name in PROPERTIES if (value := element.get(name)) is not None}
-    for name, _, value in (part.partition(":") for part in element.get("style", "").split(";")):
-        if name.strip() in PROPERTIES:
-            style[name.strip()] = value.strip()
-    return style
+        waiting += [(child, transform, inherited, title, is_used) for child in reversed(children)]
 
 
 def read_transform(text: str) -> np.ndarray:
@@ -196,20 +181,18 @@ def length(element: etree._Element, name: str) -> float:
 
 def element_outlines(element: etree._Element) -> list[Outline]:
     """The strokes that an element is; none if it is no shape."""
-    match local_name(element):
-        case "path":
-            return read_path(element.get("d", ""))
-        case "line":
-            ends = [[length(element, f"{axis}{n}") for axis in "xy"] for n in "12"]
-            return [Outline(np.array(ends), [1])]
-        case "polyline" | "polygon" as name:
-            numbers = read_numbers(element.get("points", ""))
-            if len(numbers) % 2:
-                raise ValueError("a polyline with an x that has no y")
-            points = np.reshape(numbers, (-1, 2))
-            points = np.concatenate([points, points[:1]]) if name == "polygon" else points
-            return [Outline(points, [1] * (len(points) - 1))] if len(points) else []
-    return []
+    name = etree.QName(element).localname
+    if name == "path":
+        return read_path(element.get("d", ""))
+    numbers = []
+    if name == "line":
+        numbers = [length(element, side) for side in ("x1", "y1", "x2", "y2")]
+    elif name in ("polyline", "polygon"):
+        numbers = read_numbers(element.get("points", ""))
+        if len(numbers) % 2:
+            raise ValueError("a polyline with an x that has no y")
+        numbers += numbers[:2] if name == "polygon" else []
+    return [Outline(np.reshape(numbers, (-1, 2)), [1] * (len(numbers) // 2 - 1))] if numbers else []
 
 
 def path_commands(data: str) -> Iterator[tuple[str, list[float]]]:
@@ -240,10 +223,9 @@ def read_path(data: str) -> list[Outline]:
     here = start = control = 0j  # control: the last but one control point of the last curve
     before = ""  # the last command
     for letter, numbers in path_commands(data):
-        command, base = letter.upper(), here if letter.islower() else 0j
+        command, base, pieces = letter.upper(), here if letter.islower() else 0j, []
         if not outlines and command != "M":
             raise ValueError("path data that does not begin with M")
-        pieces = []
         match command:
             case "M":
                 here = start = base + complex(*numbers)
