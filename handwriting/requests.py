@@ -67,6 +67,7 @@ class Request:
     usual_bias: Any  # None: each line has its own
     usual_output: str  # within examples/
     hint = ""  # what else to say of a flag that does not fit
+    redo = ""  # how to write single lines anew: a flag, for their numbers
     prepare: Callable[[], Any]
     write: Callable[[Any], Any]
     place: Callable[[Any], Any]
@@ -134,15 +135,11 @@ class Request:
         for path in paths:
             print(f"wrote {path}")
         inks = [placed.ink for page in sheets.pages for placed in page.lines]
-        tell_faults({self.name(n, ink): ink.fault for n, ink in enumerate(inks, 1)}, self.retries, self.advice(inks))
+        tell_faults({self.name(n, ink): ink.fault for n, ink in enumerate(inks, 1)}, self.retries, self.redo)
 
     def name(self, number: int, ink: Ink) -> str:
         """A line's name in messages."""
         return f"line {number} (seed {ink.seed})"
-
-    def advice(self, inks: list[Ink]) -> str:
-        """What to do about lines that are wrong."""
-        return "try another --seed or --bias"
 
 
 class Lines(Request):
@@ -212,7 +209,7 @@ class Pages(Request):
         "text file page landscape margins x_height line_spacing align ruled plot_rules jitter smooth redo progress "
         "style prime prime_text"
     )
-    usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
+    usual_bias, usual_output, redo = PAGE_BIAS, "synthesis.png", "--redo {}, "
 
     def __init__(self, given: dict[str, Any]):
         super().__init__(given)
@@ -254,11 +251,6 @@ class Pages(Request):
     def name(self, number: int, ink: Ink) -> str:
         """A line's name in messages."""
         return f"line {number} {ink.text!r}"
-
-    def advice(self, inks: list[Ink]) -> str:
-        """What to do about lines that are wrong."""
-        wrong = [str(n) for n, ink in enumerate(inks, 1) if ink.fault]
-        return f"try --redo {','.join(wrong[:MOST_TOLD])}, another --seed or --bias"
 
 
 class Styles(Request):
@@ -339,7 +331,7 @@ class Batch(Request):
         if missing:
             problems = f"not written: {list_faults(missing)}", list_faults(faults, self.retries)
             raise ResultError(f"{'; '.join(filter(None, problems))}; {manifest} has all of them")
-        tell_faults(faults, self.retries, self.advice([]))
+        tell_faults(faults, self.retries)
 
 
 def read_text(path: Path) -> str:
@@ -359,9 +351,11 @@ def read_text(path: Path) -> str:
     return text
 
 
-def tell_faults(faults: dict[str, str], retries: int, advice: str) -> None:
+def tell_faults(faults: dict[str, str], retries: int, redo: str = "") -> None:
     """Tell which lines are wrong and why, by name: as a note if they were to come as they are, else by ResultError."""
     message = list_faults(faults, retries)
+    wrong = [str(n) for n, fault in enumerate(faults.values(), 1) if fault]
+    advice = f"try {redo.format(','.join(wrong[:MOST_TOLD]))}another --seed or --bias"
     if message and retries:
         raise ResultError(f"{message}; {advice}, or more --retries")
     if message:
