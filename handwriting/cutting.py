@@ -5,8 +5,8 @@ x-heights of a line, measured from its baseline, unless said otherwise.
 """
 
 import string
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from handwriting.data.dataset import Dataset
 from handwriting.recogniser import Recogniser, align
-from handwriting.strokes import to_strokes
 from handwriting.training.batches import collate, make_batches, pad_codes
 from handwriting.writer import Network
 from model import Window, window_weights
@@ -29,23 +28,17 @@ SIGNS = {  # limits on a sign's height, top and bottom, y downwards from the bas
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Cutting:
-    """Ink of a character or word."""
+class Cutting(NamedTuple):
+    """Ink of a character, a word or a line."""
 
     text: str
-    strokes: list[np.ndarray]  # (n, 2) each; x from the left edge, y downwards from the baseline
+    positions: np.ndarray  # (n, 2): y downwards from the baseline
+    ends: np.ndarray  # (n,) bool: the pen is lifted after this point
     slant: float  # of the line that it comes from: x a unit of y upwards
 
-    @property
-    def width(self) -> float:
-        """From the left edge to the right one."""
-        return max(stroke[:, 0].max() for stroke in self.strokes)
 
-
-@dataclass(frozen=True)
-class CutLine:
-    """A training line in pieces."""
+class CutLine(NamedTuple):
+    """A line in pieces."""
 
     words: list[Cutting]  # none if they share strokes
     gaps: list[float]  # between the words
@@ -55,36 +48,54 @@ class CutLine:
     slant: float
 
 
+@torch.inference_mode()
 def cut_lines(network: Network, recogniser: Recogniser, dataset: Dataset, lines: np.ndarray) -> list[CutLine]:
     """Lines of a data set, by number, cut; those that cannot be measured are left out.
 
-    A line's glyphs are characters that the recogniser reads as what they are, of the usual size and place.
+    A point belongs to the character on which the network's window is strongest before it.
     """
-    characters = align_characters(network, dataset, lines)
-    points, texts = [dataset.points(line) for line in lines], dataset.texts[lines].tolist()
-    found = []
-    for line, ink, text, read in zip(lines.tolist(), points, texts, recogniser.read(points), strict=True):
-        found.append(cut_line(ink, characters[line], text, places_read_right(text, read)))
-    return [cut for cut in found if cut]
+    found, model, lengths = {}, network.model, np.diff(dataset.starts)[lines]
+    for batch in tqdm(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="cutting", disable=None):
+        inks, texts = [dataset.points(line) for line in lines[batch]], dataset.texts[lines[batch]].tolist()
+        points, _, _ = collate(inks)
+        codes = pad_codes([torch.from_numpy(network.alphabet.encode(text)) for text in texts])
+        _, _, windows = model(model.normalise(points[:-1]), model.one_hot(codes))
+        for b, (ink, text, read) in enumerate(zip(inks, texts, recogniser.read(inks), strict=True)):
+            window = Window(*(parameter[: len(ink) - 1, b] for parameter in windows))
+            characters = np.append(0, window_weights(window, len(text)).argmax(1).numpy())  # (T,) from phi (T - 1, U)
+            found[batch[b]] = cut_line(ink, characters, text, read)
+    return [cut for _, cut in sorted(found.items()) if cut]
 
 
-@torch.inference_mode()
-def align_characters(network: Network, dataset: Dataset, lines: np.ndarray) -> dict[int, np.ndarray]:
-    """For each line, by its number, the place in its text of the character that each point belongs to, (T,).
+def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -> CutLine | None:
+    """Cut a line, points (T, 3) in whiteboard units, where the pen is lifted; None if it cannot be measured.
 
-    That is the one on which the network's window is strongest before the point.
+    `characters` (T,) are the places in `text` of the points' characters. Glyphs are the characters that are `read` as
+    what they are, and have a usual size and place.
     """
-    found, model = {}, network.model
-    lengths = np.diff(dataset.starts)[lines]
-    for batch in tqdm(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="aligning", disable=None):
-        codes = [torch.from_numpy(network.alphabet.encode(str(text))) for text in dataset.texts[lines[batch]]]
-        points, _, _ = collate([dataset.points(line) for line in lines[batch]])
-        _, _, windows = model(model.normalise(points[:-1]), model.one_hot(pad_codes(codes)))
-        for b, line in enumerate(lines[batch]):
-            window = Window(*(parameter[: lengths[batch[b]] - 1, b] for parameter in windows))
-            phi = window_weights(window, len(dataset.texts[line]))  # (T - 1, U)
-            found[int(line)] = np.append(0, phi.argmax(1).numpy())
-    return found
+    positions, ends = np.cumsum(points[:, :2], axis=0, dtype=np.float64), points[:, 2] > 0.5
+    measures = measure_line(positions, characters, text)
+    if measures is None:
+        return None
+    slope, base, x_height = measures
+    positions[:, 1] -= positions[:, 0] * slope + base
+    positions /= x_height
+    dx, dy = np.diff(positions, axis=0)[~ends[:-1]].T
+    steep = np.abs(dy) > np.abs(dx)
+    slant = float(-(dx * np.sign(dy))[steep].sum() / max(np.abs(dy[steep]).sum(), 1e-6))
+    line = Cutting(text, positions, ends, slant)
+    strokes = np.cumsum(ends) - ends  # the number of each point's stroke
+    counts = np.zeros((strokes[-1] + 1, len(text)))  # how many points of each stroke each character has
+    np.add.at(counts, (strokes, characters), 1)
+    owners, shares = counts.argmax(1), counts / counts.sum(1, keepdims=True)
+    is_read = [a == b for a, b in align(text, read) if a]
+    glyphs = []
+    for place, character in enumerate(text):
+        own = owners == place
+        is_whole = own.any() and (shares[own, place] >= MIN_OWN).all() and (shares[~own, place] <= 1 - MIN_OWN).all()
+        if character in TOKEN_CHARACTERS and is_read[place] and is_whole:
+            glyphs.append(Cutting(character, positions[own[strokes]], ends[own[strokes]], slant))
+    return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height, slant)
 
 
 def measure_line(positions: np.ndarray, characters: np.ndarray, text: str) -> tuple[float, float, float] | None:
@@ -108,89 +119,37 @@ def measure_line(positions: np.ndarray, characters: np.ndarray, text: str) -> tu
     return (float(slope), float(base), x_height) if x_height > 10 and abs(slope) < 0.3 else None
 
 
-def measure_slant(strokes: list[np.ndarray]) -> float:
-    """The mean x a unit of y upwards over the steep steps of strokes (n, 2)."""
-    steps = np.concatenate([np.diff(stroke, axis=0) for stroke in strokes])
-    steep = np.abs(steps[:, 1]) > np.abs(steps[:, 0])
-    dx, dy = steps[steep].T
-    return float(-(dx * np.sign(dy)).sum() / max(np.abs(dy).sum(), 1e-6))
-
-
-def places_read_right(text: str, read: str) -> set[int]:
-    """The places in `text` of the characters that are read as what they are."""
-    pairs = align(text, read)
-    places = np.cumsum([bool(a) for a, _ in pairs]) - 1
-    return {int(place) for place, (a, b) in zip(places, pairs, strict=True) if a == b}
-
-
-def cut_line(points: np.ndarray, characters: np.ndarray, text: str, right: set[int]) -> CutLine | None:
-    """Cut a line, points (T, 3) in whiteboard units, where the pen is lifted; None if it cannot be measured.
-
-    Glyphs are those at the places in `right` only.
-    """
-    strokes, ends = to_strokes(points), np.flatnonzero(points[:, 2] > 0.5) + 1
-    owners = np.split(characters, ends)[: len(strokes)]
-    measures = measure_line(np.concatenate(strokes), characters, text)
-    if measures is None:
-        return None
-    slope, base, x_height = measures
-    strokes = [(stroke - np.outer(stroke[:, 0] * slope + base, [0, 1])) / x_height for stroke in strokes]
-    slant = measure_slant(strokes)
-    main = [int(np.bincount(owner).argmax()) for owner in owners]  # the character of each stroke
-    words, gaps = cut_words(strokes, owners, main, text, slant)
-    places = [place for place, character in enumerate(text) if character in TOKEN_CHARACTERS and place in right]
-    chosen = [(own_strokes(owners, main, place), text[place]) for place in places]
-    glyphs = [make_cutting([strokes[s] for s in own], character, slant) for own, character in chosen if own]
-    return CutLine(words, gaps, glyphs, slope, x_height, slant)
-
-
-def make_cutting(strokes: list[np.ndarray], text: str, slant: float) -> Cutting:
-    """A cutting of strokes (n, 2), which are moved so that it begins at x = 0."""
-    left = min(stroke[:, 0].min() for stroke in strokes)
-    return Cutting(text, [stroke - [left, 0] for stroke in strokes], slant)
-
-
-def cut_words(
-    strokes: list[np.ndarray], owners: list[np.ndarray], main: list[int], text: str, slant: float
-) -> tuple[list[Cutting], list[float]]:
+def cut_words(line: Cutting, strokes: np.ndarray, counts: np.ndarray) -> tuple[list[Cutting], list[float]]:
     """The words of a line and the gaps between them; none if words share strokes or come in another order.
 
-    strokes (n, 2) and, for each point of them, its character, owners (n,); `main` is that of most points of a stroke.
+    `strokes` (n,) is the number of each point's stroke, and `counts` (S, U) how many of its points each character has.
     """
-    word_of = np.cumsum([character == " " for character in text])
-    words = [int(word_of[place]) for place in main]
-    is_shared = any((word_of[owner] == word).mean() < MIN_OWN for owner, word in zip(owners, words, strict=True))
-    if is_shared or words != sorted(words):
+    texts, x = line.text.split(" "), line.positions[:, 0]
+    word_of = np.cumsum([character == " " for character in line.text])  # (U,)
+    words = word_of[counts.argmax(1)]  # (S,)
+    own = (counts * (word_of == words[:, None])).sum(1) / counts.sum(1)
+    if (own < MIN_OWN).any() or (np.diff(words) < 0).any():
         return [], []
-    for s in range(1, len(strokes)):  # a bar that is written when the window is on the next word already
-        last = max(strokes[r][:, 0].max() for r in range(s) if words[r] == words[s - 1])
-        if words[s] > words[s - 1] and strokes[s][:, 0].mean() < last:
+    for s in range(1, len(words)):  # a bar that is written when the window is on the next word already
+        before = (words[strokes] == words[s - 1]) & (strokes < s)
+        if words[s] > words[s - 1] and x[strokes == s].mean() < x[before].max():
             words[s] = words[s - 1]
-    groups = [[stroke for stroke, word in zip(strokes, words, strict=True) if word == n] for n in range(max(words) + 1)]
-    if not all(groups) or len(groups) != len(text.split(" ")):
+    if np.unique(words).tolist() != list(range(len(texts))):
         return [], []
-    edges = [(min(s[:, 0].min() for s in group), max(s[:, 0].max() for s in group)) for group in groups]
-    pieces = [make_cutting(group, word, slant) for group, word in zip(groups, text.split(" "), strict=True)]
-    return pieces, [right[0] - left[1] for left, right in pairwise(edges)]
-
-
-def own_strokes(owners: list[np.ndarray], main: list[int], place: int) -> list[int]:
-    """The strokes, by number, of the character at a place of the text; none if it shares one with another character."""
-    own = [s for s in range(len(owners)) if main[s] == place]
-    is_whole = all((owners[s] == place).mean() >= MIN_OWN for s in own)
-    has_more = any((owner == place).mean() > 1 - MIN_OWN for s, owner in enumerate(owners) if s not in own)
-    return own if is_whole and not has_more else []
+    parts = [words[strokes] == n for n in range(len(texts))]
+    gaps = [float(x[right].min() - x[left].max()) for left, right in pairwise(parts)]
+    pieces = zip(texts, parts, strict=True)
+    return [Cutting(text, line.positions[part], line.ends[part], line.slant) for text, part in pieces], gaps
 
 
 def is_usual(glyph: Cutting) -> bool:
     """Whether a glyph has the size and the place of its kind: most that have not were cut wrongly."""
-    y = np.concatenate(glyph.strokes)[:, 1]
-    height, top, bottom = np.ptp(y), y.min(), y.max()
-    ends = sorted((stroke[:, 0].min(), stroke[:, 0].max()) for stroke in glyph.strokes)
-    if any(right[0] - left[1] > 0.3 for left, right in pairwise(ends)):
+    x, y = glyph.positions.T
+    width, height, top, bottom = np.ptp(x), np.ptp(y), y.min(), y.max()
+    edges = sorted((stroke.min(), stroke.max()) for stroke in np.split(x, np.flatnonzero(glyph.ends[:-1]) + 1))
+    if any(right[0] - left[1] > 0.3 for left, right in pairwise(edges)):
         return False  # a stroke that stands apart is another character's
     if glyph.text in SIGNS:
         most, highest, lowest, count = SIGNS[glyph.text]
-        return height <= most and top >= highest and bottom <= lowest and len(ends) == count and glyph.width < 3
-    widest = 0.9 if glyph.text in "1I" else 1.6
-    return 1.0 < height < 4 and glyph.width < widest * height and -0.6 < bottom < 0.8
+        return height <= most and top >= highest and bottom <= lowest and len(edges) == count and width < 3
+    return 1.0 < height < 4 and width < (0.9 if glyph.text in "1I" else 1.6) * height and -0.6 < bottom < 0.8

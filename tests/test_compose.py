@@ -11,10 +11,10 @@ import torch
 from conftest import ROOT, assert_refused, environment, make_dataset
 from test_model import make_model
 
-from handwriting import compose
+from handwriting import compose, cutting
 from handwriting.alphabet import Alphabet
-from handwriting.compose import NewLine, add_lines, choose_glyph, compose_line, join, take, to_new_line
-from handwriting.cutting import Cutting, align_characters, cut_line, cut_words, measure_slant, places_read_right
+from handwriting.compose import NewLine, add_lines, choose_glyph, compose_line, join
+from handwriting.cutting import Cutting, cut_line, cut_lines, cut_words
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError
 from handwriting.sampling import Line, Sampler
@@ -25,21 +25,28 @@ TEXT = "man 57 one, wave"
 SLOPE, X_HEIGHT, SLANT = 0.05, 100.0, 0.3
 
 
-def write_character(character: str) -> list[np.ndarray]:
-    """Strokes (n, 2) in x-heights, y downwards from the baseline: zigzags, those of digits twice as high."""
+def write_character(character: str) -> np.ndarray:
+    """A stroke (n, 2) in x-heights, y downwards from the baseline: zigzags, those of digits twice as high."""
     height = {",": 0.2}.get(character, 2.0 if character.isdigit() else 1.0)
     y = -height * np.array([0, 0.5, 1, 0.5, 0, 0.5, 1, 0.5, 0])
     x = np.linspace(0, 0.8, len(y))
-    return [np.column_stack([x - SLANT * y, y])]
+    return np.column_stack([x - SLANT * y, y])
+
+
+def cutting_of(text: str, *strokes: np.ndarray) -> Cutting:
+    """Ink of strokes (n, 2); without any, those of a character."""
+    strokes = strokes or (write_character(text),)
+    ends = np.concatenate([np.arange(len(stroke)) == len(stroke) - 1 for stroke in strokes])
+    return Cutting(text, np.concatenate(strokes).astype(float), ends, SLANT)
 
 
 def write_line(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Points (T, 3) in whiteboard units of a slanted, sloping line, and each point's character (T,)."""
     strokes, characters = [], []
     for place, character in enumerate(text):
-        for stroke in [] if character == " " else write_character(character):
-            strokes.append(stroke + [place * 1.1, 0])
-            characters += [place] * len(stroke)
+        if character != " ":
+            strokes.append(write_character(character) + [place * 1.1, 0])
+            characters += [place] * len(strokes[-1])
     positions = np.concatenate(strokes) * X_HEIGHT
     positions[:, 1] += SLOPE * positions[:, 0]
     ends = np.zeros(len(positions))
@@ -50,7 +57,7 @@ def write_line(text: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def cut():
     points, characters = write_line(TEXT)
-    return cut_line(points, characters, TEXT, set(range(len(TEXT))))
+    return cut_line(points, characters, TEXT, TEXT)
 
 
 def test_a_line_is_cut_into_words_and_glyphs(cut):
@@ -59,57 +66,67 @@ def test_a_line_is_cut_into_words_and_glyphs(cut):
     assert cut.slope == pytest.approx(SLOPE, abs=0.02) and cut.x_height == pytest.approx(X_HEIGHT, rel=0.1)
     np.testing.assert_allclose(cut.gaps, 1.4, atol=0.5)
     assert len(cut.gaps) == 3
-    height = np.ptp(np.concatenate(cut.glyphs[0].strokes)[:, 1])
-    assert height == pytest.approx(2.0, rel=0.1)  # x-heights
-    for piece in [*cut.words, *cut.glyphs]:
-        assert min(stroke[:, 0].min() for stroke in piece.strokes) == pytest.approx(0)
+    assert np.ptp(cut.glyphs[0].positions[:, 1]) == pytest.approx(2.0, rel=0.1)  # x-heights
+    for piece in [*cut.words, *cut.glyphs]:  # the ink of each, wherever it stands in the line
+        written = np.concatenate([write_character(c) + [place * 1.1, 0] for place, c in enumerate(piece.text)])
+        moved = [ink[:, 0] - ink[0, 0] for ink in (piece.positions, written)]
+        np.testing.assert_allclose(*moved, atol=0.3)
+        assert piece.ends.sum() == len(piece.text) and piece.ends[-1]
 
 
 def test_glyphs_are_those_read_right_only():
     points, characters = write_line(TEXT)
-    read = "man 17 one, wave"  # the 5 is read wrong
-    right = places_read_right(TEXT, read)
-    assert right == set(range(len(TEXT))) - {4}
-    assert [glyph.text for glyph in cut_line(points, characters, TEXT, right).glyphs] == ["7", ","]
+    for read, found in (
+        ("man 17 one, wave", "7,"), ("an 5 one,, wave", "5,"), ("a 57 one wave", "57"), ("", ""),
+        ("xman 57 1e; wave", "57"),
+    ):  # fmt: skip
+        assert [glyph.text for glyph in cut_line(points, characters, TEXT, read).glyphs] == list(found)
 
 
 def test_what_shares_strokes_is_not_cut():
     points, characters = write_line(TEXT)
     points[:, 2] = 0
     points[-1, 2] = 1  # one stroke
-    line = cut_line(points, characters, TEXT, set(range(len(TEXT))))
+    line = cut_line(points, characters, TEXT, TEXT)
     assert line.words == [] and line.glyphs == []
 
 
 def test_a_bar_written_late_belongs_to_the_word_that_it_crosses():
     """The window is on the next word already when the pen goes back."""
-    strokes = [np.array([[0.0, 0], [2, 0]]), np.array([[0.5, -1], [1, -1]]), np.array([[3.0, 0], [4, 0]])]
-    owners = [np.array([0, 0]), np.array([2, 2]), np.array([3, 3])]
-    words, gaps = cut_words(strokes, owners, [0, 2, 3], "f ab", 0.0)
-    assert [len(word.strokes) for word in words] == [2, 1] and gaps == [1.0]
+    line = cutting_of("f ab", *np.array([[[0.0, 0], [2, 0]], [[0.5, -1], [1, -1]], [[3.0, 0], [4, 0]]]))
+    counts = np.array([[2, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 2]])
+    words, gaps = cut_words(line, np.array([0, 0, 1, 1, 2, 2]), counts)
+    assert [word.ends.sum() for word in words] == [2, 1] and gaps == [1.0]
+
+
+def slant_of(glyph: Cutting) -> float:
+    """x a unit of y upwards, by least squares over its steep steps."""
+    dx, dy = np.diff(glyph.positions, axis=0).T
+    return -(dx @ dy) / (dy @ dy)
 
 
 def test_a_glyph_takes_the_slant_and_height_asked_for():
-    glyph = Cutting("5", write_character("5"), SLANT)
+    glyph = cutting_of("5")
     rng = np.random.default_rng(0)
     found = [choose_glyph([glyph], 0.0, 1.5, rng) for _ in range(200)]
-    slants = [measure_slant(piece.strokes) for piece in found]
-    upright = measure_slant([stroke * [1, 1] + SLANT * stroke[:, 1:] * [1, 0] for stroke in glyph.strokes])
-    assert np.mean(slants) == pytest.approx(upright, abs=0.03)
-    assert np.mean([np.ptp(piece.strokes[0][:, 1]) for piece in found]) == pytest.approx(1.5, rel=0.02)
+    upright = slant_of(glyph._replace(positions=glyph.positions @ [[1, 0], [SLANT, 1]]))
+    assert np.mean([slant_of(piece) for piece in found]) == pytest.approx(upright, abs=0.03)
+    assert np.mean([np.ptp(piece.positions[:, 1]) for piece in found]) == pytest.approx(1.5, rel=0.02)
+
+
+def test_the_slant_of_a_line_is_measured(cut):
+    upright = slant_of(cutting_of("5")._replace(positions=write_character("5") @ [[1, 0], [SLANT, 1]]))
+    assert cut.slant - upright == pytest.approx(SLANT, abs=0.1)
 
 
 def test_composed_lines_say_their_text_at_the_size_of_their_base(cut):
-    glyphs = {character: [Cutting(character, write_character(character), SLANT)] for character in "0123456789:/.,-()"}
+    glyphs = {character: [cutting_of(character)] for character in "0123456789:/.,-()"}
     rng = np.random.default_rng(0)
     for _ in range(20):
-        line = compose_line(cut, glyphs, rng)
-        assert 0 < len(line.text) <= compose.MAX_CHARACTERS + 10 and any(c.isdigit() for c in line.text)
-        count = len(line.text.replace(" ", ""))
-        assert len(line.strokes) == count  # each of these characters has one stroke
-        offsets, ends, text = to_new_line(line, cut, keep_rests=False)
-        assert text == line.text
-        assert offsets.dtype == np.int16 and ends.sum() == count and not offsets[0].any()
+        offsets, ends, text = compose_line(cut, glyphs, rng, keep_rests=False)
+        assert 0 < len(text) <= compose.MAX_CHARACTERS + 10 and any(c.isdigit() for c in text)
+        assert ends.sum() == len(text.replace(" ", ""))  # each of these characters has one stroke
+        assert offsets.dtype == np.int16 and not offsets[0].any()
         strokes = to_strokes(np.column_stack([offsets, ends]))
         starts = np.array([stroke[0] for stroke in strokes])
         if len(starts) > 3:
@@ -117,15 +134,31 @@ def test_composed_lines_say_their_text_at_the_size_of_their_base(cut):
 
 
 def test_pieces_stand_beside_each_other():
-    piece = Cutting("a", [np.array([[0.0, 0], [2, 1]])], 0.0)
-    both = join([piece, piece], [0.5], " ")
-    assert both.text == "a a" and both.width == 4.5 and both.strokes[1][0, 0] == 2.5
+    first, second = (cutting_of("a", np.array([[left, 0], [left + 2.0, 1]])) for left in (0, 9))
+    both = join([first, second], np.array([0.5]), " ")
+    assert both.text == "a a" and both.ends.tolist() == [False, True] * 2
+    assert both.positions.tolist() == [[0, 0], [2, 1], [2.5, 0], [4.5, 1]]
+
+
+def test_tokens_are_what_their_templates_say():
+    rng = np.random.default_rng(0)
+    made = {compose.random_token(rng) for _ in range(20_000)}
+    assert all(set(token) <= cutting.TOKEN_CHARACTERS for token in made)
+    assert {str(number) for number in range(100)} <= made and {"0.05", "(7)", "9:05"} & made
+    days = [token.split("/") for token in made if "/" in token]
+    assert {int(month) for _, month, *_ in days} == set(range(1, 13)) and {int(day[0]) for day in days} == set(
+        range(1, 32)
+    )
+    times = [token.partition(":") for token in made if ":" in token]
+    assert {int(hour) for hour, _, _ in times} == set(range(24)) and {m for _, _, m in times} == {
+        f"{n:02}" for n in range(60)
+    }
 
 
 def test_new_lines_are_training_lines_and_nothing_else_changes(tmp_path):
     dataset = make_dataset()
     offsets, ends = np.array([[0, 0], [5, 5], [3, 1]], dtype=np.int16), np.array([False, False, True])
-    more = add_lines(dataset, [NewLine(offsets, ends, "7a"), NewLine(offsets, ends, "77")], "composed")
+    more = add_lines(dataset, iter([[NewLine(offsets, ends, "7a"), NewLine(offsets, ends, "77")] * 5]), 2, "composed")
     assert more.names[-2:].tolist() == ["composed-00000", "composed-00001"]
     save_dataset(more, tmp_path / "more.npz")
     loaded = load_dataset(tmp_path / "more.npz")
@@ -137,19 +170,30 @@ def test_new_lines_are_training_lines_and_nothing_else_changes(tmp_path):
     ).all()
 
 
-def test_alignment_follows_the_window():
+class SpellingReader:
+    """Reads the ink of `spell`."""
+
+    @staticmethod
+    def read(lines):
+        return ["".join(chr(abs(round(float(x)))) for x in line[1:, 0]) for line in lines]
+
+
+def test_alignment_follows_the_window(monkeypatch):
     dataset, model = make_dataset(), make_model(1, 6).float()
     with torch.no_grad():
         model.layers[0].window.weight.zero_()
         model.layers[0].window.bias.copy_(torch.tensor([0.0, 0.0, np.log(1 / 6)]).repeat_interleave(4))
     network = Network(model, Sampler(model), Alphabet("".join(dataset.charset)), "")
+    monkeypatch.setattr(cutting, "cut_line", lambda *given: given)
     lines = dataset.lines("train", True)[:5]
-    aligned = align_characters(network, dataset, lines)
-    for line in lines:
+    cut = cut_lines(network, SpellingReader, dataset, lines)
+    for line, (points, aligned, text, read) in zip(lines, cut, strict=True):
+        np.testing.assert_array_equal(points, dataset.points(line))
+        assert text == dataset.texts[line] and read == SpellingReader.read([points])[0]
         length = dataset.starts[line + 1] - dataset.starts[line]
-        expected = np.clip(np.rint(np.arange(1, length) / 6), 1, len(dataset.texts[line])) - 1
-        assert len(aligned[line]) == length
-        assert (aligned[line][1:] == expected).mean() > 0.9  # six points a character; halves may be rounded either way
+        expected = np.clip(np.rint(np.arange(1, length) / 6), 1, len(text)) - 1
+        assert len(aligned) == length
+        assert (aligned[1:] == expected).mean() > 0.9  # six points a character; halves may be rounded either way
 
 
 def test_texts_to_write_are_of_neighbouring_words_and_tokens():
@@ -163,14 +207,6 @@ def test_texts_to_write_are_of_neighbouring_words_and_tokens():
     assert any("Quite" in text for text in made) and any("quite" in text for text in made)
 
 
-class SpellingReader:
-    """Reads the ink of `spell`."""
-
-    @staticmethod
-    def read(lines):
-        return ["".join(chr(round(float(x))) for x in line[1:, 0]) for line in lines]
-
-
 def spell(text: str, fault: str = "") -> Line:
     """Ink whose offsets are the characters' numbers, a hair off."""
     numbers = [ord(character) + 0.2 * (-1) ** n for n, character in enumerate(text)]
@@ -179,10 +215,10 @@ def spell(text: str, fault: str = "") -> Line:
     return Line(points, None, None, not fault, text, fault)
 
 
-def write_lines(characters, count, dataset):
-    """What a network of these characters writes, in place of `write_checked` and `load_recogniser`."""
+def add_written(characters, count, dataset):
+    """With lines that a network of these characters writes; `write_checked` and `load_recogniser` are replaced."""
     network = Network(None, None, Alphabet(characters), "")
-    return take(compose.written_rounds(network, dataset, np.random.default_rng(0)), count, "are good")
+    return add_lines(dataset, compose.written_rounds(network, dataset, np.random.default_rng(0)), count, "written")
 
 
 def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
@@ -200,7 +236,7 @@ def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
     monkeypatch.setattr(compose, "write_checked", write)
     monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
     dataset = make_dataset()
-    more = add_lines(dataset, write_lines(" 7Qabc", 30, dataset), "written")
+    more = add_written(" 7Qabc", 30, dataset)
     assert [len(texts) for texts in tries[:3]] == [len(tries[0])] * 3 and len(tries) == 3  # and none for a fourth
     assert len(more.texts) == len(dataset.texts) + 30
     for line in range(len(dataset.texts), len(more.texts)):
@@ -215,8 +251,8 @@ def test_a_network_that_writes_nothing_well_is_told(characters, monkeypatch):
         compose, "write_checked", lambda network, texts, *_, **__: [spell(text.letters + "?") for text in texts]
     )
     monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
-    with pytest.raises(InputError, match=f"of {compose.ROUND} new lines only 0 are good"):
-        write_lines(characters, 5, make_dataset())
+    with pytest.raises(InputError, match=f"of {compose.ROUND} written lines only 0 can be read"):
+        add_written(characters, 5, make_dataset())
 
 
 class BlindReader:
@@ -227,32 +263,42 @@ class BlindReader:
         return [""] * len(lines)
 
 
+DIGITS = [cutting_of(character) for character in "0123456789"]
+
+
+def composed_rounds(monkeypatch, recogniser, *cut):
+    """Rounds of lines composed of these pieces."""
+    monkeypatch.setattr(compose, "load_recogniser", recogniser)
+    monkeypatch.setattr(compose, "cut_lines", lambda *_: list(cut))
+    return compose.composed_rounds(None, make_dataset(), np.random.default_rng(0))
+
+
 def test_composed_lines_that_nobody_can_read_are_told(cut, monkeypatch):
     """Rather than tried for ever."""
-    glyphs = {character: [Cutting(character, write_character(character), SLANT)] for character in "0123456789"}
-    monkeypatch.setattr(compose, "load_recogniser", BlindReader)
-    monkeypatch.setattr(compose, "cut_lines", lambda *_: [cut])
-    monkeypatch.setattr(compose, "collect_glyphs", lambda cut: glyphs)
-    rounds = compose.composed_rounds(None, make_dataset(), np.random.default_rng(0))
-    with pytest.raises(InputError, match=f"of {compose.ROUND} new lines only 0 can be read"):
-        take(rounds, 1, "can be read")
+    rounds = composed_rounds(monkeypatch, BlindReader, cut._replace(glyphs=DIGITS))
+    with pytest.raises(InputError, match=f"of {compose.ROUND} composed lines only 0 can be read"):
+        add_lines(make_dataset(), rounds, 1, "composed")
 
 
 def test_lines_are_taken_until_there_are_enough_or_hardly_one_is_good(capsys):
-    line = NewLine(np.zeros((2, 2), np.int16), np.array([False, True]), "a")
-    assert take(repeat([line] * 100), 250, "are good") == [line] * 250
-    assert f"300 of {3 * compose.ROUND} new lines are good" in capsys.readouterr().out
-    with pytest.raises(InputError, match=f"of {2 * compose.ROUND} new lines only 10 are good"):
-        take(iter([[line] * 10, []]), 250, "are good")
+    dataset, line = make_dataset(), NewLine(np.zeros((2, 2), np.int16), np.array([False, True]), "a")
+    more = add_lines(dataset, repeat([line] * 100), 250, "composed")
+    assert len(more.texts) == len(dataset.texts) + 250 and set(more.texts[-250:]) == {"a"}
+    assert f"300 of {3 * compose.ROUND} composed lines can be read" in capsys.readouterr().out
+    with pytest.raises(InputError, match=f"of {2 * compose.ROUND} composed lines only 10 can be read"):
+        add_lines(dataset, iter([[line] * 10, []]), 250, "composed")
 
 
-def test_lines_that_cannot_be_cut_are_told(cut):
-    with pytest.raises(InputError, match="digits 0 1 2 3 4 6 8 9;"):
-        compose.collect_glyphs([cut])
-    digits = [Cutting(character, write_character(character), SLANT) for character in "0123456789"]
-    assert compose.collect_glyphs([replace(cut, glyphs=digits)]).keys() == set("0123456789")
-    with pytest.raises(InputError, match="into words"):
-        compose.collect_glyphs([replace(cut, glyphs=digits, words=[])])
+def test_lines_that_cannot_be_cut_are_told(cut, monkeypatch, capsys):
+    for pieces, told in (
+        (cut, "digits 0 1 2 3 4 6 8 9;"), (cut._replace(glyphs=DIGITS, words=[]), "into words")
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            next(composed_rounds(monkeypatch, BlindReader, pieces))
+    assert next(composed_rounds(monkeypatch, BlindReader, cut, cut._replace(glyphs=DIGITS))) == []
+    assert (
+        "2 of 30 lines cut; glyphs: , 1, 0 1, 1 1, 2 1, 3 1, 4 1, 5 2, 6 1, 7 2, 8 1, 9 1\n" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
