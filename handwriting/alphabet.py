@@ -30,9 +30,7 @@ class Prepared(NamedTuple):
     """A text that is ready to be written as a line."""
 
     text: str  # what is to stand on the paper
-    letters: (
-        str  # what the network writes, a character for each of `text`; `ink.accents.draw_marks` draws the difference
-    )
+    letters: str  # what the network writes, a character for each of `text`; the rest is drawn (`ink.accents`)
     codes: np.ndarray  # (U,) int64, of the letters
 
 
@@ -91,42 +89,35 @@ class Alphabet:
 
         Raises InputError that names the characters that cannot be written.
         """
-        notes, pieces = [], []
-        for character in unicodedata.normalize("NFC", text):
-            piece = character if character == "\n" else self._replacement(character)
-            if piece != character or character not in self.learned + "\n":
-                notes.append(self._note(character, piece))
-            pieces.append(piece)
-        replaced = "".join(pieces)
+        pairs = [self._written(character) for character in unicodedata.normalize("NFC", text)]
+        replaced = "".join(piece for piece, _ in pairs)
         refuse_others(self._letters(replaced).replace("\n", ""), self.learned)
-        return replaced, list(dict.fromkeys(notes))
+        return replaced, list(dict.fromkeys(told for _, told in pairs if told))
 
     def _letters(self, text: str) -> str:
         """What the network writes of a text, a character for each."""
         return "".join(self._letter(character) or character for character in text)
-
-    def _replacement(self, character: str) -> str:
-        """What is written for a character: itself if it was learned, is drawn, or has no replacement."""
-        if character in self.learned or self._letter(character):
-            return character
-        plain = unicodedata.normalize("NFKD", character.translate(REPLACEMENTS)).translate(REPLACEMENTS).strip()
-        plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
-        is_invisible = unicodedata.combining(character) or unicodedata.category(character) == "Cf"
-        return plain if (plain or is_invisible) and set(plain) <= set(self.learned) else character
 
     def _letter(self, character: str) -> str:
         """What the network writes of a character that is drawn in part, a blank for one that is drawn; else ""."""
         letter, _ = split_character(character) or ("", "")
         return letter if character not in self.learned and letter in self.learned else ""
 
-    def _note(self, character: str, piece: str) -> str:
-        """What to tell of a character for which `piece` is written, or which is drawn."""
-        if not piece:
-            return f"left out {character!a}"
-        letter = self._letter(piece)
-        if letter == " ":
-            return f"drew {character!r}"
-        return f"wrote {(letter or piece)!r} for {character!r}" + (" and drew the rest" if letter else "")
+    def _written(self, character: str) -> tuple[str, str]:
+        """What is written for a character, itself if it was learned, is drawn, or has no replacement; and a note."""
+        if character in self.learned + "\n":
+            return character, ""
+        if letter := self._letter(character):
+            return (
+                character,
+                f"drew {character!r}" if letter == " " else f"wrote {letter!r} for {character!r} and drew the rest",
+            )
+        plain = unicodedata.normalize("NFKD", character.translate(REPLACEMENTS)).translate(REPLACEMENTS).strip()
+        plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
+        is_invisible = unicodedata.combining(character) or unicodedata.category(character) == "Cf"
+        if (plain or is_invisible) and set(plain) <= set(self.learned):
+            return plain, f"wrote {plain!r} for {character!r}" if plain else f"left out {character!a}"
+        return character, ""
 
 
 def refuse_others(text: str, known: str) -> None:

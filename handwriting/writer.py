@@ -261,10 +261,7 @@ class Writer:
         check_ink(line)
         places = np.asarray(line.phi).argmax(1)  # (T,), of the character that each step is for
         places = np.where(places < len(line.text), places, -1)
-        points, characters = (
-            line.points,
-            np.append(places[:1], places),
-        )  # the first point is where the first step begins
+        points, characters = line.points, np.append(places[:1], places)  # the first point begins the first step
         if text.text != text.letters:
             strokes, characters = draw_marks(to_strokes(points), characters, text.letters, text.text, seed)
             points = to_points(strokes)
