@@ -156,36 +156,28 @@ def save(
     inks = [placed.ink for page in pages for placed in page.lines]
     if not inks:
         raise InputError(f"{path}: there is no ink to write")
-
+    sheets, files = [page.sheet() for page in pages], {}
     match kind:
-        case "json":
-            contents = [json_bytes(inks)]
-        case "npz":
-            contents = [npz_bytes(inks)]
-        case "inkml":
-            contents = [inkml_bytes(inks)]
+        case "json" | "npz" | "inkml":
+            contents = [{"json": json_bytes, "npz": npz_bytes, "inkml": inkml_bytes}[kind](inks)]
         case "xml":
+            beside = path.with_suffix(".txt")
+            if beside.is_file() and not beside.read_bytes().startswith(TRANSCRIPTION_START):
+                raise InputError(f"{beside}: a transcription would be written over it; name another file than {path}")
+            files[beside] = transcription_bytes(inks)
             contents = [iam_bytes(ink) for ink in inks]
         case "pdf":
-            contents = [pdf_bytes([page.sheet() for page in pages], drawing or Drawing())]
-        case "svg":
-            contents = [svg_bytes(page.sheet(), drawing or Drawing()) for page in pages]
-        case "png":
-            contents = [png_bytes(page.sheet(), drawing or Drawing()) for page in pages]
+            contents = [pdf_bytes(sheets, drawing or Drawing())]
+        case "svg" | "png":
+            draw = svg_bytes if kind == "svg" else png_bytes
+            contents = [draw(sheet, drawing or Drawing()) for sheet in sheets]
         case "gcode":
-            contents = [gcode_bytes(page.sheet(), plotter or Plotter()) for page in pages]
+            contents = [gcode_bytes(sheet, plotter or Plotter()) for sheet in sheets]
         case _:  # gif or webp
-            contents = [film_bytes(page.sheet(), drawing or Drawing(), kind) for page in pages]
+            contents = [film_bytes(sheet, drawing or Drawing(), kind) for sheet in sheets]
     digits = 2 if kind == "xml" else len(str(len(contents)))
     names = [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, len(contents) + 1)]
-    files = dict(zip(names if len(contents) > 1 else [path], contents, strict=True))
-    if kind == "xml":
-        transcription = path.with_suffix(".txt")
-        if transcription.is_file() and not transcription.read_bytes().startswith(TRANSCRIPTION_START):
-            raise InputError(
-                f"{transcription}: a transcription would be written over it; name another file than {path}"
-            )
-        files = {transcription: transcription_bytes(inks)} | files
+    files |= zip(names if len(contents) > 1 else [path], contents, strict=True)
     for name, data in files.items():
         with atomic_write(name) as file:  # whole or not at all
             file.write(data)
@@ -212,8 +204,7 @@ def npz_bytes(inks: list[Ink]) -> bytes:
     }
     arrays |= {name: np.concatenate([getattr(ink, name) for ink in inks]) for name in ("points", "characters")}
     arrays |= {"starts": np.cumsum([0] + [len(ink.points) for ink in inks]), "version": np.array(INK_VERSION)}
-    data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
+    np.savez_compressed(data := io.BytesIO(), **arrays)
     return data.getvalue()
 
 
@@ -245,9 +236,8 @@ def encode_latin(text: str) -> bytes:
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"{error.object[error.start]!r} is not in Latin-1, which transcriptions of IAM-OnDB are in"
-        ) from None
+        lacking = error.object[error.start]
+        raise InputError(f"{lacking!r} is not in Latin-1, which transcriptions of IAM-OnDB are in") from None
 
 
 def iam_bytes(ink: Ink) -> bytes:
@@ -258,10 +248,8 @@ def iam_bytes(ink: Ink) -> bytes:
     low = np.concatenate(ink.strokes).min(0)
     strokes = [np.rint(stroke - low).astype(int) for stroke in ink.strokes]
     width, height = np.concatenate(strokes).max(0).tolist()
-    if max(width, height) > MAX_POSITION:
-        raise InputError(
-            f"{ink.text[:40]!r} is {max(width, height)} whiteboard units long; IAM-OnDB has {MAX_POSITION}"
-        )
+    if (size := max(width, height)) > MAX_POSITION:
+        raise InputError(f"{ink.text[:40]!r} is {size} whiteboard units long; IAM-OnDB has {MAX_POSITION}")
     root = etree.Element("WhiteboardCaptureSession")
     board = etree.SubElement(root, "WhiteboardDescription")
     etree.SubElement(board, "SensorLocation", corner="top_left")

@@ -224,11 +224,10 @@ def hand_measures(strokes: list[np.ndarray], text: str, characters: np.ndarray |
 def to_writing_scale(
     strokes: list[np.ndarray], x_height: float = USUAL_X_HEIGHT, step: float = USUAL_STEP
 ) -> np.ndarray:
-    """Bring ink from anywhere, strokes (n, 2) in any unit, y downwards, to what a recorded line is like.
+    """Bring ink from anywhere, strokes (n, 2) in any unit, to what a recorded line is like: points (T, 3) float32.
 
     Its baseline becomes level, its x-height `x_height` whiteboard units, and its points lie `step` whiteboard units
-    apart within strokes. Returns points (T, 3) float32 with (0, 0, 0) first, unless the first stroke is a dot. Raises
-    ValueError for ink without extent.
+    apart within strokes. Raises ValueError for ink without extent.
     """
     level = find_level(strokes)
     scale = x_height / level.x_height

@@ -64,11 +64,18 @@ class Sheet(NamedTuple):
     rules: list[np.ndarray]  # (2, 2): faint lines on the paper, in pictures
 
 
-def page_figure(sheet: Sheet, drawing: Drawing, with_ink: bool = True) -> Figure:
-    """A figure of the size of a sheet. It has no axes, which take longer to make than all strokes to draw."""
+def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None, with_ink: bool = True) -> Figure:
+    """A figure of the size of a sheet. It has no axes, which take longer to make than all strokes to draw.
+
+    Raises InputError if it has too many pixels at `dpi`, for pictures of pixels.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(sheet.width / MM_PER_INCH, sheet.height / MM_PER_INCH))
+    if dpi and (pixels := sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2) > MAX_PIXELS:
+        raise InputError(
+            f"{dpi} dpi give {pixels / 1e6:.0f} million pixels a page; at most {MAX_PIXELS / 1e6:.0f} can be"
+        )
+    figure = Figure(figsize=(sheet.width / MM_PER_INCH, sheet.height / MM_PER_INCH), dpi=dpi)
     figure.patch.set_visible(drawing.paper is not None)
     figure.set_facecolor(drawing.paper or "none")
     if sheet.rules:
@@ -107,72 +114,56 @@ def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
     return file.getvalue()
 
 
-def resolution(sheet: Sheet, drawing: Drawing, usual: int) -> tuple[int, float]:
-    """Pixels to the inch, and on the sheet. Raises InputError if the picture would be too large."""
-    dpi = drawing.dpi or usual
-    pixels = sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2
-    if pixels > MAX_PIXELS:
-        raise InputError(
-            f"{dpi} dpi give {pixels / 1e6:.0f} million pixels a page; at most {MAX_PIXELS // 10**6} can be"
-        )
-    return dpi, pixels
-
-
 def png_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
-    """A sheet as pixels."""
-    dpi, _ = resolution(sheet, drawing, 200)
+    """A sheet as pixels. Raises InputError if they are too many."""
     file = io.BytesIO()
-    page_figure(sheet, drawing).savefig(file, format="png", dpi=dpi)
+    page_figure(sheet, drawing, drawing.dpi or 200).savefig(file, format="png")
     return file.getvalue()
 
 
 def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
-    """The pen at work: a film that repeats, `kind` "gif" or "webp", by Pillow, which comes with matplotlib.
+    """The pen at work: a film that repeats, `kind` "gif" or "webp", by Pillow.
 
-    It takes the time that people need, by `Sheet.counts`, and has white paper where there is none.
+    It takes the time that people need, by `Sheet.counts`, and has white paper where there is none. Raises InputError
+    for too many pixels.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_rgb
     from PIL import Image
 
-    paper = drawing.paper or "white"
-    drawing = replace(drawing, paper=paper)
-    dpi, pixels = resolution(sheet, drawing, 80)
-    length = sum(count + LIFT for count in sheet.counts) * PERIOD / drawing.speed
-    most = MAX_FILM_BYTES // (pixels * (1 if kind == "gif" else 4))  # bytes of a pixel in Pillow
-    count = int(np.clip(np.ceil(length / FRAME), 1, np.clip(most, 1, MAX_FRAMES)))
-    durations = [round(1000 * max(length / count, FRAME))] * (count - 1) + [round(1000 * LAST_FRAME)]
-    frames = film_frames(sheet, drawing, dpi, count)
-    if kind == "gif":  # one palette for all frames, or they would flicker: shades from the paper to the ink
-        palette = Image.new("P", (1, 1))
-        shades = np.linspace(to_rgb(paper), to_rgb(drawing.colour), 32)
-        palette.putpalette(np.rint(255 * shades).astype(np.uint8).tobytes())
-        frames = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    first, file = next(frames), io.BytesIO()
-    first.save(
-        file, format=kind, save_all=True, append_images=frames, duration=durations, loop=0, disposal=1, lossless=True
-    )
-    return file.getvalue()
-
-
-def film_frames(sheet: Sheet, drawing: Drawing, dpi: int, count: int) -> Iterator[Image]:
-    """`count` pictures of the ink at equal times; each is the one before, with what has been written since."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    figure = page_figure(sheet, drawing, with_ink=False)
-    figure.set_dpi(dpi)
+    drawing = replace(drawing, paper=drawing.paper or "white")
+    figure = page_figure(sheet, drawing, drawing.dpi or 80, with_ink=False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     begins = np.cumsum([0] + [n + LIFT for n in sheet.counts])  # of each stroke, in points
-    for since, now in pairwise(np.linspace(0, begins[-1], count + 1)):
-        parts = []
-        for stroke, begin, n in zip(sheet.strokes, begins[:-1], sheet.counts, strict=True):
-            if begin < now and begin + n > since:
-                last = len(stroke) - 1  # the stroke on the page may have more points than were written
-                first, final = np.clip(np.rint((np.array([since, now]) - begin) / n * last).astype(int), 0, last)
-                parts.append(stroke[min(first, last - 1) : max(final, first + 1) + 1])  # at least two points
-        if parts:
-            lines = draw_lines(figure, parts, drawing.colour, drawing.pen_width)
-            figure.draw_artist(lines)
-            lines.remove()
-        yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    length = begins[-1] * PERIOD / drawing.speed
+    most = MAX_FILM_BYTES // (figure.bbox.width * figure.bbox.height * (1 if kind == "gif" else 4))  # bytes in Pillow
+    count = int(np.clip(np.ceil(length / FRAME), 1, np.clip(most, 1, MAX_FRAMES)))
+
+    def frames() -> Iterator[Image.Image]:
+        """Pictures of the ink at equal times; each is the one before, with what has been written since."""
+        for since, now in pairwise(np.linspace(0, begins[-1], count + 1)):
+            parts = []
+            for stroke, begin, n in zip(sheet.strokes, begins[:-1], sheet.counts, strict=True):
+                if begin < now and begin + n > since:
+                    last = len(stroke) - 1  # the stroke on the page may have more points than were written
+                    first, final = np.clip(np.rint((np.array([since, now]) - begin) / n * last).astype(int), 0, last)
+                    parts.append(stroke[min(first, last - 1) : max(final, first + 1) + 1])  # at least two points
+            if parts:
+                lines = draw_lines(figure, parts, drawing.colour, drawing.pen_width)
+                figure.draw_artist(lines)
+                lines.remove()
+            yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+    pictures = frames()
+    if kind == "gif":  # one palette for all frames, or they would flicker: shades from the paper to the ink
+        palette = Image.new("P", (1, 1))
+        shades = np.linspace(to_rgb(drawing.paper), to_rgb(drawing.colour), 32)
+        palette.putpalette(np.rint(255 * shades).astype(np.uint8).tobytes())
+        pictures = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    file = io.BytesIO()
+    durations = [round(1000 * max(length / count, FRAME))] * (count - 1) + [round(1000 * LAST_FRAME)]
+    next(pictures).save(
+        file, format=kind, save_all=True, append_images=pictures, duration=durations, loop=0, disposal=1, lossless=True
+    )
+    return file.getvalue()

@@ -6,7 +6,6 @@ import cmath
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from lxml import etree
@@ -52,13 +51,6 @@ def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 
-class Outline(NamedTuple):
-    """A stroke as it stands in a drawing: a start, then straight lines and cubic Bezier curves."""
-
-    points: np.ndarray  # (n, 2): the start, and of each piece its end, or the last three control points of a curve
-    sizes: list[int]  # how many points each piece has: 1 or 3
-
-
 @np.errstate(over="ignore", invalid="ignore")  # such coordinates are refused below
 def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple[str, list[np.ndarray]]]:
     """The strokes (n, 2) of the lines, polylines, polygons and paths that are shown, in units of the outermost viewBox.
@@ -70,26 +62,25 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
     """
     if etree.QName(root).localname != "svg":
         raise ValueError("not an SVG drawing")
-    groups: dict[etree._Element | None, list[Outline]] = {}  # by their title
+    groups: dict[etree._Element | None, list[np.ndarray]] = {}  # outlines by their title
+    left = MAX_POINTS
     for element, transform, title in shown_elements(root):
-        for points, sizes in element_outlines(element):
-            moved = points @ transform[:2, :2].T + transform[:2, 2]
-            groups.setdefault(title, []).append(Outline(moved, sizes))
+        for outline in read_path(path_data(element), left):
+            groups.setdefault(title, []).append(outline @ transform[:2, :2].T + transform[:2, 2])
+            left -= len(outline) // 3
     if not groups:
         return []
-    places = np.concatenate([outline.points for outlines in groups.values() for outline in outlines])
+    places = np.concatenate([outline for outlines in groups.values() for outline in outlines])
     if not np.isfinite(places).all():
         raise ValueError("a coordinate that is not a finite number")
-    if tolerance is None:
-        tolerance = TOLERANCE * float(np.ptp(places, axis=0).max())
-    found, total = [], 0
+    wanted = TOLERANCE * np.ptp(places, axis=0).max() if tolerance is None else tolerance
+    tolerance = max(wanted, 1e-9 * np.abs(places).max(), 1e-12)  # rounding bends no straight line by more
+    found, left = [], MAX_POINTS
     for title, outlines in groups.items():
         strokes = []
         for outline in outlines:
-            strokes.append(flatten(outline, tolerance))
-            total += len(strokes[-1])
-            if total > MAX_POINTS:
-                raise ValueError(f"more than {MAX_POINTS} points")
+            strokes.append(flatten(outline, tolerance, left))
+            left -= len(strokes[-1])
         found.append((text_of(title), strokes))
     return found
 
@@ -179,20 +170,17 @@ def length(element: etree._Element, name: str) -> float:
     return numbers[0]
 
 
-def element_outlines(element: etree._Element) -> list[Outline]:
-    """The strokes that an element is; none if it is no shape."""
-    name = etree.QName(element).localname
-    if name == "path":
-        return read_path(element.get("d", ""))
-    numbers = []
-    if name == "line":
-        numbers = [length(element, side) for side in ("x1", "y1", "x2", "y2")]
-    elif name in ("polyline", "polygon"):
-        numbers = read_numbers(element.get("points", ""))
-        if len(numbers) % 2:
-            raise ValueError("a polyline with an x that has no y")
-        numbers += numbers[:2] if name == "polygon" else []
-    return [Outline(np.reshape(numbers, (-1, 2)), [1] * (len(numbers) // 2 - 1))] if numbers else []
+def path_data(element: etree._Element) -> str:
+    """An element as the data of a path: a line, polyline, polygon or path; "" for any other."""
+    match etree.QName(element).localname:
+        case "path":
+            return element.get("d", "")
+        case "line":
+            return "M{} {} {} {}".format(*(length(element, side) for side in ("x1", "y1", "x2", "y2")))
+        case "polyline" | "polygon" as name:
+            points = element.get("points", "").strip()
+            return f"M{points}{'Z' * (name == 'polygon')}" if points else ""
+    return ""
 
 
 def path_commands(data: str) -> Iterator[tuple[str, list[float]]]:
@@ -214,57 +202,58 @@ def path_commands(data: str) -> Iterator[tuple[str, list[float]]]:
         letter = {"M": "L", "m": "l"}.get(letter, letter)  # further pairs after a move are lines
 
 
-def read_path(data: str) -> list[Outline]:
-    """The strokes of a path's data; a move alone draws nothing. Raises ValueError for data that cannot be read.
+def read_path(data: str, most: int) -> list[np.ndarray]:
+    """The strokes of a path's data, each m cubic Bezier curves (3 m + 1, 2): a start, and three control points a curve.
 
+    A move alone draws nothing. Raises ValueError for data that cannot be read, and for more than `most` commands.
     Places are complex numbers here: x is the real part, y the imaginary one.
     """
-    outlines = []  # (places, sizes)
+    outlines = []
     here = start = control = 0j  # control: the last but one control point of the last curve
     before = ""  # the last command
-    for letter, numbers in path_commands(data):
-        command, base, pieces = letter.upper(), here if letter.islower() else 0j, []
+    for count, (letter, numbers) in enumerate(path_commands(data)):
+        command, base = letter.upper(), here if letter.islower() else 0j
+        if count > most:
+            raise ValueError(f"more than {MAX_POINTS} points")
         if not outlines and command != "M":
             raise ValueError("path data that does not begin with M")
+        curves = [base + complex(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=False)]
         match command:
             case "M":
-                here = start = base + complex(*numbers)
-                outlines.append(([here], []))
+                start = curves.pop()
+                outlines.append([start])
             case "H":
-                pieces = [[complex(base.real + numbers[0], here.imag)]]
+                curves = [complex(base.real + numbers[0], here.imag)]
             case "V":
-                pieces = [[complex(here.real, base.imag + numbers[0])]]
+                curves = [complex(here.real, base.imag + numbers[0])]
             case "Z":
-                pieces = [[start]] if here != start else []
+                curves = [start] if here != start else []
             case "A":
                 try:
-                    pieces = arc(here, base + complex(*numbers[5:]), *numbers[:5])
+                    curves = arc(here, base + complex(*numbers[5:]), *numbers[:5])
                 except (ValueError, ArithmeticError):  # radii of 1e300
                     raise ValueError(f"an arc that cannot be read: {numbers}") from None
-            case _:
-                piece = [base + complex(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+            case "C" | "S" | "Q" | "T":
                 if command in "ST":  # the first control point is the last one's mirror image
-                    piece.insert(0, 2 * here - control if before in ("CS" if command == "S" else "QT") else here)
-                control = piece[-2] if len(piece) > 1 else here
+                    curves.insert(0, 2 * here - control if before in ("CS" if command == "S" else "QT") else here)
+                control = curves[-2]
                 if command in "QT":  # a quadratic curve as a cubic one
-                    piece = [(here + 2 * control) / 3, (piece[-1] + 2 * control) / 3, piece[-1]]
-                pieces = [piece]
-        for piece in pieces:
-            outlines[-1][0].extend(piece)
-            outlines[-1][1].append(len(piece))
-            here = piece[-1]
-        before = command
-    return [Outline(np.array(places).view(float).reshape(-1, 2), sizes) for places, sizes in outlines if sizes]
+                    curves[:1] = [(here + 2 * control) / 3, (curves[-1] + 2 * control) / 3]
+        if len(curves) == 1:  # a straight line, as a cubic curve
+            curves[:0] = [(2 * here + curves[0]) / 3, (here + 2 * curves[0]) / 3]
+        outlines[-1] += curves
+        here, before = outlines[-1][-1], command
+    return [np.array(outline).view(float).reshape(-1, 2) for outline in outlines if len(outline) > 1]
 
 
 def arc(
     here: complex, end: complex, rx: float, ry: float, angle: float, is_large: float, is_sweep: float
-) -> list[list[complex]]:
-    """An elliptical arc as cubic curves (SVG 1.1, appendix F.6), each 0.03 % of a radius off."""
+) -> list[complex]:
+    """An elliptical arc as cubic curves (SVG 1.1, appendix F.6), each 0.03 % of a radius off; [end] if it is a line."""
     if here == end:
         return []
     if not rx or not ry:
-        return [[end]]
+        return [end]
     rx, ry, turn = abs(rx), abs(ry), cmath.rect(1, math.radians(angle))
     half = (here - end) / 2 / turn
     half = complex(half.real / rx, half.imag / ry)  # where the ellipse is a circle of radius 1, from the chord's middle
@@ -275,31 +264,27 @@ def arc(
     span = (cmath.phase(-half - center) - first) % math.tau - (0 if is_sweep else math.tau)
     count = math.ceil(abs(span) / (math.pi / 2) - 1e-9)
     reach = 4j / 3 * math.tan(span / count / 4)
-    pieces = []
+    curves = []
     for number in range(count):
         begin, stop = (cmath.rect(1, first + span * (number + side) / count) for side in (0, 1))
         places = [center + place for place in (begin * (1 + reach), stop * (1 - reach), stop)]
         stretched = [grown * complex(rx * place.real, ry * place.imag) for place in places]
-        pieces.append([(here + end) / 2 + turn * place for place in stretched])
-    pieces[-1][-1] = end
-    return pieces
+        curves += [(here + end) / 2 + turn * place for place in stretched]
+    return [*curves[:-1], end]
 
 
-def flatten(outline: Outline, tolerance: float) -> np.ndarray:
-    """An outline as a stroke (n, 2) that is at most `tolerance` off.
+def flatten(outline: np.ndarray, tolerance: float, most: int) -> np.ndarray:
+    """Cubic curves, as `read_path` returns them, as a stroke (n, 2) that is at most `tolerance` off.
 
     A polyline of n parts is off by at most a cubic curve's greatest second derivative by 8 n^2, which is six times the
-    greatest second difference of its control points.
+    greatest second difference of its control points. Raises ValueError for more than `most` points.
     """
-    parts, place = [outline.points[:1]], 1
-    for size in outline.sizes:
-        piece = outline.points[place - 1 : place + size]  # with the point before
-        place += size
-        if size == 1:
-            parts.append(piece[1:])
-            continue
-        bend = float(np.hypot(*np.diff(piece, n=2, axis=0).T).max())
-        count = min(1000, max(1, math.ceil(math.sqrt(0.75 * bend / max(tolerance, 1e-12)))))
-        t = np.arange(1, count + 1)[:, None] / count
-        parts.append(np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]) @ piece)
-    return np.concatenate(parts)
+    curves = np.stack([outline[:-1:3], outline[1::3], outline[2::3], outline[3::3]], axis=1)  # (m, 4, 2)
+    bends = np.hypot(*np.diff(curves, n=2, axis=1).T).max(0)  # (m,)
+    counts = np.clip(np.ceil(np.sqrt(0.75 * bends / tolerance)), 1, 1000).astype(int)
+    if counts.sum() >= most:
+        raise ValueError(f"more than {MAX_POINTS} points")
+    owners = np.repeat(np.arange(len(curves)), counts)
+    t = (np.arange(1, len(owners) + 1) - (np.cumsum(counts) - counts)[owners]) / counts[owners]
+    weights = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], axis=1)
+    return np.concatenate([outline[:1], np.einsum("nk,nkd->nd", weights, curves[owners])])
