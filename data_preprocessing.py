@@ -68,8 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             transcriptions[form] = found
     lines, broken = read_lines(source, options.keep_rests)
-    skipped += broken.items()
-    for name, reason in sorted(skipped):
+    for name, reason in sorted([*skipped, *broken.items()]):
         print(f"skipped {printable(name, 80)}: {reason}")
     texts = pair_texts(lines, broken, transcriptions)
     splits = [split_of(name.rpartition("-")[0]) for name in lines]
@@ -125,9 +124,7 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[File]:
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise InputError(f"{archive}: damaged ({error}); download it again") from None
     else:
-        raise InputError(
-            f"{source}: holds neither {archive.name} nor {folder}/; put IAM-OnDB there, or name its folder by --source"
-        )
+        raise InputError(f"{source}: holds neither {archive.name} nor {folder}/; name IAM-OnDB's folder with --source")
 
 
 def read_file(read: Callable[[bytes], Any], file: File) -> tuple[str, Any]:
@@ -145,8 +142,7 @@ def read_file(read: Callable[[bytes], Any], file: File) -> tuple[str, Any]:
 
 def read_lines(source: Path, keep_rests: bool) -> tuple[dict[str, Recording], dict[str, str]]:
     """All line files of the source: the recordings by name, in its order, and what is wrong with the other files."""
-    lines: dict[str, Recording] = {}
-    broken = {}
+    lines, broken = {}, {}
     found = read_on_all_cores(read_files(source, "lineStrokes", ".xml"), keep_rests)
     try:
         for name, recording in tqdm(found, unit=" lines", desc="reading", smoothing=0, disable=None):
@@ -251,10 +247,7 @@ def tell(dataset: Dataset, mended: Counter) -> None:
         count, characters = np.diff(dataset.starts)[chosen].sum(), sum(map(len, dataset.texts[usable]))
         print(f"{split}: {len(chosen)} lines of {count} points; {len(usable)} with a text, {characters} characters")
     print(f"character set ({len(dataset.charset)}): {''.join(dataset.charset)}")
-    mean, std = dataset.mean.round(4), dataset.std.round(4)
-    print(f"offsets in x and y over the training lines, whiteboard units: mean {mean}, deviation {std}")
-    if not len(dataset.lines("validation", False)):
-        print("no form has fallen into validation: train.py will refuse this data")
+    print(f"offsets (x, y) over the training lines: mean {dataset.mean.round(4)}, deviation {dataset.std.round(4)}")
 
 
 if __name__ == "__main__":

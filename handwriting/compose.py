@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -48,14 +47,7 @@ TOKENS = (
     "<1-19>-<20-99>", "(<1-99>)", "<A><A><1-19>", "<1-9><A><A>", "<A><1-9><A>", "<A><A>", "<A><A><A>",
 )  # fmt: skip
 Glyphs = dict[str, list[Cutting]]  # by character
-
-
-class NewLine(NamedTuple):
-    """A line for the data set, in whole whiteboard units."""
-
-    offsets: np.ndarray  # (T, 2) int16
-    ends: np.ndarray  # (T,) bool
-    text: str
+NewLine = tuple[np.ndarray, np.ndarray, str]  # as a `Recording` has them: offsets and ends; and the text
 
 
 def random_token(rng: np.random.Generator) -> str:
@@ -79,9 +71,8 @@ def choose_glyph(glyphs: list[Cutting], slant: float, height: float, rng: np.ran
     matrix[1, 0] = -scale * (slant - glyph.slant + rng.normal(0, 0.05))  # y is downwards
     positions = glyph.positions @ matrix
     strokes = np.cumsum(glyph.ends) - glyph.ends  # the number of each point's stroke
-    positions[:, 1] += rng.normal(0, 0.03, strokes[-1] + 1)[strokes]
-    if glyph.text not in SIGNS:
-        positions[:, 1] += np.clip(y.max(), -0.2, 0.2) - scale * y.max()
+    below = 0.0 if glyph.text in SIGNS else np.clip(y.max(), -0.2, 0.2) - scale * y.max()
+    positions[:, 1] += below + rng.normal(0, 0.03, strokes[-1] + 1)[strokes]
     return glyph._replace(positions=positions)
 
 
@@ -92,8 +83,8 @@ def join(pieces: list[Cutting], gaps: np.ndarray, separator: str) -> Cutting:
         left = piece.positions[:, 0].min()
         positions.append(piece.positions + [x - left, 0])
         x += piece.positions[:, 0].max() - left + gap
-    text, ends = separator.join(piece.text for piece in pieces), np.concatenate([piece.ends for piece in pieces])
-    return Cutting(text, np.concatenate(positions), ends, pieces[0].slant)
+    texts, _, ends, slants = zip(*pieces, strict=True)
+    return Cutting(separator.join(texts), np.concatenate(positions), np.concatenate(ends), slants[0])
 
 
 def compose_line(base: CutLine, glyphs: Glyphs, rng: np.random.Generator, keep_rests: bool) -> NewLine:
@@ -106,7 +97,7 @@ def compose_line(base: CutLine, glyphs: Glyphs, rng: np.random.Generator, keep_r
         while not set(token := random_token(rng)) <= glyphs.keys():
             pass
         height = rng.uniform(1.5, 2.2)
-        chosen = [choose_glyph(glyphs[character], base.slant, height, rng) for character in token]
+        chosen = [choose_glyph(glyphs[character], base.words[0].slant, height, rng) for character in token]
         gaps = rng.uniform(0.2, 0.5) + rng.normal(0, 0.06, len(chosen) - 1)
         pieces.insert(place, join(chosen, gaps, ""))
     while sum(len(piece.text) + 1 for piece in pieces) > MAX_CHARACTERS:
@@ -115,10 +106,10 @@ def compose_line(base: CutLine, glyphs: Glyphs, rng: np.random.Generator, keep_r
     line = join(pieces, usual * rng.uniform(0.8, 1.3, len(pieces) - 1), " ")
     positions = line.positions * base.x_height
     positions[:, 1] += base.slope * positions[:, 0]
-    return NewLine(*to_offsets(positions, line.ends, keep_rests), line.text)
+    return *to_offsets(positions, line.ends, keep_rests), line.text
 
 
-def composed_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
+def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
     """Compose `ROUND` lines after `ROUND` lines, and of each round yield those that the recogniser can read.
 
     They are made of all training lines with rare characters, and some others. Raises InputError if the network cannot
@@ -136,17 +127,16 @@ def composed_rounds(network: Network, dataset: Dataset, rng: np.random.Generator
         glyphs[glyph.text].append(glyph)
     if missing := set(string.digits) - glyphs.keys():
         raise InputError(f"no line could be cut for the digits {' '.join(sorted(missing))}; train the network longer")
-    bases = [line for line in cut if line.words]
-    if not bases:
+    if not (bases := [line for line in cut if line.words]):
         raise InputError("no line could be cut into words; train the network longer")
     told = ", ".join(f"{character} {len(found)}" for character, found in sorted(glyphs.items()))
     print(f"{len(cut)} of {len(lines)} lines cut; glyphs: {told}")
     while True:
-        chosen = [bases[place] for place in rng.integers(len(bases), size=ROUND)]
-        made = [compose_line(base, glyphs, rng, bool(dataset.has_rests)) for base in chosen]
-        read = recogniser.read([np.column_stack(line[:2]).astype(np.float32) for line in made])
-        pairs = zip(made, read, strict=True)
-        yield [line for line, said in pairs if edit_distance(line.text, said) <= MAX_WRONG * len(line.text)]
+        chosen = rng.integers(len(bases), size=ROUND)
+        made = [compose_line(bases[n], glyphs, rng, bool(dataset.has_rests)) for n in chosen]
+        read = recogniser.read([np.column_stack([offsets, ends]).astype(np.float32) for offsets, ends, _ in made])
+        wrong = [edit_distance(text, said) / len(text) for (*_, text), said in zip(made, read, strict=True)]
+        yield [line for line, share in zip(made, wrong, strict=True) if share <= MAX_WRONG]
 
 
 def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
@@ -162,7 +152,7 @@ def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def written_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
+def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
     """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines without a mistake.
 
     A text that is read with a mistake is written again, up to `WRITE_TRIES` times in all.
@@ -185,7 +175,7 @@ def written_rounds(network: Network, dataset: Dataset, rng: np.random.Generator)
             for (text, bias), line, said in zip(tried, written, read, strict=True):
                 if said == text and not line.fault:
                     positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
-                    lines.append(NewLine(*to_offsets(positions, ends, bool(dataset.has_rests)), text))
+                    lines.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text))
                 else:
                     left.append((text, bias))
         yield lines
@@ -205,18 +195,16 @@ def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kin
             if len(lines) < MIN_GOOD * tries:
                 raise InputError(f"of {tries} {kind} lines only {len(lines)} can be read; train the network longer")
     print(f"{len(lines)} of {tries} {kind} lines can be read")
-    lines = lines[:count]
-    texts = [line.text for line in lines]
-    counts = np.array([sum(text.count(c) for text in texts) for c in dataset.charset.tolist()])
+    offsets, ends, texts = zip(*lines[:count], strict=True)
     return replace(
         dataset,
-        offsets=np.concatenate([dataset.offsets, *(line.offsets for line in lines)]),
-        ends=np.concatenate([dataset.ends, *(line.ends for line in lines)]),
-        starts=np.concatenate([dataset.starts, dataset.starts[-1] + np.cumsum([len(line.ends) for line in lines])]),
+        offsets=np.concatenate([dataset.offsets, *offsets]),
+        ends=np.concatenate([dataset.ends, *ends]),
+        starts=np.concatenate([dataset.starts, dataset.starts[-1] + np.cumsum([*map(len, ends)])]),
         texts=np.concatenate([dataset.texts, texts]),
         names=np.concatenate([dataset.names, [f"{kind}-{n:05}" for n in range(count)]]),
         splits=np.concatenate([dataset.splits, ["train"] * count]),
-        char_counts=dataset.char_counts + counts,
+        char_counts=dataset.char_counts + ["".join(texts).count(character) for character in dataset.charset.tolist()],
     )
 
 
@@ -242,10 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{options.data}: has no training line with a text; prepare it with the transcriptions")
     if unknown := set("".join(dataset.texts.tolist())) - set(network.alphabet.characters):
         raise InputError(f"{options.data}: has characters that the network does not know: {' '.join(sorted(unknown))}")
-    for kind, make, count in (
-        ("composed", composed_rounds, options.lines),
-        ("written", written_rounds, options.written),
-    ):
+    for kind, make, count in (("composed", compose_rounds, options.lines), ("written", write_rounds, options.written)):
         if count:
             rounds = make(network, dataset, np.random.default_rng(options.seed))
             dataset = add_lines(dataset, rounds, count, kind)

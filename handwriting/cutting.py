@@ -45,7 +45,6 @@ class CutLine(NamedTuple):
     glyphs: list[Cutting]  # characters whose strokes are their own
     slope: float  # of the baseline
     x_height: float  # whiteboard units
-    slant: float
 
 
 @torch.inference_mode()
@@ -95,7 +94,7 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -
         is_whole = own.any() and (shares[own, place] >= MIN_OWN).all() and (shares[~own, place] <= 1 - MIN_OWN).all()
         if character in TOKEN_CHARACTERS and is_read[place] and is_whole:
             glyphs.append(Cutting(character, positions[own[strokes]], ends[own[strokes]], slant))
-    return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height, slant)
+    return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height)
 
 
 def measure_line(positions: np.ndarray, characters: np.ndarray, text: str) -> tuple[float, float, float] | None:

@@ -13,7 +13,7 @@ from test_model import make_model
 
 from handwriting import compose, cutting
 from handwriting.alphabet import Alphabet
-from handwriting.compose import NewLine, add_lines, choose_glyph, compose_line, join
+from handwriting.compose import add_lines, choose_glyph, compose_line, join
 from handwriting.cutting import Cutting, cut_line, cut_lines, cut_words
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError
@@ -116,7 +116,7 @@ def test_a_glyph_takes_the_slant_and_height_asked_for():
 
 def test_the_slant_of_a_line_is_measured(cut):
     upright = slant_of(cutting_of("5")._replace(positions=write_character("5") @ [[1, 0], [SLANT, 1]]))
-    assert cut.slant - upright == pytest.approx(SLANT, abs=0.1)
+    assert cut.words[0].slant - upright == pytest.approx(SLANT, abs=0.1)
 
 
 def test_composed_lines_say_their_text_at_the_size_of_their_base(cut):
@@ -158,7 +158,7 @@ def test_tokens_are_what_their_templates_say():
 def test_new_lines_are_training_lines_and_nothing_else_changes(tmp_path):
     dataset = make_dataset()
     offsets, ends = np.array([[0, 0], [5, 5], [3, 1]], dtype=np.int16), np.array([False, False, True])
-    more = add_lines(dataset, iter([[NewLine(offsets, ends, "7a"), NewLine(offsets, ends, "77")] * 5]), 2, "composed")
+    more = add_lines(dataset, iter([[(offsets, ends, "7a"), (offsets, ends, "77")] * 5]), 2, "composed")
     assert more.names[-2:].tolist() == ["composed-00000", "composed-00001"]
     save_dataset(more, tmp_path / "more.npz")
     loaded = load_dataset(tmp_path / "more.npz")
@@ -218,7 +218,7 @@ def spell(text: str, fault: str = "") -> Line:
 def add_written(characters, count, dataset):
     """With lines that a network of these characters writes; `write_checked` and `load_recogniser` are replaced."""
     network = Network(None, None, Alphabet(characters), "")
-    return add_lines(dataset, compose.written_rounds(network, dataset, np.random.default_rng(0)), count, "written")
+    return add_lines(dataset, compose.write_rounds(network, dataset, np.random.default_rng(0)), count, "written")
 
 
 def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
@@ -270,7 +270,7 @@ def composed_rounds(monkeypatch, recogniser, *cut):
     """Rounds of lines composed of these pieces."""
     monkeypatch.setattr(compose, "load_recogniser", recogniser)
     monkeypatch.setattr(compose, "cut_lines", lambda *_: list(cut))
-    return compose.composed_rounds(None, make_dataset(), np.random.default_rng(0))
+    return compose.compose_rounds(None, make_dataset(), np.random.default_rng(0))
 
 
 def test_composed_lines_that_nobody_can_read_are_told(cut, monkeypatch):
@@ -281,7 +281,7 @@ def test_composed_lines_that_nobody_can_read_are_told(cut, monkeypatch):
 
 
 def test_lines_are_taken_until_there_are_enough_or_hardly_one_is_good(capsys):
-    dataset, line = make_dataset(), NewLine(np.zeros((2, 2), np.int16), np.array([False, True]), "a")
+    dataset, line = make_dataset(), (np.zeros((2, 2), np.int16), np.array([False, True]), "a")
     more = add_lines(dataset, repeat([line] * 100), 250, "composed")
     assert len(more.texts) == len(dataset.texts) + 250 and set(more.texts[-250:]) == {"a"}
     assert f"300 of {3 * compose.ROUND} composed lines can be read" in capsys.readouterr().out
