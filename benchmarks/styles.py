@@ -4,7 +4,7 @@
     python benchmarks/styles.py               # the table of the hands that are there
 
 A hand is a line of the network's own, read without a mistake, as it is or sheared and stretched. What the network
-writes after it is measured: slant, x-height to width, letter spacing, speed and joins (`ink.geometry.hand_measures`).
+writes after it is measured: slant, x-height to width, letter spacing, speed and joins (`measures`).
 Those hands are chosen whose lines are furthest apart, and of them only hands that the network writes well in: at most
 `MAX_RATE` of the characters of `SENTENCES` sentences are read wrong. The table tells that rate, and whether the lines
 written in a hand are, on the mean, nearer to it than to the other hands.
@@ -12,6 +12,7 @@ written in a hand are, on the mean, nearer to it than to the other hands.
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.checks import check_lines, find_recogniser
 from handwriting.hands import STYLES, list_styles, load_style
 from handwriting.ink.formats import Ink
-from handwriting.ink.geometry import hand_measures
+from handwriting.ink.geometry import find_level, find_slant, hand_aspect, segments
 from handwriting.program import InputError, Parser, run_cli
 from handwriting.recogniser import edit_distance
 from handwriting.seeds import derived_seed
@@ -41,9 +42,22 @@ BIAS = 0.75  # that the hands are tried at
 
 
 def measures(ink: Ink) -> np.ndarray:
-    """The measures of a hand, (5,)."""
-    found = hand_measures(ink.strokes, ink.text, ink.characters)
-    return np.array([found.slant, found.aspect, found.spacing, found.speed, found.joins])
+    """What tells one hand from another, (5,).
+
+    The slant, in degrees from the vertical, positive to the right; the x-height by the mean advance of a character; the
+    median gap between neighbouring letters of a word, in x-heights, NaN if it is not known which points are a letter's;
+    the mean step within strokes, in x-heights; strokes a letter: 1 and more for print, less for joined letters.
+    """
+    level = find_level(ink.strokes)
+    moved = [level.apply(stroke) for stroke in ink.strokes]
+    x = np.concatenate(moved)[:, 0]
+    own = [x[ink.characters == place] if letter != " " else x[:0] for place, letter in enumerate(ink.text)]
+    gaps = [after.min() - before.max() for before, after in pairwise(own) if len(before) and len(after)]
+    spacing = np.median(gaps) / level.x_height if gaps else np.nan
+    lengths = np.hypot(*segments(ink.strokes)[1].T)
+    speed = lengths.mean() / level.x_height if len(lengths) else np.nan
+    joins = len(ink.strokes) / len(ink.text.replace(" ", ""))
+    return np.array([find_slant(moved), hand_aspect(ink.strokes, ink.text), spacing, speed, joins])
 
 
 def write_candidates(seed: int) -> list[Ink]:

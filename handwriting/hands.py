@@ -4,7 +4,7 @@ from pathlib import Path
 
 from handwriting.alphabet import Alphabet
 from handwriting.ink.formats import Ink
-from handwriting.ink.geometry import hand_measures, to_writing_scale
+from handwriting.ink.geometry import hand_aspect, to_writing_scale
 from handwriting.ink.read_ink import read_ink
 from handwriting.program import InputError
 from handwriting.seeds import derived_seed
@@ -55,7 +55,7 @@ def load_hand(path: Path | str, text: str | None = None) -> Ink:
     try:
         is_raw = Path(path).suffix.lower() in (".json", ".npz")
         ink = Ink(ink.points if is_raw else to_writing_scale(ink.strokes), text, style=Path(path).stem)
-        aspect = hand_measures(ink.strokes, text).aspect
+        aspect = hand_aspect(ink.strokes, text)
     except ValueError as error:
         raise InputError(f"{path}: no ink to take a hand from: {error}") from None
     if not ASPECTS[0] <= aspect <= ASPECTS[1]:  # true for NaN

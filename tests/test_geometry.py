@@ -8,7 +8,7 @@ from handwriting.ink.geometry import (
     USUAL_X_HEIGHT,
     find_level,
     find_slant,
-    hand_measures,
+    hand_aspect,
     resample,
     segments,
     smooth,
@@ -89,28 +89,9 @@ def test_slant_of_ink_without_downstrokes_is_zero():
     assert find_slant([np.array([[0.0, 0], [0, -10]])]) == 0
 
 
-def test_measures_of_a_hand():
-    ink = write_line("some words in a hand", gap=0.3)
-    wide = write_line("some words in a hand", gap=0.9)
-    measures, wider = (hand_measures(i.strokes, i.text, i.characters) for i in (ink, wide))
-    assert measures.spacing == pytest.approx(0.3, abs=0.05) and wider.spacing == pytest.approx(0.9, abs=0.08)
-    assert measures.aspect > 1.3 * wider.aspect
-    assert measures.joins == 17 / 16  # one stroke each of 16 letters, and a dot
-    words = write_line("some words in a hand", joined=True)
-    assert hand_measures(words.strokes, words.text, words.characters).joins == 5 / 16
-    assert np.isnan(hand_measures(ink.strokes, ink.text).spacing)
-
-
-def test_measures_of_a_hand_do_not_hang_on_the_unit():
-    small, large = (write_line(TEXT, scale=scale) for scale in (0.02, 1.0))
-    first, second = (hand_measures(i.strokes, i.text, i.characters) for i in (small, large))
-    for name in ("slant", "aspect", "spacing", "speed", "joins"):
-        assert getattr(first, name) == pytest.approx(getattr(second, name), rel=1e-3, abs=1e-2)
-
-
 def test_a_hand_needs_a_text():
     with pytest.raises(ValueError, match="no characters"):
-        hand_measures(write_line("ab").strokes, "  ")
+        hand_aspect(write_line("ab").strokes, "  ")
 
 
 @pytest.mark.parametrize("scale", [0.02, 1.0, 300.0])

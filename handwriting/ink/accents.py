@@ -4,14 +4,12 @@ A character such as `é` is a letter, which the network writes, and marks, which
 there. A sign such as `%` is a mark alone, for which the network writes a blank.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 
-from handwriting.ink.geometry import USUAL_X_HEIGHT, Level, find_level, find_slant, resample, segments, smooth
+from handwriting.ink.geometry import USUAL_X_HEIGHT, Level, find_level, find_slant, resample, segments, smooth, turn
 from handwriting.seeds import derived_seed
 from handwriting.strokes import USUAL_STEP
 
@@ -92,9 +90,7 @@ MARK_OF = {
     for character, letter in zip(characters, letters or [""], strict=True)
 }  # fmt: skip
 # Where a mark's (0, 0) is, as shares of the letter's width and height from its top left corner.
-ORIGINS = {
-    "above": (0.5, 0.0), "below": (0.5, 1.0), "beside": (1.0, 0.0), "tail": (1.0, 1.0), "over": (0.0, 0.0),
-}  # fmt: skip
+ORIGINS = {"above": (0.5, 0), "below": (0.5, 1), "beside": (1, 0), "tail": (1, 1), "over": (0, 0)}
 
 TALL = "bdfhklt"  # small letters that are as tall as capitals
 CAPITAL = 1.6  # their height in x-heights
@@ -104,7 +100,6 @@ NEAR, APART = 0.25, 1.2  # x-heights from a sign to what is beside it, and where
 FEWEST = 4  # points of a letter that tell where it is
 TRIM = 4.0  # per cent of a letter's points, at each side, that may be another's
 NARROWEST = 0.4  # x-heights, of a letter that a mark is put on
-ADVANCE = 1.0  # x-heights from the middle of a letter to that of the next
 LARGEST_DOT = 0.4  # x-heights: no dot of an i is wider or higher
 STEEPEST = 30.0  # degrees: a line that seems to slant more is too short to tell
 
@@ -146,9 +141,10 @@ class Frame:
 
     def leave(self, positions: np.ndarray) -> np.ndarray:
         """Positions (n, 2) in the frame -> of the ink."""
-        positions = positions * self.unit
-        positions[:, 0] -= self.shear * positions[:, 1]
-        return self.level.undo(positions)
+        x, y = (positions * self.unit).T
+        x = x - self.shear * y
+        y = y + np.interp(x, self.level.x, self.level.baseline)
+        return turn(np.column_stack([x, y]), -self.level.slope)
 
 
 class Stroke(NamedTuple):
@@ -253,8 +249,8 @@ def letter_box(line: list[Stroke], letters: str, place: int) -> np.ndarray:
         middles = {n: (x.min() + x.max()) / 2 for n, x in found.items() if len(x) >= FEWEST}
         middle = everything[:, 0].mean()
         if middles:
-            beyond = max(place - max(middles), 0) + min(place - min(middles), 0)
-            middle = np.interp(place, [*middles], [*middles.values()]) + ADVANCE * beyond
+            beyond = max(place - max(middles), 0) + min(place - min(middles), 0)  # letters, an x-height apart
+            middle = np.interp(place, [*middles], [*middles.values()]) + beyond
         return np.array([[middle - NARROWEST / 2, -CAPITAL if is_tall else -1.0], [middle + NARROWEST / 2, 0.0]])
     top, bottom = np.percentile(points[:, 1], [TRIM, 100 - TRIM])
     body = points[points[:, 1] <= 0.7 * bottom + 0.3 * top, 0]

@@ -10,8 +10,6 @@
 | .inkml | lines as traces of W3C's Ink Markup Language, https://www.w3.org/TR/InkML/ | yes |
 """
 
-from __future__ import annotations
-
 import io
 import json
 import unicodedata
@@ -61,19 +59,20 @@ class Ink:
             raise ValueError(f"points of shape {points.shape}, or not finite; they must be (T, 3)")
         if not isinstance(self.text, str) or any(unicodedata.category(c) in NOT_TEXT for c in self.text):
             raise ValueError(f"{self.text!r} is not the text of a line")
-        given = self.characters
-        characters = np.full(len(points), -1) if given is None else np.asarray(given, dtype=np.int64)
+        characters = np.asarray(
+            np.full(len(points), -1) if self.characters is None else self.characters, dtype=np.int64
+        )
         if characters.shape != (len(points),) or characters.min() < -1 or characters.max() >= max(len(self.text), 1):
             raise ValueError("the characters of the points do not fit the points or the text")
         object.__setattr__(self, "points", points)
-        object.__setattr__(self, "characters", characters.astype(np.int64))
+        object.__setattr__(self, "characters", characters)
 
     @property
     def strokes(self) -> list[np.ndarray]:
         """Positions (n, 2) of each stroke, in whiteboard units, y downwards."""
         return to_strokes(self.points)
 
-    def page(self) -> Page:
+    def page(self) -> "Page":
         """The line alone on a page that just holds it."""
         strokes = [stroke * MM_PER_UNIT for stroke in self.strokes]
         low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
@@ -82,7 +81,7 @@ class Ink:
 
     def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
         """Write a file as its ending says, see `save`."""
-        return save(self, path, drawing, plotter)
+        return self.page().save(path, drawing, plotter)
 
     def _repr_svg_(self) -> str:
         return self.page()._repr_svg_()
@@ -124,12 +123,9 @@ class Page:
 
 def with_dots(strokes: list[np.ndarray]) -> list[np.ndarray]:
     """Strokes in mm as a pen can draw them: one smaller than `DOT` becomes a level stroke of that length."""
-    drawn = []
-    for stroke in strokes:
-        low, high = stroke.min(0), stroke.max(0)
-        is_dot = np.hypot(*(high - low)) < DOT
-        drawn.append((low + high) / 2 + [[-DOT / 2, 0], [DOT / 2, 0]] if is_dot else stroke)
-    return drawn
+    spans = [(stroke.min(0), stroke.max(0), stroke) for stroke in strokes]
+    dot = np.array([[-DOT / 2, 0], [DOT / 2, 0]])
+    return [(low + high) / 2 + dot if np.hypot(*(high - low)) < DOT else stroke for low, high, stroke in spans]
 
 
 def check_ending(path: Path) -> str:
@@ -141,9 +137,9 @@ def check_ending(path: Path) -> str:
 
 
 def save(
-    content: Ink | Sequence[Page], path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None
+    pages: Sequence[Page], path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None
 ) -> list[Path]:
-    """Write a line, or pages, in the format that the ending of `path` names. Returns the files that were written.
+    """Write pages in the format that the ending of `path` names. Returns the files that were written.
 
     Of several pages each is a file of its own, letter-1.svg, letter-2.svg and so on; a .pdf holds all, and .json, .npz
     and .inkml hold the lines of all. An .xml holds one line: of several, each is a file, letter-01.xml and so on, with
@@ -152,7 +148,6 @@ def save(
     """
     path = Path(path)
     kind = check_ending(path)
-    pages = [content.page()] if isinstance(content, Ink) else list(content)
     inks = [placed.ink for page in pages for placed in page.lines]
     if not inks:
         raise InputError(f"{path}: there is no ink to write")

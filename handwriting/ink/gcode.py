@@ -1,7 +1,5 @@
 """G-code for pen plotters: straight moves in millimetres, and a pen that a servo or a motor lifts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from handwriting.ink.pictures import Sheet
@@ -32,9 +30,8 @@ class Plotter:
         for name, choices in (("pen", tuple(PENS)), ("origin", ("bottom left", "top left"))):
             if getattr(self, name) not in choices:
                 raise InputError(f"there is no {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        for name, least, most, unit in (
-            ("feed", 1, 100_000, "mm a minute"), ("travel", 1, 100_000, "mm a minute"), ("pause", 0, 10, "s"),
-        ):  # fmt: skip
+        speed = 1, 100_000, "mm a minute"
+        for name, least, most, unit in (("feed", *speed), ("travel", *speed), ("pause", 0, 10, "s")):
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"{name} must be from {least} to {most} {unit}, not {getattr(self, name)}")
 

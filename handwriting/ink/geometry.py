@@ -16,9 +16,6 @@ the ink, but for `USUAL_X_HEIGHT`. The pen turns upwards at the baseline and at 
 x-height and at the tops of ascenders: both lines go through most of these places.
 """
 
-from __future__ import annotations
-
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,11 +42,8 @@ def turning_points(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray,
     for stroke in strokes:
         y = stroke[:, 1]
         moving = np.sign(np.diff(y))
-        places = [
-            0,
-            *(np.flatnonzero(moving[1:] != moving[:-1]) + 1).tolist(),
-            len(y) - 1,
-        ]  # of all turns, and the ends
+        turns = np.flatnonzero(moving[1:] != moving[:-1]) + 1
+        places = [0, *turns.tolist(), len(y) - 1]
         found: tuple[list[int], list[int]] = [], []
         high = low = 0  # places of the least and the greatest y since the last turn that counts
         direction = 0  # 1: going down the page
@@ -82,11 +76,6 @@ class Level(NamedTuple):
         turned = turn(positions, self.slope)
         turned[:, 1] -= np.interp(turned[:, 0], self.x, self.baseline)
         return turned
-
-    def undo(self, positions: np.ndarray) -> np.ndarray:
-        """Positions (n, 2) of the level line -> of the ink: what `apply` takes them from."""
-        y = positions[:, 1] + np.interp(positions[:, 0], self.x, self.baseline)
-        return turn(np.column_stack([positions[:, 0], y]), -self.slope)
 
 
 def turn(positions: np.ndarray, slope: float) -> np.ndarray:
@@ -185,40 +174,16 @@ def find_slant(strokes: list[np.ndarray]) -> float:
     return float(np.degrees(np.arctan(shear)))
 
 
-class HandMeasures(NamedTuple):
-    """What tells one hand from another, measured on one line of ink."""
-
-    slant: float  # degrees from the vertical, positive to the right
-    aspect: float  # the x-height by the mean advance of a character, blanks included
-    spacing: float  # the median gap between neighbouring letters of a word, in x-heights; NaN without `characters`
-    speed: float  # the mean step within strokes, in x-heights
-    joins: float  # strokes for each character that is no blank: 1 and more for print, less for joined letters
-
-
-def hand_measures(strokes: list[np.ndarray], text: str, characters: np.ndarray | None = None) -> HandMeasures:
-    """Measure the hand of a written line: strokes (n, 2) in any unit, the text, and the character of each point (T,).
+def hand_aspect(strokes: list[np.ndarray], text: str) -> float:
+    """The x-height of a written line by the mean advance of its characters, blanks included; NaN for ink of no width.
 
     Raises ValueError for ink without extent and for a text of blanks.
     """
-    letters = len(text) - text.count(" ")
-    if not letters:
+    if not text.strip():
         raise ValueError("its text has no characters")
     level = find_level(strokes)
-    moved = [level.apply(stroke) for stroke in strokes]
-    x = np.concatenate(moved)[:, 0]
-    advance = np.ptp(x) / len(text)
-    gaps = []  # between the ink of neighbouring letters, less than 0 where they overlap
-    if characters is not None:
-        own = [x[characters == place] if not letter.isspace() else x[:0] for place, letter in enumerate(text)]
-        gaps = [after.min() - before.max() for before, after in pairwise(own) if len(before) and len(after)]
-    lengths = np.hypot(*segments(strokes)[1].T)
-    return HandMeasures(
-        slant=find_slant(moved),
-        aspect=float(level.x_height / advance) if advance else np.nan,
-        spacing=float(np.median(gaps)) / level.x_height if gaps else np.nan,
-        speed=float(lengths.mean() / level.x_height) if len(lengths) else np.nan,
-        joins=len(strokes) / letters,
-    )
+    advance = np.ptp(np.concatenate([level.apply(stroke) for stroke in strokes])[:, 0]) / len(text)
+    return float(level.x_height / advance) if advance else np.nan
 
 
 def to_writing_scale(

@@ -1,7 +1,5 @@
 """Pages of strokes as pictures, through matplotlib: .pdf, .png, and the pen at work as .gif and .webp."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +14,6 @@ from handwriting.strokes import PERIOD
 if TYPE_CHECKING:  # they take a second, and not all formats need them
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 MM_PER_INCH = 25.4
 POINTS_PER_MM = 72 / MM_PER_INCH  # typographic ones, in which matplotlib has the width of lines
@@ -44,11 +41,9 @@ class Drawing:
         for name, value in (("colour", self.colour), ("paper", self.paper)):
             if value is not None and not is_color_like(value):
                 raise InputError(f"there is no {name} {value!r}; give a name such as navy, or #rrggbb")
-        for name, number, least, most in (
-            ("pen width", self.pen_width, 0.01, 20),
-            ("dpi", 200 if self.dpi is None else self.dpi, 10, 2400),
-            ("speed", self.speed, 0.01, 1000),
-        ):
+        dpi = 200 if self.dpi is None else self.dpi
+        ranges = ("pen width", self.pen_width, 0.01, 20), ("dpi", dpi, 10, 2400), ("speed", self.speed, 0.01, 1000)
+        for name, number, least, most in ranges:
             if not least <= number <= most:
                 raise InputError(f"{name} must be from {least} to {most}, not {number}")
 
@@ -64,17 +59,13 @@ class Sheet(NamedTuple):
     rules: list[np.ndarray]  # (2, 2): faint lines on the paper, in pictures
 
 
-def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None, with_ink: bool = True) -> Figure:
-    """A figure of the size of a sheet. It has no axes, which take longer to make than all strokes to draw.
-
-    Raises InputError if it has too many pixels at `dpi`, for pictures of pixels.
-    """
+def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None, with_ink: bool = True) -> "Figure":
+    """A figure of a sheet. Raises InputError if it has too many pixels at `dpi`, which is for pictures of pixels."""
     from matplotlib.figure import Figure
 
     if dpi and (pixels := sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2) > MAX_PIXELS:
-        raise InputError(
-            f"{dpi} dpi give {pixels / 1e6:.0f} million pixels a page; at most {MAX_PIXELS / 1e6:.0f} can be"
-        )
+        raise InputError(f"{dpi} dpi give {pixels / 1e6:.0f} million pixels a page; {MAX_PIXELS // 10**6} are allowed")
+    # It has no axes, which take longer to make than all strokes to draw.
     figure = Figure(figsize=(sheet.width / MM_PER_INCH, sheet.height / MM_PER_INCH), dpi=dpi)
     figure.patch.set_visible(drawing.paper is not None)
     figure.set_facecolor(drawing.paper or "none")
@@ -86,8 +77,8 @@ def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None, with_ink
 
 
 def draw_lines(
-    figure: Figure, strokes: list[np.ndarray], colour: str, width: float, cap: Literal["butt", "round"] = "round"
-) -> LineCollection:
+    figure: "Figure", strokes: list[np.ndarray], colour: str, width: float, cap: Literal["butt", "round"] = "round"
+) -> "LineCollection":
     """Add strokes (n, 2), in mm from the top left corner, to a figure, drawn with a pen `width` mm wide."""
     from matplotlib.collections import LineCollection
     from matplotlib.transforms import Affine2D
@@ -100,10 +91,7 @@ def draw_lines(
 
 
 def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
-    """All sheets as one document of as many pages, in vectors and of the sheets' exact size.
-
-    White paper is not drawn: that is what pages are printed on.
-    """
+    """All sheets as one document, of their exact size. White paper is not drawn: that is what pages are printed on."""
     from matplotlib.backends.backend_pdf import PdfPages
 
     drawing = replace(drawing, paper=None if drawing.paper == "white" else drawing.paper)
@@ -122,10 +110,9 @@ def png_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
 
 
 def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
-    """The pen at work: a film that repeats, `kind` "gif" or "webp", by Pillow.
+    """The pen at work, as fast as people write: a film that repeats, "gif" or "webp", on white paper if on none.
 
-    It takes the time that people need, by `Sheet.counts`, and has white paper where there is none. Raises InputError
-    for too many pixels.
+    Raises InputError if its pixels are too many.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_rgb

@@ -1,7 +1,5 @@
 """Read ink from a file, by its ending: .json and .npz of this project, .xml of IAM-OnDB, .inkml and .svg."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -77,11 +75,10 @@ def read_json(path: Path, data: bytes) -> Iterator[Ink]:
         for line in content["lines"]:
             strokes = [np.array(stroke, dtype=np.float64).reshape(-1, 2) for stroke in line["strokes"] if stroke]
             if strokes:
-                characters = [place for stroke in line["characters"] for place in stroke]
+                characters = np.array([place for stroke in line["characters"] for place in stroke])
                 points = make_ink(strokes).points
                 points[0, :2] = strokes[0][0]  # it has the offset of the first point, which `to_points` leaves out
-                details = {name: line[name] for name in DETAILS if name in line}
-                yield Ink(points, characters=np.array(characters), **details)
+                yield Ink(points, characters=characters, **{name: line[name] for name in DETAILS if name in line})
     except (KeyError, TypeError, IndexError, RecursionError, OverflowError) as error:
         raise ValueError(f"it is not of the form that this project writes ({error!r})") from None
 
@@ -134,10 +131,7 @@ def read_drawing(path: Path, data: bytes) -> Iterator[Ink]:
 
 
 def read_inkml(path: Path, data: bytes) -> Iterator[Ink]:
-    """Traces of InkML: those of each outermost traceGroup are a line, those in none another.
-
-    Raises ValueError for a file that is not InkML, and for traces that cannot be read.
-    """
+    """Traces of InkML: those of each outermost traceGroup are a line, those in none another."""
     root = parse_xml(data)
     if etree.QName(root).localname != "ink":
         raise ValueError("not InkML")
@@ -146,8 +140,7 @@ def read_inkml(path: Path, data: bytes) -> Iterator[Ink]:
         channels = {channel.get("name"): (n, channel) for n, channel in enumerate(form.iter("{*}channel"))}
         if {"X", "Y"} <= channels.keys():
             (x, first), (y, second) = channels["X"], channels["Y"]
-            signs = [-1 if channel.get("orientation") == "-ve" else 1 for channel in (first, second)]
-            order = x, y, np.array(signs)
+            order = x, y, np.array([-1 if channel.get("orientation") == "-ve" else 1 for channel in (first, second)])
             break
     groups = [(group, group.iter("{*}trace")) for group in root.iterfind("{*}traceGroup")]
     for annotated, traces in [(root, root.iterfind("{*}trace")), *groups]:

@@ -1,7 +1,5 @@
 """Scalable Vector Graphics: one path for each stroke out; lines, polylines and paths in (SVG 1.1, chapters 5 to 9)."""
 
-from __future__ import annotations
-
 import cmath
 import math
 import re
@@ -62,27 +60,24 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
     """
     if etree.QName(root).localname != "svg":
         raise ValueError("not an SVG drawing")
-    groups: dict[etree._Element | None, list[np.ndarray]] = {}  # outlines by their title
-    left = MAX_POINTS
+    outlines, left = [], MAX_POINTS  # with their titles
     for element, transform, title in shown_elements(root):
         for outline in read_path(path_data(element), left):
-            groups.setdefault(title, []).append(outline @ transform[:2, :2].T + transform[:2, 2])
+            outlines.append((title, outline @ transform[:2, :2].T + transform[:2, 2]))
             left -= len(outline) // 3
-    if not groups:
+    if not outlines:
         return []
-    places = np.concatenate([outline for outlines in groups.values() for outline in outlines])
+    places = np.concatenate([outline for _, outline in outlines])
     if not np.isfinite(places).all():
         raise ValueError("a coordinate that is not a finite number")
     wanted = TOLERANCE * np.ptp(places, axis=0).max() if tolerance is None else tolerance
     tolerance = max(wanted, 1e-9 * np.abs(places).max(), 1e-12)  # rounding bends no straight line by more
-    found, left = [], MAX_POINTS
-    for title, outlines in groups.items():
-        strokes = []
-        for outline in outlines:
-            strokes.append(flatten(outline, tolerance, left))
-            left -= len(strokes[-1])
-        found.append((text_of(title), strokes))
-    return found
+    groups, left = {}, MAX_POINTS
+    for title, outline in outlines:
+        stroke = flatten(outline, tolerance, left)
+        groups.setdefault(title, []).append(stroke)
+        left -= len(stroke)
+    return [(text_of(title), strokes) for title, strokes in groups.items()]
 
 
 def text_of(element: etree._Element | None) -> str:
@@ -124,7 +119,7 @@ def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.nd
             link = element.get("href") or element.get("{http://www.w3.org/1999/xlink}href") or ""
             target = named.get(link[1:]) if link.startswith("#") else None
             children = [] if target is None else list(target) if etree.QName(target).localname == "symbol" else [target]
-            transform = transform @ np.array([[1, 0, length(element, "x")], [0, 1, length(element, "y")], [0, 0, 1]])
+            transform = transform @ read_transform(f"translate({element.get('x', '0')} {element.get('y', '0')})")
             is_used = True
         waiting += [(child, transform, inherited, title, is_used) for child in reversed(children)]
 
@@ -162,21 +157,14 @@ def read_numbers(text: str) -> list[float]:
     return [float(number) * UNITS.get(unit, 1.0) for number, unit in QUANTITY.findall(text)]
 
 
-def length(element: etree._Element, name: str) -> float:
-    """An attribute that is a length, 0 if it is missing."""
-    numbers = read_numbers(element.get(name, "0"))
-    if len(numbers) != 1:
-        raise ValueError(f"{name}={element.get(name)[:60]!r} is not a length")
-    return numbers[0]
-
-
 def path_data(element: etree._Element) -> str:
     """An element as the data of a path: a line, polyline, polygon or path; "" for any other."""
     match etree.QName(element).localname:
         case "path":
             return element.get("d", "")
         case "line":
-            return "M{} {} {} {}".format(*(length(element, side) for side in ("x1", "y1", "x2", "y2")))
+            ends = read_numbers(" ".join(element.get(side, "0") for side in ("x1", "y1", "x2", "y2")))
+            return "M" + " ".join(map(str, ends))
         case "polyline" | "polygon" as name:
             points = element.get("points", "").strip()
             return f"M{points}{'Z' * (name == 'polygon')}" if points else ""
