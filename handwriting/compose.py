@@ -9,6 +9,11 @@ slant. And a network that loses its place in some lines learns from its own good
 and those that the recogniser reads without a mistake are added. Nothing else in the data set changes.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
+
 import re
 import string
 from collections import Counter, defaultdict
