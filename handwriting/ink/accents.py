@@ -92,8 +92,7 @@ MARK_OF = {
 # Where a mark's (0, 0) is, as shares of the letter's width and height from its top left corner.
 ORIGINS = {"above": (0.5, 0), "below": (0.5, 1), "beside": (1, 0), "tail": (1, 1), "over": (0, 0)}
 
-TALL = "bdfhklt"  # small letters that are as tall as capitals
-CAPITAL = 1.6  # their height in x-heights
+TALL, CAPITAL = "bdfhklt", 1.6  # small letters that are as tall as capitals, and their height in x-heights
 MOSTLY = 0.65  # the share of capitals and digits from which a line's x-height as it is measured is their height
 GAP, STACKED = 0.2, 0.1  # x-heights between a letter and a mark above it, and between two marks
 NEAR, APART = 0.25, 1.2  # x-heights from a sign to what is beside it, and where a blank is between them
@@ -154,9 +153,10 @@ class Stroke(NamedTuple):
     characters: np.ndarray  # (n,): the place in the text of each point's character, -1: none
 
 
-def draw_marks(
-    strokes: list[np.ndarray], characters: np.ndarray, letters: str, text: str, seed: int = 0
-) -> tuple[list[np.ndarray], np.ndarray]:
+Drawn = tuple[list[np.ndarray], np.ndarray]  # strokes (n, 2), and the place in the text of each point's character (T,)
+
+
+def draw_marks(strokes: list[np.ndarray], characters: np.ndarray, letters: str, text: str, seed: int = 0) -> Drawn:
     """Draw what is in `text` but not in `letters`, which the ink says: `split_character` of each character.
 
     strokes (n, 2) in any unit, y downwards, and the place in the text of each point's character (T,), -1 for none.
@@ -191,9 +191,7 @@ def draw_marks(
     return [frame.leave(stroke.positions) for stroke in line], np.concatenate([stroke.characters for stroke in line])
 
 
-def without_marks(
-    strokes: list[np.ndarray], characters: np.ndarray, letters: str, text: str
-) -> tuple[list[np.ndarray], np.ndarray]:
+def without_marks(strokes: list[np.ndarray], characters: np.ndarray, letters: str, text: str) -> Drawn:
     """What `draw_marks` was given, but for dots that it took away and ink that it moved; arguments as there.
 
     The marks of a character are the last strokes that are its alone. Ink that would be nothing but marks stays.
@@ -267,19 +265,18 @@ def remove_dot(line: list[Stroke], letters: str, place: int) -> None:
     for number, (positions, characters) in enumerate(line):
         low, high, owner = positions.min(0), positions.max(0), int(np.median(characters))
         x, y = (low + high) / 2
-        nearest = min(middles, key=lambda n: abs(middles[n] - x))
+        distance, nearest = min((abs(middle - x), n) for n, middle in middles.items())
         is_dot = (high - low).max() < LARGEST_DOT and -2.6 < y < -1 and owner >= place and letters[owner] not in "'\""
-        if is_dot and nearest == place and abs(x - middles[place]) < 0.8:
-            found.append((abs(x - middles[place]), number))
+        if is_dot and nearest == place and distance < 0.8:
+            found.append((distance, number))
     if found:
         line.pop(min(found)[1])
 
 
 def place_sign(line: list[Stroke], strokes: list[np.ndarray], place: int, text: str) -> tuple[int, list[np.ndarray]]:
-    """Place a sign in the blank at `place`, and move what follows to where the sign ends.
+    """Move what follows the blank at `place` to where a sign ends: how many strokes come before it, and the sign's.
 
-    Strokes that the window gives to the blank are of the character before or after it, whichever is nearer. Returns how
-    many strokes come before the sign, and the sign's.
+    Strokes that the window gives to the blank are of the character before or after it, whichever is nearer.
     """
     left, right = ([x(stroke.positions[:, 0]) for stroke in line] for x in (np.min, np.max))
     at, last = end_of(line, place - 1), end_of(line, place)

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lxml import etree
@@ -36,7 +36,6 @@ INK_VERSION = 1  # of .json and .npz
 DETAILS = ("text", "seed", "bias", "style", "checkpoint", "fault")  # of a line, in .json and .npz
 NPZ_NONE = {"seed": -1, "bias": np.nan}  # what stands for None in .npz
 NOT_TEXT = ("Cc", "Cs", "Cn")  # Unicode's categories of control characters, halves of characters, and none at all
-INKML = "http://www.w3.org/2003/InkML"
 TRANSCRIPTION_START = b"OCR:"
 
 
@@ -87,8 +86,7 @@ class Ink:
         return self.page()._repr_svg_()
 
 
-@dataclass(frozen=True, eq=False)
-class Placed:
+class Placed(NamedTuple):
     """A written line on a page."""
 
     ink: Ink
@@ -205,7 +203,7 @@ def npz_bytes(inks: list[Ink]) -> bytes:
 
 def inkml_bytes(inks: list[Ink]) -> bytes:
     """Lines as InkML: a traceGroup each, annotated with its text; X and Y in whiteboard units, y downwards."""
-    root = etree.Element(f"{{{INKML}}}ink", nsmap={None: INKML})
+    root = etree.Element("ink", nsmap={None: "http://www.w3.org/2003/InkML"})
     channels = etree.SubElement(etree.SubElement(root, "definitions"), "traceFormat")
     for name in "XY":
         etree.SubElement(channels, "channel", name=name, type="decimal")
@@ -214,7 +212,6 @@ def inkml_bytes(inks: list[Ink]) -> bytes:
         etree.SubElement(group, "annotation", type="truth").text = ink.text
         for stroke in ink.strokes:
             etree.SubElement(group, "trace").text = ", ".join(f"{x:.3f} {y:.3f}" for x, y in stroke.tolist())
-    etree.cleanup_namespaces(root)
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 

@@ -143,8 +143,8 @@ def fit_slope(bottoms: np.ndarray, unit: float) -> float:
 def local_baseline(bottoms: np.ndarray, positions: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
     """The baseline of level ink, positions (n, 2), as y (k,) at places x (k,); it changes slowly along the line.
 
-    Each y is a weighted mean of the bottoms (m, 2) within some x-heights, `unit`, without those far from
-    the baseline found in the round before: descenders. Where there are few bottoms it stays near that baseline.
+    Each y is a weighted mean of the bottoms (m, 2) within some x-heights, `unit`, without descenders: those far from
+    the baseline of the round before. Where there are few bottoms it stays near that baseline.
     """
     x = np.linspace(positions[:, 0].min(), positions[:, 0].max(), 2 + int(np.ptp(positions[:, 0]) / unit))
     baseline = np.full(len(x), np.median(bottoms[:, 1]) if len(bottoms) else positions[:, 1].max())
@@ -217,8 +217,7 @@ def smooth(stroke: np.ndarray, pieces: int = 4) -> np.ndarray:
     By Barry and Goldman's recursion; centripetal, so that it makes no loops of its own (Yuksel et al. 2011). Points
     that coincide with the one before are left out.
     """
-    moves = np.concatenate([[True], np.diff(stroke, axis=0).any(axis=1)])
-    knots = stroke[moves]
+    knots = stroke[np.concatenate([[True], np.diff(stroke, axis=0).any(axis=1)])]
     if len(knots) < 3:
         return knots
     padded = np.concatenate([[2 * knots[0] - knots[1]], knots, [2 * knots[-1] - knots[-2]]])

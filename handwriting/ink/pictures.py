@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:  # they take a second, and not all formats need them
 MM_PER_INCH = 25.4
 POINTS_PER_MM = 72 / MM_PER_INCH  # typographic ones, in which matplotlib has the width of lines
 MAX_PIXELS = 50_000_000  # of one page
-FRAME = 0.04  # s, the least time that a frame is shown
+FRAME, LAST_FRAME = 0.04, 2.0  # s: the least time that a frame of a film is shown, and how long the last one is
 MAX_FRAMES, MAX_FILM_BYTES = 500, 500_000_000  # of a film, all of it in memory: longer ones show each frame longer
-LAST_FRAME = 2.0  # s
 LIFT = 10  # points that a pen could write in the time that it takes from one stroke to the next
 RULE_COLOUR, RULE_WIDTH = "#b8c4d6", 0.1  # faint; mm
 
@@ -70,21 +69,21 @@ def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None, with_ink
     figure.patch.set_visible(drawing.paper is not None)
     figure.set_facecolor(drawing.paper or "none")
     if sheet.rules:
-        draw_lines(figure, sheet.rules, RULE_COLOUR, RULE_WIDTH, "butt")
+        draw_lines(figure, sheet.rules, RULE_COLOUR, RULE_WIDTH).set_capstyle("butt")
     if with_ink and sheet.strokes:
         draw_lines(figure, sheet.strokes, drawing.colour, drawing.pen_width)
     return figure
 
 
-def draw_lines(
-    figure: "Figure", strokes: list[np.ndarray], colour: str, width: float, cap: Literal["butt", "round"] = "round"
-) -> "LineCollection":
+def draw_lines(figure: "Figure", strokes: list[np.ndarray], colour: str, width: float) -> "LineCollection":
     """Add strokes (n, 2), in mm from the top left corner, to a figure, drawn with a pen `width` mm wide."""
     from matplotlib.collections import LineCollection
     from matplotlib.transforms import Affine2D
 
     to_inches = Affine2D().scale(1 / MM_PER_INCH, -1 / MM_PER_INCH).translate(0, figure.get_figheight())
-    lines = LineCollection(strokes, colors=colour, linewidths=width * POINTS_PER_MM, capstyle=cap, joinstyle="round")
+    lines = LineCollection(
+        strokes, colors=colour, linewidths=width * POINTS_PER_MM, capstyle="round", joinstyle="round"
+    )
     lines.set_transform(to_inches + figure.dpi_scale_trans)
     figure.add_artist(lines)
     return lines
@@ -95,8 +94,7 @@ def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
     from matplotlib.backends.backend_pdf import PdfPages
 
     drawing = replace(drawing, paper=None if drawing.paper == "white" else drawing.paper)
-    file = io.BytesIO()
-    with PdfPages(file, metadata={"CreationDate": None}) as document:
+    with PdfPages(file := io.BytesIO(), metadata={"CreationDate": None}) as document:
         for sheet in sheets:
             document.savefig(page_figure(sheet, drawing))
     return file.getvalue()
@@ -104,21 +102,17 @@ def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
 
 def png_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
     """A sheet as pixels. Raises InputError if they are too many."""
-    file = io.BytesIO()
-    page_figure(sheet, drawing, drawing.dpi or 200).savefig(file, format="png")
+    page_figure(sheet, drawing, drawing.dpi or 200).savefig(file := io.BytesIO(), format="png")
     return file.getvalue()
 
 
 def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
-    """The pen at work, as fast as people write: a film that repeats, "gif" or "webp", on white paper if on none.
-
-    Raises InputError if its pixels are too many.
-    """
+    """The pen at work, as fast as people write: a film that repeats, "gif" or "webp". Raises as `png_bytes`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_rgb
     from PIL import Image
 
-    drawing = replace(drawing, paper=drawing.paper or "white")
+    drawing = replace(drawing, paper=drawing.paper or "white")  # films cannot be transparent
     figure = page_figure(sheet, drawing, drawing.dpi or 80, with_ink=False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -14,12 +14,11 @@ from lxml import etree
 from handwriting.data.recordings import LINE_NAME, clean_strokes, parse_xml, read_strokes
 from handwriting.data.transcriptions import read_transcription, tidy_texts
 from handwriting.ink.formats import DETAILS, INK_VERSION, Ink
-from handwriting.ink.svg import read_svg, text_of
+from handwriting.ink.svg import read_svg
 from handwriting.program import InputError
 from handwriting.strokes import to_points
 
-MAX_INK_BYTES = 32 << 20
-MAX_UNPACKED_BYTES = 256 << 20
+MAX_INK_BYTES, MAX_UNPACKED_BYTES = 32 << 20, 256 << 20  # of a file, and of the arrays in an .npz
 MAX_COORDINATE = 1e6  # from the origin, in the file's units: float32 keeps a sixteenth of a unit there
 
 
@@ -146,7 +145,8 @@ def read_inkml(path: Path, data: bytes) -> Iterator[Ink]:
     for annotated, traces in [(root, root.iterfind("{*}trace")), *groups]:
         strokes = [read_trace("".join(trace.itertext()), order) for trace in traces if trace.get("type") != "penUp"]
         if strokes := [stroke for stroke in strokes if len(stroke)]:
-            yield make_ink(strokes, text_of(annotated.find("{*}annotation[@type='truth']")))
+            said = annotated.xpath("normalize-space(*[local-name() = 'annotation'][@type = 'truth'])")
+            yield make_ink(strokes, str(said))
 
 
 # A value of a trace (InkML, 3.2.1): explicit (!), a difference (') or a difference of differences ("), which hold for

@@ -10,7 +10,6 @@ from lxml import etree
 
 from handwriting.ink.pictures import Drawing, Sheet
 
-NAMESPACE = "http://www.w3.org/2000/svg"
 MAX_POINTS = 1_000_000  # of all strokes of a file
 MAX_USED = 20_000  # elements that are seen through <use>, which can stand for many others of its kind
 TOLERANCE = 1e-3  # between a curve and its polyline, as a share of the drawing's size
@@ -34,7 +33,7 @@ def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
 
     width, height = f"{sheet.width:g}", f"{sheet.height:g}"
     size = {"width": f"{width}mm", "height": f"{height}mm", "viewBox": f"0 0 {width} {height}"}
-    root = etree.Element("svg", size, nsmap={None: NAMESPACE})
+    root = etree.Element("svg", size, nsmap={None: "http://www.w3.org/2000/svg"})
     pen = {
         "fill": "none", "stroke": to_hex(drawing.colour), "stroke-width": f"{drawing.pen_width:g}",
         "stroke-linecap": "round", "stroke-linejoin": "round",
@@ -77,12 +76,7 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
         stroke = flatten(outline, tolerance, left)
         groups.setdefault(title, []).append(stroke)
         left -= len(stroke)
-    return [(text_of(title), strokes) for title, strokes in groups.items()]
-
-
-def text_of(element: etree._Element | None) -> str:
-    """The text in an element, blanks tidied; "" for None."""
-    return "" if element is None else " ".join("".join(element.itertext()).split())
+    return [("" if title is None else str(title.xpath("normalize-space()")), found) for title, found in groups.items()]
 
 
 def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.ndarray, etree._Element | None]]:
@@ -197,8 +191,7 @@ def read_path(data: str, most: int) -> list[np.ndarray]:
     Places are complex numbers here: x is the real part, y the imaginary one.
     """
     outlines = []
-    here = start = control = 0j  # control: the last but one control point of the last curve
-    before = ""  # the last command
+    here, start, control, before = 0j, 0j, 0j, ""  # `control`: the last but one of a curve; `before`: the last command
     for count, (letter, numbers) in enumerate(path_commands(data)):
         command, base = letter.upper(), here if letter.islower() else 0j
         if count > most:
