@@ -11,21 +11,14 @@ import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
-if __name__ == "__mp_main__":  # a worker that is spawned, as on macOS and Windows; see `read_on_all_cores`
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 import codecs
 import gzip
-import multiprocessing
-import os
 import tarfile
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +35,6 @@ FORM_LISTS = {  # the official lists of forms, and what their lines are for
     "trainset.txt": "train", "testset_f.txt": "train", "testset_t.txt": "train", "testset_v.txt": "validation"
 }  # fmt: skip
 LARGEST_CORPUS_FILE = 4 << 20  # bytes; the largest line file of IAM-OnDB has 0.13 MB
-MAX_WORKERS = 8
-FILES_AT_ONCE = 256  # that are handed to the workers, so that the archive is never in memory as a whole
 File = tuple[str, bytes | None]  # its name, and its bytes unless it is no regular file
 Texts = dict[str, list[str]]  # lines of text by form
 
@@ -143,51 +134,17 @@ def read_file(read: Callable[[bytes], Any], file: File) -> tuple[str, Any]:
 def read_lines(source: Path, keep_rests: bool) -> tuple[dict[str, Recording], dict[str, str]]:
     """All line files of the source: the recordings by name, in its order, and what is wrong with the other files."""
     lines, broken = {}, {}
-    found = read_on_all_cores(read_files(source, "lineStrokes", ".xml"), keep_rests)
-    try:
-        for name, recording in tqdm(found, unit=" lines", desc="reading", smoothing=0, disable=None):
-            if isinstance(recording, str):
-                broken[name] = recording
-            elif not LINE_NAME.fullmatch(name):
-                broken[name] = "its name is not of the form a01-000u-03"
-            elif name in lines:
-                broken[name] = "a second file of this name"
-            else:
-                lines[name] = recording
-    except BrokenExecutor:
-        raise InputError("a process that reads lines has been killed, for want of memory perhaps; try again") from None
+    files = tqdm(read_files(source, "lineStrokes", ".xml"), unit=" lines", desc="reading", smoothing=0, disable=None)
+    for name, recording in map(partial(read_file, partial(read_recording, keep_rests=keep_rests)), files):
+        if isinstance(recording, str):
+            broken[name] = recording
+        elif not LINE_NAME.fullmatch(name):
+            broken[name] = "its name is not of the form a01-000u-03"
+        elif name in lines:
+            broken[name] = "a second file of this name"
+        else:
+            lines[name] = recording
     return dict(sorted(lines.items())), broken
-
-
-def read_on_all_cores(files: Iterator[File], keep_rests: bool) -> Iterator[tuple[str, Recording | str]]:
-    """Name and recording of each line file, or name and what is wrong with it, in the order of the files."""
-    read = partial(read_file, partial(read_recording, keep_rests=keep_rests))
-    workers = min(os.cpu_count() or 1, MAX_WORKERS)
-    with ProcessPoolExecutor(workers, initializer=prepare_worker) as pool:
-        # The workers inherit that Ctrl-C is ignored: it is for the program, whose end they follow. The tests try all
-        # ways to start a process on Linux; it was never run on macOS or Windows. On Windows a worker inherits nothing,
-        # and Ctrl-C in the moment before it comes to this file shows its traceback.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for _ in range(workers):  # a pool that forks starts all at once, others one at each task that finds none idle
-            pool.submit(int)
-        signal.signal(signal.SIGINT, handler)
-        found: Iterable[tuple[str, Recording | str]] = []
-        while some := list(islice(files, FILES_AT_ONCE)):
-            before, found = found, pool.map(read, some, chunksize=8)
-            yield from before  # while the workers read on
-        yield from found
-
-
-def prepare_worker() -> None:
-    """In a worker: leave Ctrl-C to the program, and end when it ends, however it does."""
-
-    def end_with_program() -> None:
-        if program := multiprocessing.parent_process():
-            program.join()
-            os._exit(2)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_program, daemon=True).start()
 
 
 def pair_texts(lines: dict[str, Recording], broken: Iterable[str], transcriptions: Texts) -> list[str]:

@@ -4,12 +4,9 @@ import gzip
 import io
 import os
 import re
-import runpy
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 import zlib
 from collections import Counter
@@ -671,91 +668,3 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path, cap
 def test_importing_the_script_leaves_torch_alone():
     code = "import sys, data_preprocessing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-# ------------------------------------------------------------------------------------------------------------ workers
-
-READING = """
-import multiprocessing, os, signal, sys, time
-from pathlib import Path
-import data_preprocessing as dp
-from handwriting.program import run_cli
-
-multiprocessing.set_start_method({start!r})
-os.cpu_count = lambda: 3
-
-def files(*_):
-    yield "a01-000u-01", b""
-    yield "a01-001u-01", b""
-    workers = [worker.pid for worker in multiprocessing.active_children()]
-    print(*workers, flush=True)
-    {then}
-    for number in range(1000):
-        yield f"a02-{{number:03}}-01", b""
-
-dp.read_files = files
-run_cli(lambda: dp.read_lines(Path("."), False))
-"""
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="workers are looked at in Linux's /proc")
-
-
-def start_reading(then, start="fork"):
-    command = [sys.executable, "-c", READING.format(then=then, start=start)]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen(command, **pipes, text=True, cwd=ROOT, start_new_session=True)
-
-
-def is_running(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-@needs_proc
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_no_worker_outlives_the_program(number):
-    program = start_reading("time.sleep(60)")
-    workers = list(map(int, program.stdout.readline().split()))
-    assert workers and all(map(is_running, workers))
-    program.send_signal(number)
-    _, told = program.communicate(timeout=30)
-    assert program.returncode == (130 if number == signal.SIGINT else -number) and told == ""
-    deadline = time.monotonic() + 20
-    while any(map(is_running, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(is_running, workers))
-
-
-def ignores_ctrl_c(process):
-    ignored = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{process}/status").read_text())
-    return bool(int(ignored[1], 16) >> (signal.SIGINT - 1) & 1)
-
-
-@needs_proc
-@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
-def test_ctrl_c_is_for_the_program_and_not_for_its_workers(start):
-    """From their very start: workers that are spawned have only begun to import when they are looked at."""
-    program = start_reading("sys.stdin.read(1); os.killpg(0, signal.SIGINT); time.sleep(60)", start)
-    workers = program.stdout.readline().split()
-    assert workers and all(map(ignores_ctrl_c, workers))
-    _, told = program.communicate("x", timeout=60)  # then the terminal sends it to all
-    assert program.returncode == 130 and told == ""
-
-
-def test_a_spawned_worker_leaves_ctrl_c_alone_before_it_imports_more():
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        runpy.run_path(dp.__file__, run_name="__mp_main__")  # as multiprocessing does where it spawns
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-@needs_proc
-def test_a_killed_worker_is_one_line():
-    killed = "os.kill(workers[0], signal.SIGKILL)"
-    noticed = "while Path(f'/proc/{workers[0]}').exists(): time.sleep(0.01)"  # until the program has seen its end
-    program = start_reading(f"{killed}\n    {noticed}")
-    output, told = program.communicate(timeout=60)
-    assert_refused(subprocess.CompletedProcess("", program.returncode, output, told), "has been killed")

@@ -3,11 +3,9 @@
 import io
 import json
 import tarfile
-from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 
-import pytest
 import torch
 from corpus import write_corpus
 from hypothesis import given
@@ -92,32 +90,9 @@ def test_prepared_data(checkpoints, data_file, more, number):
             rule(train.main, ["--data=bad.npz", "--model_dir=o", *TINY], folder, "o")
 
 
-class NoPool:
-    """In place of processes that take longer to start than to read."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, work, *arguments):
-        done = Future()
-        done.set_result(work(*arguments))
-        return done
-
-    def map(self, work, files, chunksize):
-        return map(work, files)
-
-
 def prepare(folder: Path) -> None:
     """Prepare what is in the folder `data`. What comes out can be loaded, and nothing raw is printed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_preprocessing, "ProcessPoolExecutor", NoPool)
-        status, said = rule(data_preprocessing.main, ["--output=o.npz"], folder, "o.npz")
+    status, said = rule(data_preprocessing.main, ["--output=o.npz"], folder, "o.npz")
     assert all(c.isprintable() or c == "\n" for c in said), said
     if status == 0:
         load_dataset(folder / "o.npz")
