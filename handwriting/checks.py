@@ -34,9 +34,7 @@ class Verdict:
     @cached_property
     def errors(self) -> int:
         """How many characters are read wrong, the number of blanks aside: the edit distance."""
-        if self.read is None:
-            return 0
-        return edit_distance(" ".join(self.text.split()), " ".join(self.read.split()))
+        return 0 if self.read is None else edit_distance(*(" ".join(t.split()) for t in (self.text, self.read)))
 
     @property
     def fault(self) -> str:
@@ -94,13 +92,8 @@ def check_lines(lines: list, with_recogniser: bool) -> list[Verdict]:
     Raises InputError for a recogniser that cannot be used.
     """
     recogniser = find_recogniser() if with_recogniser and any(line.text for line in lines) else None
-    read: list[str | None] = [None] * len(lines)
-    if recogniser:
-        read = list(recogniser.read([line.points for line in lines]))
     known = set(recogniser.config.charset) if recogniser else set()
-    can_tell = [bool(line.text.strip()) and set(line.text) <= known for line in lines]
-    read = [said if can else None for said, can in zip(read, can_tell, strict=True)]
-    return [
-        Verdict(line.finished, longest_rest(line.points), line.text, said)
-        for line, said in zip(lines, read, strict=True)
-    ]
+    can_tell = [n for n, line in enumerate(lines) if line.text.strip() and set(line.text) <= known]
+    said = recogniser.read([lines[n].points for n in can_tell]) if recogniser else []
+    read = dict(zip(can_tell, said, strict=True))
+    return [Verdict(line.finished, longest_rest(line.points), line.text, read.get(n)) for n, line in enumerate(lines)]

@@ -37,11 +37,7 @@ _notes: list[str] | None = None  # those of the program that `run_cli` runs
 
 
 def note(message: str) -> None:
-    """Tell the user something on stderr while the work goes on.
-
-    A program that `run_cli` runs prints its notes when it ends, and drops them if it fails: then the error is all that
-    is printed.
-    """
+    """Tell the user something on stderr. A program that `run_cli` runs does so at its end, unless it fails."""
     if _notes is None:
         print(f"note: {printable(message)}", file=sys.stderr)
     else:
@@ -55,9 +51,8 @@ def printable(text: str, most: int = 10_000) -> str:
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run `main` as a program, and exit.
+    """Run `main` as a program, and exit: with 2 for bad input or files, 3 for `ResultError`, 130 for Ctrl-C, else 0.
 
-    The exit status is 0, 2 for bad input and files that cannot be read or written, 3 for `ResultError`, 130 for Ctrl-C.
     An error is one line on stderr. Warnings of libraries are not shown, unless Python's -W asks for them.
     """
     global _notes
@@ -98,16 +93,11 @@ def run_cli(main: Callable[[], None]) -> None:
 
 
 def output_file(path: Path) -> Path:
-    """The file that writing to `path` makes or replaces: where a link leads to. Raises InputError if there can be none.
-
-    Only regular files are replaced: never a folder, a device or a pipe.
-    """
+    """The regular file that writing to `path` makes or replaces, where a link leads to. Raises InputError for another."""
     try:
         target = path.resolve()
-        if target.is_dir():
-            raise InputError(f"{path}: is a folder; name a file")
         if target.exists() and not target.is_file():
-            raise InputError(f"{path}: is not a regular file, and will not be replaced; name another file")
+            raise InputError(f"{path}: is {'a folder' if target.is_dir() else 'not a regular file'}; name another file")
         folder = next(parent for parent in target.parents if parent.exists())
         for name in target.relative_to(folder).parts:  # the folders and the file to make: are such names allowed?
             with suppress(FileNotFoundError):
@@ -131,12 +121,10 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A buffer that becomes the file at `path` when the block ends without an error.
+    """A buffer that becomes the file at `path` when the block ends without an error: written beside it, and renamed.
 
-    The content goes to a temporary file beside `path`, which is then renamed. A link stays, and the file it leads to is
-    replaced; the mode of an existing file is kept. Raises InputError if `path` cannot be a regular file, and OSError
-    with its name if it cannot be written. A program that is killed meanwhile can leave a hidden file that ends in
-    `.part`, which may be deleted.
+    A link stays, and so does the mode of an existing file. Raises InputError if `path` cannot be a regular file, and
+    OSError with its name if it cannot be written. A program that is killed meanwhile can leave a hidden `.part` file.
     """
     target = output_file(path)
     yield (buffer := io.BytesIO())
