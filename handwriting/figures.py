@@ -92,10 +92,7 @@ def draw_losses(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as the ending of `path` says; the same figure gives the same bytes.
-
-    Very large figures get fewer pixels to the inch: at most 60,000 along a side and 50 million in all.
-    """
+    """Write a figure as the ending of `path` says, with at most 60,000 pixels along a side and 50 million in all."""
     from matplotlib import rc_context
 
     width, height = figure.get_size_inches()
@@ -111,10 +108,9 @@ def cell_masses(
 ) -> np.ndarray:
     """The probability of each cell of a grid under one bivariate normal distribution: (rows, columns).
 
-    mu (2,), sigma (2,) and the cells' edges, (columns + 1,) in x and (rows + 1,) in y, are in one unit. The sums along
-    the axis of the greater deviation are exact, and so is that of all cells of the plane, 1, whatever the deviations.
-    How a column's share is spread along the other axis is the mean of what it is at `nodes` of its points: with eight
-    some 0.1 % of the mass is in a cell beside its own for |rho| up to 0.9, 1 % up to 0.99 and 2 % beyond.
+    mu (2,), sigma (2,) and the cells' edges, (columns + 1,) in x and (rows + 1,) in y, are in one unit. The sum of all
+    cells of the plane is 1, whatever the deviations. Along the axis of the smaller one, a cell has the mean of what it
+    has at `nodes` points of the other: at most 2 % of the mass is in a cell beside its own.
     """
     if sigma[0] < sigma[1]:
         return cell_masses(mu[::-1], sigma[::-1], rho, edges[::-1], nodes).T
@@ -132,9 +128,8 @@ def density_map(
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
     """The densities of the next pen position, added up over the line, in cells of `cell` whiteboard units.
 
-    As in the paper's figure 10, for a line with its outputs. Each cell has the mass that falls into it, see
-    `cell_masses`, by its area. Returns (rows, columns), per square whiteboard unit, and the
-    extent (left, right, bottom, top), y downwards.
+    Each cell has the mass that falls into it, by its area. Returns (rows, columns), per square whiteboard unit, and the
+    extent (left, right, bottom, top), y downwards. Raises InputError for ink that is too wide.
     """
     path = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)  # (T + 1, 2)
     low, high = path.min(0) - 80, path.max(0) + 80

@@ -100,9 +100,6 @@ def parse_margins(text: str) -> tuple[float, float, float, float]:
     return top, right, bottom, left
 
 
-# Breaking a text into lines
-
-
 @dataclass(frozen=True)
 class TextLine:
     """A line of a text as it is to be written; a blank line has the text ""."""
@@ -244,9 +241,6 @@ def write_text(
         for line, ink in new.items():
             inks[line], widths[line] = ink, scale * ink_width(ink, page_format.x_height / scale)
             estimate.learn(line.text, widths[line])
-
-
-# Placing lines on pages
 
 
 def page_scale(inks: Sequence[Ink], page_format: PageFormat) -> float:

@@ -50,9 +50,6 @@ class RecogniserConfig:
         return len(self.charset)
 
 
-# ------------------------------------------------------------------------------------------------------------ features
-
-
 def straighten(strokes: list[np.ndarray]) -> list[np.ndarray]:
     """Strokes (n, 2) in any unit -> the same with slope taken out, y about 0, and a standard deviation of y of 1."""
     x, y = np.concatenate(strokes).T
@@ -104,9 +101,6 @@ def features(points: np.ndarray, rng: np.random.Generator | None = None) -> np.n
 def collate_features(lines: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Lines of features (N, F) -> padded (N, B, F), and their lengths (B,)."""
     return nn.utils.rnn.pad_sequence([torch.from_numpy(line) for line in lines]), torch.tensor([*map(len, lines)])
-
-
-# ------------------------------------------------------------------------------------------------------------- network
 
 
 class BidirectionalLSTM(nn.Module):

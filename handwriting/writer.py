@@ -44,9 +44,6 @@ def check_numbers(**given: float | None) -> None:
             raise InputError(f"{name} must be from {least} to {most}, not {value}")
 
 
-# ------------------------------------------------------------------------------------------------------------- networks
-
-
 class Network(NamedTuple):
     """A trained network, ready to write."""
 
@@ -75,9 +72,6 @@ def load_network(checkpoint: Path | str | None, task: str) -> Network:
     if bool(network.model.config.num_chars) != (task == "synthesis"):
         raise InputError(f"{path}: a network of the other task; {task} is what was asked for")
     return network
-
-
-# ---------------------------------------------------------------------------------------------------------------- lines
 
 
 def check_size(network: Network, texts: Sequence[Prepared] | None, steps: Sequence[int], with_outputs: bool) -> None:
@@ -131,12 +125,11 @@ def generate_unconditionally(
     samples: int = 1, steps: int = RANDOM_STEPS, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None,
     retries: int = RETRIES, with_outputs: bool = False,
 ) -> list[Line]:  # fmt: skip
-    """Write at random (section 4): `samples` lines of `steps` steps each, the shipped network's by default.
+    """Write at random (section 4): `samples` lines of `steps` steps each, by default with the shipped network.
 
-    `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i: the same seed gives the
-    same ink. A line in which the pen rests is written again with seeds derived from its own, up to `retries` times;
-    what is still wrong then is in `Line.fault`. `with_outputs` keeps what the network said at each point, some 120
-    numbers. Raises InputError (a ValueError) for a checkpoint that cannot be used and for numbers out of range.
+    `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i. A line in which the pen
+    rests is written again, up to `retries` times; what is still wrong then is in `Line.fault`. `with_outputs` keeps
+    what the network said at each point. Raises InputError for a checkpoint or number that cannot be used.
     """
     check_numbers(samples=samples, steps=steps, bias=bias, seed=seed, retries=retries)
     network, caps = load_network(checkpoint, "rand_write"), [steps] * samples
@@ -150,10 +143,10 @@ def generate_conditionally(
 ) -> list[Line]:  # fmt: skip
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
-    The text that is written is what `Alphabet.prepare` makes of `text`, without its accents, see `Line.text`: `Writer`
-    draws them. `steps` is the most steps of a line, by default plenty for its text; the others and the errors are as
-    for `generate_unconditionally`, and characters that cannot be written are an InputError that names them. Lines are
-    written again, too, if `steps` cut them off or more than a tenth is read wrong; with `retries` 0 they are not read.
+    The text that is written is in `Line.text`: without accents, which `Writer` draws. `steps` is the most steps of a
+    line, by default plenty for its text. Lines are written again, too, if `steps` cut them off or more than a tenth is
+    read wrong; with `retries` 0 they are not read. All else is as for `generate_unconditionally`; characters that
+    cannot be written are an InputError that names them.
     """
     check_numbers(samples=samples, steps=steps)
     writer = Writer(checkpoint, None, bias, seed, retries)
@@ -189,8 +182,6 @@ class Writer:
     def prepare(self, text: str) -> Prepared:
         """A text as the network can write it, as one line. Raises InputError as `Alphabet.prepare`."""
         return self.network.alphabet.prepare([text])[0][0]
-
-    # ------------------------------------------------------------------------------------------------------------ hands
 
     @cached_property
     def primed(self) -> Primed | None:
@@ -230,8 +221,6 @@ class Writer:
             hand = self.to_ink(lines[best], said, seeds[best])
             self._own_hands[said.text] = self.network.sampler.prime(*self.read_hand(hand))
         return self._own_hands[said.text]
-
-    # ------------------------------------------------------------------------------------------------------------ lines
 
     def write_raw(
         self, texts: Sequence[Prepared], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
@@ -284,8 +273,6 @@ class Writer:
         """Write a text as one line, with the writer's seed or another one."""
         (ink,) = self.write_lines([text], [self.seed if seed is None else seed])
         return ink
-
-    # ------------------------------------------------------------------------------------------------------------ pages
 
     def page(self, text: str, page_format: PageFormat | None = None, smoothed: bool = False) -> list[Page]:
         """A text of any length on as many pages as it needs, in one hand."""
