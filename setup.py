@@ -13,14 +13,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 TOP_LEVEL = ("model", "utils", "generate")
-IMPORT = re.compile(rf"^(\s*)(?:from ({'|'.join(TOP_LEVEL)}) import|import ({'|'.join(TOP_LEVEL)})\b)", re.MULTILINE)
+IMPORT = re.compile(rf"^(\s*from )({'|'.join(TOP_LEVEL)})(?= import )", re.MULTILINE)
 NETWORKS = [*glob("save/*.pt"), *glob("save/styles/*.json")]
-
-
-def import_in_package(match: re.Match[str]) -> str:
-    """`from model import` -> `from handwriting.model import`; `import model` -> `from handwriting import model`."""
-    indent, package, module = match.groups()
-    return f"{indent}from handwriting.{package} import" if package else f"{indent}from handwriting import {module}"
 
 
 class BuildPackage(build_py):
@@ -32,7 +26,7 @@ class BuildPackage(build_py):
 
     def build_module(self, module, module_file, package):
         built, copied = super().build_module(module, module_file, package)
-        Path(built).write_text(IMPORT.sub(import_in_package, Path(built).read_text("utf-8")), "utf-8")
+        Path(built).write_text(IMPORT.sub(r"\1handwriting.\2", Path(built).read_text("utf-8")), "utf-8")
         return built, copied
 
     def run(self):
