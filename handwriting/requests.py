@@ -67,6 +67,7 @@ class Request:
     usual_bias: Any  # None: each line has its own
     usual_output: str  # within examples/
     hint = ""  # what else to say of a flag that does not fit
+    line_name = "line {n} (seed {ink.seed})"  # in messages
     redo = ""  # how to write single lines anew: a flag, for their numbers
     prepare: Callable[[], Any]
     write: Callable[[Any], Any]
@@ -135,11 +136,8 @@ class Request:
         for path in paths:
             print(f"wrote {path}")
         inks = [placed.ink for page in sheets.pages for placed in page.lines]
-        tell_faults({self.name(n, ink): ink.fault for n, ink in enumerate(inks, 1)}, self.retries, self.redo)
-
-    def name(self, number: int, ink: Ink) -> str:
-        """A line's name in messages."""
-        return f"line {number} (seed {ink.seed})"
+        faults = {self.line_name.format(n=n, ink=ink): ink.fault for n, ink in enumerate(inks, 1)}
+        tell_faults(faults, self.retries, self.redo)
 
 
 class Lines(Request):
@@ -209,7 +207,8 @@ class Pages(Request):
         "text file page landscape margins x_height line_spacing align ruled plot_rules jitter smooth redo progress "
         "style prime prime_text"
     )
-    usual_bias, usual_output, redo = PAGE_BIAS, "synthesis.png", "--redo {}, "
+    usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
+    line_name, redo = "line {n} {ink.text!r}", "--redo {}, "
 
     def __init__(self, given: dict[str, Any]):
         super().__init__(given)
@@ -248,16 +247,12 @@ class Pages(Request):
         """The lines on as many pages as they need."""
         return Sheets(lay_out(written, self.page_format, self.seed, "smooth" in self.given))
 
-    def name(self, number: int, ink: Ink) -> str:
-        """A line's name in messages."""
-        return f"line {number} {ink.text!r}"
-
 
 class Styles(Request):
     """A sheet of the hands that there are: each writes its name."""
 
     told, takes = "--list_styles", "list_styles"
-    usual_bias, usual_output = PAGE_BIAS, "styles.png"
+    usual_bias, usual_output, line_name = PAGE_BIAS, "styles.png", "{ink.style}"
 
     def prepare(self) -> list[tuple[Writer, Prepared]]:
         """A writer for each hand, with what it is to write."""
@@ -273,10 +268,6 @@ class Styles(Request):
     def place(self, inks: list[Ink]) -> Sheets:
         """The lines below each other."""
         return Sheets([stack_lines(inks)])
-
-    def name(self, number: int, ink: Ink) -> str:
-        """A line's name in messages."""
-        return ink.style
 
 
 class Batch(Request):
