@@ -315,7 +315,7 @@ class Model(nn.Module):
 
     def run_window(self, layer: WindowLSTM, points: Tensor, *before: Tensor) -> tuple[Tensor, Tensor, Tensor, Window]:
         """`WindowLSTM.forward`, whose arguments and results these are."""
-        if kernels and kernels.takes_window_lstm(layer, points, *before):
+        if kernels and len(points) > 1 and kernels.takes_window_lstm(layer, points, *before):
             return kernels.window_lstm(layer, self.matmul_dtype, points, *before)
         return layer(points, *before)
 
@@ -325,7 +325,7 @@ class Model(nn.Module):
         inputs (T, B, I in all), side by side what it reads; hidden and cell (B, H) before the first point.
         Returns hidden (T, B, H) of all points and the last cell (B, H).
         """
-        if kernels and kernels.takes_lstm(layer, inputs, hidden):
+        if kernels and len(inputs[0]) > 1 and kernels.takes(layer, nn.LSTM, hidden):
             return kernels.lstm(layer, self.matmul_dtype, inputs, hidden, cell)
         x = torch.cat([part.to(hidden.dtype) for part in inputs], dim=-1)
         low = self.matmul_dtype == torch.bfloat16 and len(x) > 1  # at one point, to change the weights takes longer
@@ -335,6 +335,6 @@ class Model(nn.Module):
 
     def run_head(self, hiddens: list[Tensor]) -> Tensor:
         """All layers' hidden states, (T, B, H) each -> raw outputs (T, B, 1 + 6M) (eq. 17)."""
-        if kernels and kernels.takes_linear(self.head, hiddens):
+        if kernels and kernels.takes(self.head, nn.Linear, self.mean):
             return kernels.linear(self.head, hiddens)
         return self.head(torch.cat(hiddens, dim=-1).to(self.mean.dtype))

@@ -1,10 +1,11 @@
 """Writing: points sampled one by one from what the network says, a batch of lines, each to the end of its text.
 
-Letters for shapes are those of model.py.
+`Sampler.write` is the loop. Letters for shapes are those of model.py.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from model import MAX_LOG_SIGMA, MU, PI, POINTS_PER_CHARACTER, RHO, SIGMA, Model, State, Window, kernels, window_weights
 
-CHUNK = 256  # points for which random numbers are sampled and results kept in one piece
+CHUNK = 256  # points for which random numbers are sampled at once
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ def default_steps(text: str) -> int:
     return 2 * POINTS_PER_CHARACTER * len(text) + 100
 
 
-def sample_noise(generators: list[torch.Generator], points: int, clusters: int, biases: list[float]) -> np.ndarray:
+def sample_noise(
+    generators: Sequence[torch.Generator], biases: Sequence[float], points: int, clusters: int
+) -> np.ndarray:
     """The random numbers that `sample_points` needs for `points` points of each of B lines: (points, B, 3 + M).
 
     Each line has its own generator, and its own bias (eq. 61, 62), which works on these numbers, once for all points.
@@ -54,19 +57,19 @@ def sample_noise(generators: list[torch.Generator], points: int, clusters: int, 
     return torch.stack(pieces, dim=1).numpy()
 
 
-def sample_points(outputs: np.ndarray, noise: np.ndarray, points: np.ndarray) -> None:
-    """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M).
+def sample_points(outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M): (B, 3), normalised.
 
     noise (B, 3 + M) from `sample_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, by which the
-    greatest sum of log probability and noise has the component's probability; the biases have been at work on it.
-    Writes to `points` (B, 3), normalised. The parameters are those of `mixture` within its guards against overflow, but
-    only the chosen component's are worked out.
+    greatest sum of log probability and noise has the component's probability; the biases have been at work on it. The
+    parameters are those of `mixture`, but only the chosen component's are worked out.
     """
     components = outputs[:, 1:].reshape(len(outputs), 6, -1)  # (B, 6, M)
     chosen = (components[:, PI] + noise[:, 3:]).argmax(1)  # (B,)
     raw = components[np.arange(len(outputs)), :, chosen]  # (B, 6)
     # The lower triangle of the covariance's Cholesky factor is s1; s2 rho, s2 sqrt(1 - rho^2), where rho is the tanh
     # of a raw number (eq. 22), and the root one over its cosh.
+    points = np.empty((len(outputs), 3), outputs.dtype)
     normal_1, normal_2, a = noise[:, 0], noise[:, 1], raw[:, RHO]
     points[:, 0] = normal_1
     np.add(np.tanh(a) * normal_1, normal_2 / np.cosh(a), out=points[:, 1])
@@ -74,6 +77,7 @@ def sample_points(outputs: np.ndarray, noise: np.ndarray, points: np.ndarray) ->
     offsets *= np.exp(np.minimum(raw[:, SIGMA], MAX_LOG_SIGMA))
     offsets += raw[:, MU]
     np.less(outputs[:, 0] + noise[:, 2], 0, out=points[:, 2])  # with probability e (eq. 18)
+    return points
 
 
 class PlainDecoder:
@@ -81,26 +85,19 @@ class PlainDecoder:
 
     def __init__(self, model: Model, text: Tensor | None, batch_size: int):
         """`text` (B, U), codes with -1 for padding, for a network with a window."""
-        self.model, self.state = model, model.initial_state(batch_size)
-        self.characters = None
+        self.model, self.text, self.state, self.characters = model, text, model.initial_state(batch_size), None
         if text is not None:
             self.characters = model.one_hot(text.to(model.mean.device))  # (B, U, C)
             # Columns of phi (B, U + 1): from one beyond a line's text on it is always that one.
             self.columns = torch.arange(text.shape[1] + 1).minimum((text >= 0).sum(1)[:, None]).to(model.mean.device)
 
-    def fork(self, text: Tensor | None, batch_size: int) -> "PlainDecoder":
-        """A decoder for `batch_size` lines with these texts (B, U), each of which goes on from this one's only line."""
-        other = PlainDecoder(self.model, text, batch_size)
-        other.state = State(*(ours.expand_as(theirs) for ours, theirs in zip(self.state, other.state, strict=True)))
+    def select(self, lines: np.ndarray, text: Tensor | None = None) -> "PlainDecoder":
+        """A decoder that goes on from these lines, their numbers (n,), with their own texts or others (n, U)."""
+        if text is None and self.text is not None:
+            text = self.text[lines]
+        other, (hidden, cell, w, kappa) = PlainDecoder(self.model, text, len(lines)), self.state
+        other.state = State(hidden[:, lines], cell[:, lines], w[lines], kappa[lines])
         return other
-
-    def select_lines(self, lines: np.ndarray) -> None:
-        """Go on with these lines only: their numbers (n,)."""
-        chosen = torch.from_numpy(lines).to(self.model.mean.device)
-        hidden, cell, w, kappa = self.state
-        self.state = State(hidden[:, chosen], cell[:, chosen], w[chosen], kappa[chosen])
-        if self.characters is not None:
-            self.characters, self.columns = self.characters[chosen], self.columns[chosen]
 
     def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Read normalised points x (B, 3).
@@ -147,66 +144,21 @@ def first_new_step(points: np.ndarray, phi: np.ndarray, prefix: int) -> int:
     return lifts[-1] + 1 if len(lifts) else 0
 
 
-@dataclass
-class Progress:
-    """A line that is being written."""
-
-    length: int  # U of its text, that of the prime included
-    bias: float
-    cap: int  # on its steps
-    generator: torch.Generator
-    finished: bool | None = None  # as in `Line`
-    pieces: list[tuple[np.ndarray, ...]] = field(default_factory=list)  # (points, outputs, phi) of some steps each
-
-
-class Batch:
-    """Lines that are being written side by side. One that has ended leaves; the others go on."""
-
-    def __init__(self, model: Model, decoder: "PlainDecoder | kernels.Decoder", x: np.ndarray, lines: list[Progress]):
-        """What the network reads next is x (B, 3), after what the decoder has read."""
-        self.model, self.decoder, self.x, self.living, self.t = model, decoder, x, lines, 0
-        self.width = max(line.length for line in lines) + 1 if model.config.num_chars else 0  # of phi
-
-    def write(self, with_outputs: bool) -> None:
-        """Write as far as there are random numbers, or until a line ends and leaves."""
-        living, start = self.living, self.t % CHUNK
-        if start == 0:
-            generators, biases = [line.generator for line in living], [line.bias for line in living]
-            self.noise = sample_noise(generators, CHUNK, self.model.config.num_clusters, biases)
-        caps, lengths = (np.array([getattr(line, name) for line in living]) for name in ("cap", "length"))
-        B, size, n = len(living), min(CHUNK - start, caps.min() - self.t), 0
-        widths = 3, self.model.head.out_features, self.width
-        points, outputs, phis = (np.empty((size, B, width), self.x.dtype) for width in widths)
-        has_ended = np.zeros(B, dtype=bool)
-        while n < size and not has_ended.any():
-            outputs[n], phi, kappa = self.decoder.step(self.x)
-            if phi is not None:
-                phis[n], has_ended = phi, has_written_text(phi, kappa, lengths)
-            sample_points(outputs[n], self.noise[start + n], points[n])
-            self.x = points[n]
-            n, self.t = n + 1, self.t + 1
-        results = points, outputs if with_outputs else outputs[:, :, :0], phis
-        for b, (line, ended) in enumerate(zip(living, has_ended.tolist(), strict=True)):
-            line.pieces.append(tuple(array[: n - ended, b].copy() for array in results))  # what follows an end is left
-            line.finished = ended if self.width else None
-        staying = np.flatnonzero(~has_ended & (caps > self.t))
-        if len(staying) < B:
-            self.living, self.x, self.noise = [living[b] for b in staying], self.x[staying], self.noise[:, staying]
-            self.decoder.select_lines(staying)
-
-
 class Sampler:
     """Writes with one network, whose weights are packed once, where there is a kernel. Training it makes another."""
 
     def __init__(self, model: Model):
         self.model = model
-        self.packed = kernels.pack_model(model) if kernels else None
+        self.products = kernels.pack_model(model) if kernels else None
 
-    def start_token(self, batch_size: int) -> np.ndarray:
-        """What the network reads first, (B, 3): the point where the pen touches down, normalised."""
-        return self.model.normalise(self.model.mean.new_zeros(batch_size, 3)).cpu().numpy()
+    def start(self, texts: list | None, batch_size: int) -> "PlainDecoder | kernels.Decoder":
+        """A decoder at the start of lines with these texts (codes, (U,))."""
+        text = self.pad(texts)
+        if self.products is None:
+            return PlainDecoder(self.model, text, batch_size)
+        return kernels.Decoder(self.model, text, batch_size, self.products)
 
-    def pad_texts(self, texts: list | None) -> Tensor | None:
+    def pad(self, texts: list | None) -> Tensor | None:
         """Texts (codes, (U,)) -> (B, U), -1 for padding; None for None. Raises ValueError for unknown codes."""
         if texts is None:
             return None
@@ -216,13 +168,6 @@ class Sampler:
             raise ValueError(f"codes must be below {self.model.config.num_chars}, the size of the alphabet")
         return text
 
-    def decoder(self, texts: list | None, batch_size: int) -> "PlainDecoder | kernels.Decoder":
-        """A decoder at the start of lines with these texts (codes, (U,)). Raises ValueError for unknown codes."""
-        text = self.pad_texts(texts)
-        if self.packed is not None:
-            return kernels.Decoder(self.model, self.packed, text, batch_size)
-        return PlainDecoder(self.model, text, batch_size)
-
     @np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
     @torch.inference_mode()
     def prime(self, points: np.ndarray, codes: np.ndarray) -> Primed:
@@ -230,7 +175,7 @@ class Sampler:
 
         The window ends on the prime's text. What follows it is written as if it had not been in sight before.
         """
-        decoder = self.decoder([codes] if self.model.config.num_chars else None, 1)
+        decoder = self.start([codes] if self.model.config.num_chars else None, 1)
         xs = self.model.normalise(torch.from_numpy(points).to(self.model.mean)).cpu().numpy()
         for x in xs[:-1]:
             decoder.step(x[None])
@@ -247,48 +192,53 @@ class Sampler:
         A line ends by `has_written_text`; without a text, and at the latest, after `steps` steps. `bias` and `steps`
         may be one for all or one for each line. A line's ink depends on its seed, not on the lines beside it. With
         `primed` it goes on in that hand; only the new ink is returned. A network that has gone astray may write what is
-        infinite or not a number.
+        infinite or not a number. Raises ValueError for codes that the network does not know.
         """
         if not seeds:
             return []
-        batch = self.start(texts, seeds, bias, steps, primed)
-        lines = batch.living
-        while batch.living:
-            batch.write(with_outputs)
-        return [self.finish(line, with_outputs, primed) for line in lines]
+        B, model = len(seeds), self.model
+        if primed:
+            texts = texts and [[*primed.codes, *text] for text in texts]
+            decoder, x = primed.decoder.select(np.zeros(B, int), self.pad(texts)), primed.x.repeat(B, axis=0)
+        else:  # the network first reads the point where the pen touches down
+            decoder, x = self.start(texts, B), model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
+        generators = np.array([torch.Generator().manual_seed(seed) for seed in seeds], dtype=object)
+        biases = np.broadcast_to(np.asarray(bias, x.dtype), B).astype(float)
+        all_lengths = lengths = np.array([len(text) for text in texts or [()] * B])
+        caps, living, t = np.broadcast_to(steps, B), np.arange(B), 0  # living: the lines that are being written
+        written, pieces, finished = [], [[] for _ in seeds], [None] * B  # what the living wrote last, and of each line
+        while len(living):
+            if t % CHUNK == 0:
+                noise = sample_noise(generators, biases, CHUNK, model.config.num_clusters)
+            outputs, phi, kappa = decoder.step(x)
+            x = sample_points(outputs, noise[t % CHUNK])
+            t += 1
+            written.append((x, outputs if with_outputs else x[:, :0], phi if texts else x[:, :0]))
+            has_ended = has_written_text(phi, kappa, lengths) if texts else np.zeros(len(x), dtype=bool)
+            leaves = has_ended | (caps <= t)
+            if leaves.any():
+                points, all_outputs, phis = (np.array(each) for each in zip(*written, strict=True))
+                for n, b in enumerate(living):
+                    end = len(points) - has_ended[n]  # the step that ends a line writes nothing
+                    pieces[b].append((points[:end, n], all_outputs[:end, n], phis[:end, n]))
+                    finished[b] = bool(has_ended[n]) if texts else None
+                stays, written = ~leaves, []
+                noise, decoder = noise[:, stays], decoder.select(np.flatnonzero(stays))
+                per_line = x, living, lengths, caps, generators, biases
+                x, living, lengths, caps, generators, biases = (each[stays] for each in per_line)
+        return [self.finish(*line, primed) for line in zip(pieces, finished, all_lengths, strict=True)]
 
-    def start(
-        self, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
-        primed: Primed | None,
-    ) -> Batch:  # fmt: skip
-        """The lines of `write` before their first step."""
-        B = len(seeds)
-        if primed is None:
-            read, decoder, x = texts, self.decoder(texts, B), self.start_token(B)
-        else:
-            read = texts and [[*primed.codes, *text] for text in texts]
-            decoder, x = primed.decoder.fork(self.pad_texts(read), B), np.repeat(primed.x, B, axis=0)
-        lengths = [0] * B if read is None else [len(text) for text in read]
-        biases, caps = np.broadcast_to(np.asarray(bias, x.dtype), B).tolist(), np.broadcast_to(steps, B).tolist()
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        lines = [Progress(*each) for each in zip(lengths, biases, caps, generators, strict=True)]
-        return Batch(self.model, decoder, x, lines)
-
-    def finish(self, line: Progress, with_outputs: bool, primed: Primed | None) -> Line:
-        """A line of `write` after its last step."""
-        points, outputs, phi = (np.concatenate(piece) for piece in zip(*line.pieces, strict=True))
+    def finish(self, pieces: list, finished: bool | None, length: int, primed: Primed | None) -> Line:
+        """A line of `write` from its pieces (points, outputs, phi), for the `length` characters that it has read."""
+        points, outputs, phi = (np.concatenate(each) for each in zip(*pieces, strict=True))
         points = self.model.denormalise(torch.from_numpy(points).to(self.model.mean.device)).cpu().numpy()
-        has_text, prefix = line.finished is not None, 0
-        if primed is None:
-            points = np.pad(points, ((1, 0), (0, 0)))
-        else:  # the way from the prime's end is no ink: the line begins where it leads to
-            prefix = len(primed.codes)
-            first = first_new_step(points, phi, prefix)
-            points, outputs, phi = points[first:], outputs[first + 1 :], phi[first + 1 :]
+        # The way from the prime's end is no ink: the line begins where it leads to.
+        prefix, start = (len(primed.codes), first_new_step(points, phi, len(primed.codes)) + 1) if primed else (0, 0)
+        points = np.pad(points, ((1, 0), (0, 0)))[start:]
         points[:1, :2] = 0  # where the pen touches down, (T + 1, 3)
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted
-        phi = phi[:, prefix : line.length + 1] if has_text else None
-        return Line(points, outputs if with_outputs else None, phi, line.finished)
+        phi = None if finished is None else phi[start:, prefix : length + 1]
+        return Line(points, outputs[start:] if outputs.shape[1] else None, phi, finished)
 
 
 def sample(

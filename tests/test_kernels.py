@@ -30,17 +30,13 @@ def switched_on(monkeypatch):
     monkeypatch.setenv("HANDWRITING_KERNELS", "1")
 
 
-@pytest.fixture(params=["Cells", "CompiledCells"])
+@pytest.fixture(params=["plain", "compiled"])
 def cells(request, monkeypatch):
     """Have a layer's cells in PyTorch or in C."""
-    if request.param == "Cells":
+    if request.param == "plain":
         monkeypatch.setattr(cells_room, "load_library", lambda: None)
     elif not cells_room.load_library():
         pytest.skip("there is no C compiler")
-
-
-def make_decoder(model, text, batch_size):
-    return kernels.Decoder(model, kernels.PackedWeights(model), text, batch_size)
 
 
 @pytest.mark.parametrize(("T", "B", "U", "H", "K"), [(1, 1, 1, 1, 1), (6, 3, 5, 7, 4), (66, 2, 9, 5, 10)])
@@ -103,7 +99,7 @@ def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars, cell
     assert (found[torch.bfloat16] - wanted).norm() < 0.05 * wanted.norm()
 
 
-@pytest.mark.parametrize("cells", ["CompiledCells"], indirect=True)
+@pytest.mark.parametrize("cells", ["compiled"], indirect=True)
 @pytest.mark.parametrize(("B", "H"), [(1, 1), (3, 37), (2, 400)])
 def test_compiled_cells_are_those_of_pytorch(B, H, cells):
     torch.manual_seed(H)
@@ -112,15 +108,17 @@ def test_compiled_cells_are_those_of_pytorch(B, H, cells):
     z[-1].view(-1)[: len(rare)] = rare[: z[-1].numel()].bfloat16()
     first, d_h, d_cell = torch.randn(B, H), torch.randn(points, B, H + 5)[..., 5:], torch.randn(B, H)
     found = []
-    for make in (cells_room.Cells, cells_room.CompiledCells):
-        kept = make(torch.empty(points, B, 4, H), torch.empty(points + 1, B, H))
-        kept.cells[0] = first
+    for dtype in (torch.float32, torch.bfloat16):  # in PyTorch, and in C
+        forward, backward = cells_room.choose_cells(torch.float32, dtype)
+        assert (forward is cells_room.forward) == (dtype == torch.float32)
+        gates, cell = torch.empty(points, B, 4, H), torch.empty(points + 1, B, H)
+        cell[0] = first
         hs, d_zs, d_c = torch.empty(points, B, H), torch.empty_like(z), d_cell.clone()
         for n in range(points):
-            kept.forward(n, z[n], hs[n])
+            forward(z[n], cell[n], gates[n], cell[n + 1], hs[n])
         for n in reversed(range(points)):
-            kept.backward(n, d_h[n], d_c, d_zs[n])
-        found.append((kept.gates, kept.cells, hs, d_c, d_zs.float()))
+            backward(cell[n], gates[n], cell[n + 1], d_h[n], d_c, d_zs[n])
+        found.append((gates, cell, hs, d_c, d_zs.float()))
     for part, (a, b) in enumerate(zip(*found, strict=True)):
         tolerance = {"rtol": 0.01, "atol": 1e-6} if part == 4 else {"rtol": 2e-5, "atol": 2e-6}
         torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
@@ -208,7 +206,7 @@ def test_product_with_one_weight_is_the_product(pack, monkeypatch):
         torch.testing.assert_close(product(x, added).double(), expected + added.double(), rtol=0.01, atol=0.05)
 
 
-@pytest.mark.parametrize("make", [PlainDecoder, make_decoder])
+@pytest.mark.parametrize("make", [PlainDecoder, kernels.Decoder])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("num_chars", [0, 6])
 @torch.no_grad()
@@ -220,7 +218,7 @@ def test_decoder_is_the_network(num_layers, num_chars, make):
     for t, x in enumerate(points):
         if t == 7:  # a line leaves
             lines = np.array([0, 2])
-            decoder.select_lines(lines)
+            decoder = decoder.select(lines)
         output, phi, kappa = decoder.step(x[lines].numpy())
         np.testing.assert_allclose(output, whole[t, lines].numpy(), rtol=1e-7, atol=1e-9)
         if num_chars:
@@ -234,7 +232,7 @@ def test_decoder_is_the_network(num_layers, num_chars, make):
                 assert ended == (wanted[length] > wanted[:length]).all()
 
 
-@pytest.mark.parametrize("make", [PlainDecoder, make_decoder])
+@pytest.mark.parametrize("make", [PlainDecoder, kernels.Decoder])
 @pytest.mark.parametrize("log_beta", [0.0, 7.0, math.nan])
 @torch.no_grad()
 def test_no_line_ends_before_its_window_is_beyond_the_text(log_beta, make):
@@ -258,14 +256,14 @@ def test_decoder_with_half_precision_weights_is_the_network():
         for parameter in model.parameters():
             parameter.copy_((1.5 * parameter).half())
         whole, _, _ = model(points, model.one_hot(text))
-        decoder = make_decoder(model, text, 1)
+        decoder = kernels.Decoder(model, text, 1)
         for x, expected in zip(points, whole, strict=True):
             np.testing.assert_allclose(decoder.step(x.numpy())[0], expected.numpy(), rtol=1e-4, atol=1e-4)
     model.head.bias.fill_(1e5)  # beyond the range of half precision
     whole, _, _ = model(points[:1], model.one_hot(text))
-    np.testing.assert_allclose(make_decoder(model, text, 1).step(points[0].numpy())[0], whole[0].numpy(), rtol=1e-4)
+    np.testing.assert_allclose(kernels.Decoder(model, text, 1).step(points[0].numpy())[0], whole[0].numpy(), rtol=1e-4)
     model.layers[1].weight_hh_l0.fill_(math.nan)  # which half precision's packing would make a number
-    assert np.isnan(make_decoder(model, text, 1).step(points[0].numpy())[0]).all()
+    assert np.isnan(kernels.Decoder(model, text, 1).step(points[0].numpy())[0]).all()
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])
@@ -436,7 +434,7 @@ def test_without_a_private_operation_there_is_one_note_and_the_same_numbers(name
     model, x = room.Model(room.Config(cell_size=7, num_clusters=3)), make_points(3, 1).float()
     for model.matmul_dtype in (torch.bfloat16, torch.float32):
         whole, _, _ = model(x)
-    decoder = room.kernels.Decoder(model, room.kernels.PackedWeights(model), None, 1)
+    decoder = room.kernels.Decoder(model, None, 1)
     for point, expected in zip(x, whole, strict=True):
         np.testing.assert_allclose(decoder.step(point.numpy())[0], expected, rtol=0.02, atol=0.02)
     assert not capsys.readouterr().err

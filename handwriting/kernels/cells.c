@@ -1,6 +1,6 @@
 /* What a layer of LSTM does between its products, at one point of B lines, in one pass over the memory.
  *
- * `Cells` of cells.py is the same in PyTorch, one operation after the other, and cells.py has this file compiled.
+ * `forward` and `backward` of cells.py are the same in PyTorch; cells.py has this file compiled.
  * All arrays but d_h are contiguous. Gates stand in the order output, input, forget, candidate. There is no branch in
  * the loops, so that compilers make vectors of them.
  */
@@ -39,7 +39,7 @@ static inline float sigmoid(float x) { return 1 / (1 + exponential(-x)); }
 
 static inline float hyperbolic_tangent(float x) { return 2 / (1 + exponential(-2 * x)) - 1; }
 
-/* `Cells.forward`: z (B, 4H), before (B, H) -> gates (B, 4, H), cell (B, H), h (B, H). */
+/* z (B, 4H), before (B, H) -> gates (B, 4, H), cell (B, H), h (B, H). */
 void cells_forward(long B, long H, const bfloat16 *z, const float *before, float *gates, float *cell, float *h) {
     for (long b = 0; b < B; b++, z += 4 * H, before += H, gates += 4 * H, cell += H, h += H) {
 #pragma omp simd
@@ -54,9 +54,9 @@ void cells_forward(long B, long H, const bfloat16 *z, const float *before, float
     }
 }
 
-/* `Cells.backward`: d_h (B, H), whose rows are `row` apart, and d_cell (B, H) -> d_z (B, 4H), and d_cell of before. */
-void cells_backward(long B, long H, const float *before, const float *gates, const float *cell, const float *d_h,
-                    long row, float *d_cell, bfloat16 *d_z) {
+/* d_h (B, H), whose rows are `row` apart, and d_cell (B, H) -> d_z (B, 4H), and d_cell of before. */
+void cells_backward(long B, long H, long row, const float *before, const float *gates, const float *cell,
+                    const float *d_h, float *d_cell, bfloat16 *d_z) {
     for (long b = 0; b < B; b++, before += H, gates += 4 * H, cell += H, d_h += row, d_cell += H, d_z += 4 * H) {
 #pragma omp simd
         for (long n = 0; n < H; n++) {

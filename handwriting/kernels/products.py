@@ -11,10 +11,6 @@ from torch import Tensor
 
 from handwriting.program import note
 
-MAX_HALF = torch.finfo(torch.half).max
-CHUNK_ROWS = 1600  # points times lines that go into one product where many can
-WIDTH_STEP = 32  # rows of a multiple of it are multiplied up to a third faster
-
 
 def can_run(device: torch.device) -> bool:
     """Whether the kernels are for that device, a processor, and not switched off."""
@@ -31,11 +27,8 @@ def multiplies_bfloat16() -> bool:
     return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 
 
-# ---------------------------------------------------------------------------------- products with one weight many times
-
-
-def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """The function (x (n, I), added (n, N) or None) -> x @ weight.T + added, for one weight (N, I) and many x.
+def pack_linear(weight: Tensor, rows: int) -> Callable[..., Tensor]:
+    """The function (x (n, I), added (n, N) = None) -> x @ weight.T + added, for one weight (N, I) and many x.
 
     All are of one type. It is quickest for n = `rows`.
     """
@@ -45,19 +38,19 @@ def pack_linear(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], 
     return lambda x, added=None: x @ weight_t if added is None else torch.addmm(added, x, weight_t)
 
 
-def pack_linear_bf16(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """`pack_linear` of a bfloat16 weight.
+def pack_linear_bf16(weight: Tensor, rows: int) -> Callable[..., Tensor]:
+    """`pack_linear` of a bfloat16 weight: oneDNN puts the weight in order once, not at every product.
 
-    oneDNN puts the weight in order once, not at every product. PyTorch's compiler uses these operations; they are not
-    part of its public interface.
+    PyTorch's compiler uses these operations; they are not part of its public interface.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
     linear = torch.ops.mkldnn._linear_pointwise
 
     def product(x: Tensor, added: Tensor | None = None) -> Tensor:
-        if added is None:
-            return linear.default(x, packed, None, "none", [], "")
-        return linear.binary(x, added, packed, None, "add")
+        alone = added is None
+        return (
+            linear.default(x, packed, None, "none", [], "") if alone else linear.binary(x, added, packed, None, "add")
+        )
 
     return product
 
@@ -80,7 +73,7 @@ def pack_linear_fp16(weight: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def works(pack: Callable, dtype: torch.dtype, *arguments: int) -> bool:
-    """Try a way to pack weights on a tiny example; tell on stderr if it fails."""
+    """Whether a way to pack weights is right on a tiny example; a note says so if it is not."""
     try:
         weight = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]], dtype=dtype)
         product = pack(weight, *arguments)
@@ -97,13 +90,3 @@ def works(pack: Callable, dtype: torch.dtype, *arguments: int) -> bool:
 
 HAS_BF16_PACKING = multiplies_bfloat16() and works(pack_linear_bf16, torch.bfloat16, 1)
 HAS_FP16_PACKING = torch.backends.quantized.engine in ("fbgemm", "x86") and works(pack_linear_fp16, torch.float32)
-
-
-def chunk_length(B: int) -> int:
-    """Points of B lines that go into one product where many can."""
-    return max(1, CHUNK_ROWS // B)
-
-
-def padding_to_step(width: int) -> int:
-    """Columns to add to rows of that width, so that products with them are quick. Narrow ones are so already."""
-    return -width % WIDTH_STEP if width > WIDTH_STEP else 0
