@@ -106,10 +106,10 @@ class Page:
     def sheet(self) -> Sheet:
         """The page as it is drawn."""
         lines = [(placed.ink.text, with_dots(placed.strokes)) for placed in self.lines]
-        rules = [(None, self.rules)] if self.rules and self.plots_rules else []
+        groups: list[tuple[str | None, list]] = [(None, self.rules)] if self.rules and self.plots_rules else []
         strokes = [stroke for _, strokes in lines for stroke in strokes]
         counts = [len(stroke) for placed in self.lines for stroke in placed.ink.strokes]
-        return Sheet(self.width, self.height, rules + lines, strokes, counts, self.rules)
+        return Sheet(self.width, self.height, [*groups, *lines], strokes, counts, self.rules)
 
     def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
         """Write a file as its ending says, see `save`."""

@@ -139,7 +139,7 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
     pictures = frames()
     if kind == "gif":  # one palette for all frames, or they would flicker: shades from the paper to the ink
         palette = Image.new("P", (1, 1))
-        shades = np.linspace(to_rgb(drawing.paper), to_rgb(drawing.colour), 32)
+        shades = np.linspace(to_rgb(drawing.paper or "white"), to_rgb(drawing.colour), 32)
         palette.putpalette(np.rint(255 * shades).astype(np.uint8).tobytes())
         pictures = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     file = io.BytesIO()

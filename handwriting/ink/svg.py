@@ -59,23 +59,22 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
     """
     if etree.QName(root).localname != "svg":
         raise ValueError("not an SVG drawing")
-    outlines, left = [], MAX_POINTS  # with their titles
+    titles, outlines, left = [], [], MAX_POINTS
     for element, transform, title in shown_elements(root):
         for outline in read_path(path_data(element), left):
-            outlines.append((title, outline @ transform[:2, :2].T + transform[:2, 2]))
+            titles.append(title)
+            outlines.append(outline @ transform[:2, :2].T + transform[:2, 2])
             left -= len(outline) // 3
     if not outlines:
         return []
-    places = np.concatenate([outline for _, outline in outlines])
+    places = np.concatenate(outlines)
     if not np.isfinite(places).all():
         raise ValueError("a coordinate that is not a finite number")
     wanted = TOLERANCE * np.ptp(places, axis=0).max() if tolerance is None else tolerance
     tolerance = max(wanted, 1e-9 * np.abs(places).max(), 1e-12)  # rounding bends no straight line by more
-    groups, left = {}, MAX_POINTS
-    for title, outline in outlines:
-        stroke = flatten(outline, tolerance, left)
+    groups = {}
+    for title, stroke in zip(titles, flatten(outlines, tolerance), strict=True):
         groups.setdefault(title, []).append(stroke)
-        left -= len(stroke)
     return [("" if title is None else str(title.xpath("normalize-space()")), found) for title, found in groups.items()]
 
 
@@ -153,16 +152,14 @@ def read_numbers(text: str) -> list[float]:
 
 def path_data(element: etree._Element) -> str:
     """An element as the data of a path: a line, polyline, polygon or path; "" for any other."""
-    match etree.QName(element).localname:
-        case "path":
-            return element.get("d", "")
-        case "line":
-            ends = read_numbers(" ".join(element.get(side, "0") for side in ("x1", "y1", "x2", "y2")))
-            return "M" + " ".join(map(str, ends))
-        case "polyline" | "polygon" as name:
-            points = element.get("points", "").strip()
-            return f"M{points}{'Z' * (name == 'polygon')}" if points else ""
-    return ""
+    name, numbers = etree.QName(element).localname, []
+    if name == "path":
+        return element.get("d", "")
+    if name == "line":
+        numbers = read_numbers(" ".join(element.get(side, "0") for side in ("x1", "y1", "x2", "y2")))
+    elif name in ("polyline", "polygon"):
+        numbers = read_numbers(element.get("points", ""))
+    return f"M{' '.join(map(str, numbers))}{'Z' if name == 'polygon' else ''}" if numbers else ""
 
 
 def path_commands(data: str) -> Iterator[tuple[str, list[float]]]:
@@ -254,18 +251,21 @@ def arc(
     return [*curves[:-1], end]
 
 
-def flatten(outline: np.ndarray, tolerance: float, most: int) -> np.ndarray:
-    """Cubic curves, as `read_path` returns them, as a stroke (n, 2) that is at most `tolerance` off.
+def flatten(outlines: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
+    """Strokes of m cubic curves each (3 m + 1, 2), see `read_path`, as strokes (n, 2) that are at most `tolerance` off.
 
     A polyline of n parts is off by at most a cubic curve's greatest second derivative by 8 n^2, which is six times the
-    greatest second difference of its control points. Raises ValueError for more than `most` points.
+    greatest second difference of its control points. Raises ValueError for more than `MAX_POINTS` points.
     """
-    curves = np.stack([outline[:-1:3], outline[1::3], outline[2::3], outline[3::3]], axis=1)  # (m, 4, 2)
+    sizes = [len(outline) // 3 for outline in outlines]
+    begins = 3 * np.arange(sum(sizes)) + np.repeat(np.arange(len(sizes)), sizes)  # of all curves, among all points
+    curves = np.concatenate(outlines)[begins[:, None] + np.arange(4)]  # (m, 4, 2)
     bends = np.hypot(*np.diff(curves, n=2, axis=1).T).max(0)  # (m,)
     counts = np.clip(np.ceil(np.sqrt(0.75 * bends / tolerance)), 1, 1000).astype(int)
-    if counts.sum() >= most:
+    if counts.sum() + len(outlines) > MAX_POINTS:
         raise ValueError(f"more than {MAX_POINTS} points")
-    owners = np.repeat(np.arange(len(curves)), counts)
-    t = (np.arange(1, len(owners) + 1) - (np.cumsum(counts) - counts)[owners]) / counts[owners]
+    owners, ends = np.repeat(np.arange(len(curves)), counts), np.cumsum(counts)
+    t = (np.arange(1, len(owners) + 1) - (ends - counts)[owners]) / counts[owners]
     weights = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], axis=1)
-    return np.concatenate([outline[:1], np.einsum("nk,nkd->nd", weights, curves[owners])])
+    parts = np.split(np.einsum("nk,nkd->nd", weights, curves[owners]), ends[np.cumsum(sizes) - 1])
+    return [np.concatenate([outline[:1], part]) for outline, part in zip(outlines, parts, strict=False)]
