@@ -401,7 +401,7 @@ def strokes_of(body: str) -> list[list[list[float]]]:
     return [stroke.tolist() for _, strokes in read_svg(etree.fromstring(text)) for stroke in strokes]
 
 
-LINE = '<path d="M0 0L1 2"/>'
+LINE, USE, H, C = '<path d="M0 0L1 2"/>', '<use href="#a"/>', "h1", "C0 9 9 9 9 0"
 
 
 @pytest.mark.parametrize(
@@ -429,6 +429,21 @@ def test_uses_within_each_other_are_bounded(count):
     groups = "".join(f'<g id="a{n}">{LINE}{2 * f"""<use href="#a{(n + 1) % count}"/>"""}</g>' for n in range(count))
     with pytest.raises(ValueError, match="<use>"):
         strokes_of(groups)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'<path d="M0 0{200 * H}"/>', f'<path id="a" d="M0 0{40 * H}"/>{5 * USE}', 150 * LINE,
+        f'<path d="M0 0{9 * C}"/>',
+    ],
+    ids=["commands", "uses", "paths", "curves"],
+)  # fmt: skip
+def test_drawings_of_too_many_points_are_refused(body, monkeypatch):
+    monkeypatch.setattr("handwriting.ink.svg.MAX_POINTS", 100)
+    with pytest.raises(ValueError, match="more than 100 points"):
+        strokes_of(body)
+    assert len(strokes_of(f'<path d="M0 0{90 * H}"/>')[0]) == 91
 
 
 @pytest.mark.parametrize(
