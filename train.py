@@ -19,22 +19,24 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import os
 import sys
-from pathlib import Path
+
+import torch.distributed as dist
 
 from handwriting.data.dataset import load_dataset
 from handwriting.program import InputError, run_cli
 from handwriting.training.flags import choose_device, choose_precision, parse_flags
-from handwriting.training.processes import is_in_torchrun, torchrun_group
+from handwriting.training.processes import Group
 from handwriting.training.report import evaluation_table
 from handwriting.training.start import start_run
 from handwriting.training.tasks import make_task
 from utils import load_checkpoint, save_checkpoint
 
 
-def print_evaluation(path: Path, options: argparse.Namespace) -> None:
+def print_evaluation(options: argparse.Namespace) -> None:
     """Print a checkpoint's figures on the validation split."""
-    network, content = load_checkpoint(path, choose_device(options.device))
-    network.matmul_dtype = choose_precision(options.precision, next(network.parameters()).device)
+    path, device = options.evaluate, choose_device(options.device)
+    network, content = load_checkpoint(path, device)
+    network.matmul_dtype = choose_precision(options.precision, device)
     dataset = load_dataset(options.data)
     unknown = set("".join(dataset.texts)) - set(content["charset"])
     if content["charset"] and unknown:
@@ -46,8 +48,9 @@ def print_evaluation(path: Path, options: argparse.Namespace) -> None:
     print(evaluation_table(task.evaluate(network), task.unit, network))
 
 
-def export_weights(path: Path, options: argparse.Namespace) -> None:
+def export_weights(options: argparse.Namespace) -> None:
     """Write the weights of the run's best network, or of --init, in half precision and without all that is training."""
+    path = options.export
     network, content = load_checkpoint(options.init or options.model_dir / f"{options.task}_best.pt")
     save_checkpoint(path, network, content["charset"], content["char_counts"], half=True, task=content["task"])
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -56,15 +59,13 @@ def export_weights(path: Path, options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = parse_flags(sys.argv[1:] if arguments is None else arguments)
-    in_torchrun = is_in_torchrun()
-    if (options.evaluate or options.export) and in_torchrun and int(os.environ["RANK"]):
-        return  # the first of torchrun's processes does it
-    if options.evaluate:
-        print_evaluation(options.evaluate, options)
-    elif options.export:
-        export_weights(options.export, options)
+    in_torchrun = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if options.evaluate or options.export:
+        if not in_torchrun or os.environ["RANK"] == "0":
+            (print_evaluation if options.evaluate else export_weights)(options)
     elif in_torchrun:
-        with torchrun_group() as group:
+        store, rank, size = next(dist.rendezvous("env://"))
+        with Group(rank, size, store) as group:
             start_run(options, group)
     else:
         start_run(options)

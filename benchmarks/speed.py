@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.program import Parser, run_cli
 from handwriting.sampling import Sampler
-from handwriting.training.batches import collate, encode_texts, make_batches
+from handwriting.training.batches import make_batches
 from handwriting.training.flags import choose_precision, choose_processes, parse_flags
 from handwriting.training.processes import Group, start_group, tune_malloc
 from handwriting.training.run import Run
+from handwriting.training.tasks import make_task
 from model import Config, Model
 
 CHARS = 79
@@ -174,20 +175,18 @@ def serve_shared(pipe: Connection, task: str, dataset: Dataset, batches: list[np
 
 def textbook_trainer(task: str, dataset: Dataset) -> Callable[[np.ndarray], None]:
     """The textbook's step on the same lines, padded to 800."""
-    charset = "".join(dataset.charset) if task == "synthesis" else ""
-    codes = encode_texts(dataset, charset) if charset else None
-    model = Textbook(len(charset))
+    batches = make_task(task, dataset, TIMESTEPS)
+    model = Textbook(len(batches.charset))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step(lines: np.ndarray) -> None:
-        cut = [dataset.points(line)[: TIMESTEPS + 1] for line in lines]
-        points, mask, text = collate(cut, [codes[line] for line in lines] if codes else None)
+        points, mask, text = batches.batch(lines, torch.device("cpu"), seeds=[0] * len(lines))
         padding = TIMESTEPS + 1 - len(points)
         points, mask = F.pad(points, (0, 0, 0, 0, 0, padding)), F.pad(mask, (0, 0, 0, padding))
         points = torch.cat([points[..., :2] / torch.from_numpy(dataset.std).float(), points[..., 2:]], dim=-1)
         characters = None
         if text is not None:
-            characters = (F.one_hot(text.clamp(min=0), len(charset)) * (text >= 0)[..., None]).float()
+            characters = (F.one_hot(text.clamp(min=0), len(batches.charset)) * (text >= 0)[..., None]).float()
         optimizer.zero_grad(set_to_none=True)
         model.loss(points, mask, characters).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 500.0)

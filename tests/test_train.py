@@ -104,7 +104,7 @@ def test_lines_with_rare_characters_are_seen_more_often():
 
 def test_batches_are_cut_padded_and_masked(dataset):
     lines = np.array([0, 5, 7])
-    points, mask, text = tasks.make_task("synthesis", dataset, timesteps=15).batch(lines, torch.device("cpu"))
+    points, mask, text = tasks.make_task("synthesis", dataset, timesteps=15).batch(lines, torch.device("cpu"), [0] * 3)
     lengths = [min(len(dataset.points(line)), 16) for line in lines]
     assert points.shape == (max(lengths), 3, 3) and mask.shape == (max(lengths) - 1, 3)
     for b, (line, length) in enumerate(zip(lines, lengths, strict=True)):
@@ -113,7 +113,8 @@ def test_batches_are_cut_padded_and_masked(dataset):
         assert mask[:, b].tolist() == [t + 1 < length for t in range(len(mask))]
         codes = [code for code in text[b].tolist() if code >= 0]
         assert "".join(CHARSET[code] for code in codes) == dataset.texts[line]
-    assert tasks.make_task("rand_write", dataset, timesteps=15).batch(lines, torch.device("cpu"))[2] is None
+    points, _, text = tasks.make_task("rand_write", dataset, timesteps=15).batch(lines, torch.device("cpu"))
+    assert text is None and len(points) == max(len(dataset.points(line)) for line in lines)  # whole without seeds
 
 
 def test_augmented_lines_are_scaled_and_slanted_and_nothing_else(dataset):

@@ -8,9 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from handwriting.alphabet import Alphabet
-from handwriting.data.dataset import Dataset
-
 MAX_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 
 
@@ -51,12 +48,6 @@ def change_hand(points: np.ndarray, strength: float, rng: np.random.Generator) -
     width, height = np.exp(rng.normal(0, strength, 2))
     matrix = np.array([[width, 0], [rng.normal(0, strength), height]])  # of (x, y) as a row
     return np.column_stack([points[:, :2] @ matrix, points[:, 2]])
-
-
-def encode_texts(dataset: Dataset, charset: str) -> list[Tensor]:
-    """Codes (U,) of every line's text. Raises InputError for characters that are not in `charset`."""
-    alphabet = Alphabet(charset)
-    return [torch.from_numpy(alphabet.encode(text)) for text in dataset.texts.tolist()]
 
 
 def pad_codes(codes: list[Tensor]) -> Tensor:

@@ -20,53 +20,41 @@ SETTINGS = (
 )  # fmt: skip
 READ_DEFAULTS = {  # where the task `read` has other ones
     "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "warmup": 200, "grad_clip": 100.0,
-    "rare_share": 0.03,
+    "rare_share": 0.03, "learning_rate": 2e-3,
 }  # fmt: skip
 ONLY_WRITING = ("num_clusters", "K", "timesteps", "weight_noise", "augment")  # of no use to the task `read`
 MIN_LINES = 8  # of a batch for each process, with --processes auto
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def at_least(least: float, kind: type = int, below: float = 2**63) -> Callable[[str], Any]:
-    """A parser of numbers of a kind that are at least `least` and less than `below`."""
+def at_least(least: float, kind: type = int, below: float = 2**63, word: str | None = None) -> Callable[[str], Any]:
+    """A parser of numbers of a kind that are at least `least` and less than `below`; a `word` in place of one stays."""
 
     def parse(text: str) -> Any:
-        value = kind(text)
-        if not least <= value < below:
+        value = text if text == word else kind(text)
+        if value != word and not least <= value < below:
             limit = f" and less than {below:g}" if below < 2**63 else ""
             raise argparse.ArgumentTypeError(f"must be at least {least:g}{limit}, not {text}")
         return value
 
-    parse.__name__ = kind.__name__
+    parse.__name__ = f"{kind.__name__} or {word}" if word else kind.__name__
     return parse
-
-
-def number_or_auto(text: str) -> int | str:
-    """A number of processes, or `auto`."""
-    if text != "auto" and not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"must be a number from 1, or auto, not {text}")
-    return text if text == "auto" else int(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All flags, with their types, bounds and defaults."""
+    kind = argparse.ArgumentDefaultsHelpFormatter
     parser = Parser(
-        description="Train a network of Graves (2013) on prepared data, or evaluate one.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train a network of Graves (2013) on prepared data, or evaluate one.", formatter_class=kind
     )
-    whole, number = at_least(1), at_least(1e-12, float)
+    whole, number, share, decay = at_least(1), at_least(1e-12, float), at_least(0, float), at_least(0, float, below=1)
     size = {name: at_least(least, below=most + 1) for name, (least, most) in BOUNDS.items()}
     add = parser.add_argument_group("task and files").add_argument
     add("--task", choices=tuple(NETWORKS), default="rand_write", help="write at random, write a text, or read ink")
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
-    add(
-        "--export",
-        type=Path,
-        metavar="FILE",
-        help="write the weights of the run's best network, or of --init, and stop",
-    )
+    add("--export", type=Path, metavar="FILE", help="write the weights of the best network, or of --init, and stop")
     add = parser.add_argument_group("network").add_argument
     add("--num_layers", type=size["num_layers"], default=2, help="LSTM layers; paper: 3, and 1 with --cell_size 900")
     add("--cell_size", type=size["cell_size"], default=400, help="cells of a layer")
@@ -84,31 +72,19 @@ def make_parser() -> argparse.ArgumentParser:
     kinds = "step size: constant, times --decay_rate after every epoch, or a cosine to zero over --num_epochs"
     add("--anneal", choices=("none", "epoch", "cosine"), default="cosine", help=kinds)
     add("--decay_rate", type=number, default=0.99, help="for --anneal epoch")
-    share, below_1 = at_least(0, float), at_least(0, float, below=1)
     add("--grad_clip", type=share, default=10_000.0, help="longest gradient (of nats a line), cut to this; 0: no limit")
-    add("--ema", type=below_1, default=0.0, metavar="DECAY", help="keep a moving average of the weights; 0: none")
+    add("--ema", type=decay, default=0.0, metavar="DECAY", help="keep a moving average of the weights; 0: none")
     noise = "adaptive weight noise (Graves 2011): its first standard deviation, for --init; paper: 0.075; 0: none"
     add("--weight_noise", type=share, default=0.0, metavar="DEVIATION", help=noise)
-    rare = "show lines with a character that is on fewer than this share of lines more often, as if it was on as many"
-    add("--rare_share", type=share, default=0.0, help=rare)
-    hands = "standard deviation of small random changes of each line's scale and slant; 0: none, and 0.1 is much"
-    add("--augment", type=share, default=0.0, metavar="STRENGTH", help=hands)
+    add("--rare_share", type=share, default=0.0, help="show lines with a character on fewer than this share more")
+    add("--augment", type=share, default=0.0, metavar="STRENGTH", help="change scale and slant at random; 0.1 is much")
     add("--seed", type=at_least(0), default=0, help="of the first weights, the order of lines, and all that is random")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
-    add(
-        "--precision",
-        choices=("auto", *PRECISIONS),
-        default="auto",
-        help="of large products; auto: bf16 where it is fast",
-    )
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="of products; auto: bf16 where it is fast")
     shared = "that share every batch; auto: one for each core, with 8 lines of a batch at least, and 1 on a GPU"
-    add("--processes", type=number_or_auto, default="auto", help=shared)
-    add(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --model_dir; flags that are given change its settings",
-    )
+    add("--processes", type=at_least(1, word="auto"), default="auto", help=shared)
+    add("--resume", action="store_true", help="go on with the run in --model_dir; flags that are given change it")
     add("--max_steps", type=whole, help="stop at this step of the run, ready to be resumed")
     add("--max_minutes", type=number, help="stop after this many minutes, ready to be resumed")
     add("--sample_every", type=at_least(0), default=5, help="epochs between pictures of samples; 0: none")
@@ -121,27 +97,18 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     Raises InputError for flags that are wrong or of no use to the task.
     """
     parser = make_parser()
-    defaults = vars(parser.parse_args([]))
-    unknown = argparse.Namespace(**dict.fromkeys([*defaults, "learning_rate"]))  # what is None afterwards is not given
-    found = vars(parser.parse_args(arguments, unknown))
-    given = {name: value for name, value in found.items() if value is not None}
+    defaults = {"learning_rate": 8e-4} | vars(parser.parse_args([]))
+    found = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults))))
+    given = {name: value for name, value in found.items() if value is not None}  # None is left as it was
     if given.get("task") == "read":
         defaults |= READ_DEFAULTS
         for name in ONLY_WRITING:
             if name in given:
                 raise InputError(f"--{name}: is of no use to --task read; leave it out")
     options = argparse.Namespace(**(defaults | given), given=frozenset(given))
-    if "learning_rate" not in given:
-        adam = 2e-3 if options.task == "read" else 8e-4
-        options.learning_rate = {"adam": adam, "rmsprop": 1e-4}[options.optimizer]
+    if "learning_rate" not in given and options.optimizer == "rmsprop":
+        options.learning_rate = 1e-4  # the paper's
     return options
-
-
-def check_settings(saved: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a checkpoint has of a run, as the flags would have them. Raises InputError for other values."""
-    names = [name for name in SETTINGS if name in saved]
-    checked = make_parser().parse_args([f"--{name}={saved[name]}" for name in names])
-    return {name: getattr(checked, name) for name in names}
 
 
 def choose_device(name: str) -> torch.device:
@@ -167,6 +134,5 @@ def choose_processes(options: argparse.Namespace) -> int:
     """The number of processes; `auto` is one for each thread that PyTorch would use, and 1 on a GPU."""
     if options.processes != "auto":
         return options.processes
-    if choose_device(options.device).type != "cpu":
-        return 1
-    return max(1, min(torch.get_num_threads(), options.batch_size // MIN_LINES))
+    on_processor = choose_device(options.device).type == "cpu"
+    return max(1, min(torch.get_num_threads(), options.batch_size // MIN_LINES)) if on_processor else 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from handwriting.training.weight_noise import RATE, WeightNoise
+from handwriting.training.progress import check_like
 
 
 class GravesRMSprop(torch.optim.Optimizer):
@@ -39,39 +39,22 @@ class GravesRMSprop(torch.optim.Optimizer):
                 parameter.add_(delta)  # (eq. 41)
 
 
-def make_optimizer(name: str, rate: float, model: nn.Module, noise: WeightNoise | None) -> torch.optim.Optimizer:
-    """The optimiser of a network and, if there is noise, of its deviations.
-
-    `rate` of a group of its parameters says what their step size is in units of the run's.
-    """
-    groups = [{"params": list(model.parameters()), "rate": 1.0}]
-    if noise:
-        groups.append({"params": list(noise.parameters()), "rate": RATE})
-    return {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}[name](groups, lr=rate)
-
-
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Go on from a saved `state_dict`. Of its groups only the step size counts: all else follows from the settings.
 
-    Raises LookupError, TypeError, ValueError or AttributeError if it is not one of this optimiser and its weights.
+    Raises LookupError, TypeError or ValueError if it is not one of this optimiser and its weights.
     """
-    names = {"n", "g", "delta"} if isinstance(optimizer, GravesRMSprop) else {"step", "exp_avg", "exp_avg_sq"}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    groups, state = optimizer.state_dict()["param_groups"], {}
+    names = ("n", "g", "delta") if isinstance(optimizer, GravesRMSprop) else ("step", "exp_avg", "exp_avg_sq")
+    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in saved["state"].items():
+        usual = {name: torch.zeros(()) if name == "step" else weights[number] for name in names}
+        check_like(values, usual, f"optimizer state {number}")
+    groups = optimizer.state_dict()["param_groups"]
     for group, old in zip(groups, saved["param_groups"], strict=True):
         if old["params"] != group["params"]:
             raise ValueError("its optimizer is not that of its weights")
         group["lr"] = float(old["lr"])
-    for number, values in saved["state"].items():
-        if values.keys() != names:
-            raise ValueError("the state of its optimizer is that of another one")
-        for name, value in values.items():
-            shape = () if name == "step" else parameters[number].shape
-            is_usable = isinstance(value, Tensor) and value.is_floating_point() and not value.isnan().any()
-            if not is_usable or value.shape != shape or (name == "step" and value < 0):
-                raise ValueError(f"the state of its optimizer has an unfit {name}")
-        state[number] = {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
 def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) -> float:

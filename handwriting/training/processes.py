@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -51,21 +51,17 @@ class Group:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
 
     def connect(self) -> None:
-        """Wait until every process has come to this point, and connect them. Raises InputError if one has ended."""
+        """Wait until every process has come to this point, and connect them. Raises DistError if one has ended."""
         if self.size == 1:
             return
         self.store.add("ready", 1)
         while self.store.add("ready", 0) < self.size:
             if self.store.check(["error"]) or not all(child.is_alive() for child in self.children):
-                raise InputError(self.reason())
+                raise dist.DistError
             time.sleep(0.02)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         patience = timedelta(seconds=PATIENCE)
         dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=patience)
-
-    def part(self, items: Sequence) -> Sequence:
-        """This process's part: every `size`-th item, so that neighbours in a sorted row go to different processes."""
-        return items[self.rank :: self.size]
 
     def sums(self, *values: float) -> list[float]:
         """Sums of numbers over all processes, the same in each."""
@@ -90,11 +86,9 @@ class Group:
         for parameter, part in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def reason(self) -> str:
-        """Why the run ends: what a process has left in the store, or that one is lost."""
-        return self.store.get("error").decode() if self.store.check(["error"]) else LOST
-
     def __enter__(self) -> "Group":
+        if self.rank:
+            sys.stdout = open(os.devnull, "w")  # for as long as the process lives
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
@@ -104,7 +98,7 @@ class Group:
         is_lost &= self.size > 1 and isinstance(error, RuntimeError)
         with contextlib.suppress(RuntimeError):  # a store that has gone with its process
             if is_lost:
-                reason = self.reason()
+                reason = self.store.get("error").decode() if self.store.check(["error"]) else LOST
             elif self.rank and is_told:
                 self.store.set("error", str(error))
         for child in self.children:
@@ -121,24 +115,8 @@ class Group:
             raise InputError(reason) from None
 
 
-def is_in_torchrun() -> bool:
-    """Whether torchrun has started this process."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-
-
-def torchrun_group() -> Group:
-    """The group that torchrun has started this process in. It ends the others when one of them does."""
-    store, rank, size = next(dist.rendezvous("env://"))
-    if rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
-    return Group(rank, size, store)
-
-
 def loopback_interface() -> str | None:
-    """The name of the machine's connection to itself, which stays when its other ones come and go; None on Windows.
-
-    There its name begins with lo, too, but gloo does not find it.
-    """
+    """The name of the machine's connection to itself, which stays when others go. None on Windows: gloo has none."""
     names = [] if sys.platform == "win32" else [name for _, name in socket.if_nameindex()]
     return next((name for name in names if name.startswith("lo")), None)
 
@@ -146,7 +124,7 @@ def loopback_interface() -> str | None:
 def start_group(size: int, work: Callable[..., object], *arguments: Any) -> Group:
     """Start `size` - 1 processes that each call work(*arguments, group), and return their group: this is process 0.
 
-    They share the threads that PyTorch uses here. They end when this process ends, however it does.
+    They share the threads that PyTorch uses here, and end when this process ends, however it does.
     """
     if loopback := loopback_interface():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
@@ -154,13 +132,12 @@ def start_group(size: int, work: Callable[..., object], *arguments: Any) -> Grou
     group = Group(0, size, dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
     threads = max(1, group.threads // size)
     context = multiprocessing.get_context("spawn")
-    for rank in range(1, size):
-        start = (rank, size, group.store.port, threads, work, arguments)
-        group.children.append(context.Process(target=_child, args=start, daemon=True))
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it: Ctrl-C is for process 0 to pass on
     try:
-        for child in group.children:
-            child.start()
+        for rank in range(1, size):
+            start = (rank, size, group.store.port, threads, work, arguments)
+            group.children.append(context.Process(target=_child, args=start, daemon=True))
+            group.children[-1].start()
     finally:
         signal.signal(signal.SIGINT, handler)
     torch.set_num_threads(threads)
@@ -171,17 +148,15 @@ def _child(rank: int, size: int, port: int, threads: int, work: Callable[..., ob
     """Process `rank` of a group that `start_group` starts."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(2)), daemon=True).start()
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     torch.set_num_threads(threads)
     with Group(rank, size, dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))) as group:
         work(*arguments, group)
 
 
 def tune_malloc() -> None:
-    """Have the C library keep the memory that a step frees for the next one, instead of giving it back.
+    """Have glibc keep the memory that a step frees for the next one: the kernel clears every page that it gives anew.
 
-    The kernel clears every page that it gives anew, which took up to a third of a step's time. For glibc, by its
-    mallopt(3), and for pieces of up to 32 MiB, the most it takes; other libraries are left as they are.
+    That took up to a third of a step's time. By mallopt(3), and for pieces of up to 32 MiB, the most it takes.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -213,16 +188,15 @@ class NotedSignals:
     """
 
     def __init__(self, rank: int):
-        self.rank, self.count, self.ends_work = rank, 0, False
+        self.rank, self.count, self.ends_work, self.handlers = rank, 0, False, {}
 
     def note(self, _number: int, _frame: object) -> None:
         """Handle a signal."""
         self.count += 1
-        if self.rank:
-            return
-        if self.ends_work and self.count > 1:
+        if self.rank == 0 and self.ends_work and self.count > 1:
             raise KeyboardInterrupt
-        os.write(2, b"\nstopping after this step\n" if not self.ends_work else b"\nstopping after the evaluation\n")
+        if self.rank == 0:
+            os.write(2, b"\nstopping after the evaluation\n" if self.ends_work else b"\nstopping after this step\n")
 
     def __enter__(self) -> "NotedSignals":
         self.handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}

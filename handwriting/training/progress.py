@@ -1,8 +1,15 @@
-"""How far a training run has come: sums over its steps, and the rows of its logs."""
+"""How far a training run has come, and whether what a checkpoint says of that can be so."""
 
+import contextlib
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
+
+from handwriting.program import InputError
 
 Row = dict[str, float]  # of a log, by the names of its columns
 
@@ -18,10 +25,8 @@ class Sums:
     steps: int = 0
     seconds: float = 0.0
 
-    def add(self, step: "Sums") -> None:
-        """Add those of another step."""
-        for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(step, each.name))
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def means(self, unit: str) -> Row:
         """Losses in nats a line and a unit, and the gradient's norm; NaN without steps."""
@@ -44,39 +49,54 @@ class Progress:
     epoch_sums: Sums = field(default_factory=Sums)  # of the epoch in progress
     row_sums: Sums = field(default_factory=Sums)  # since the last row of the log by step
 
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Progress":
-        """What `asdict` has made of one. Raises KeyError, TypeError or ValueError for something else."""
-        sums = {name: Sums(**state[name]) for name in ("epoch_sums", "row_sums")}
-        progress = cls(**(state | sums))
-        for part in (progress, *sums.values()):
-            for name, usual in vars(type(part)()).items():
-                value = getattr(part, name)
-                if type(value) not in (type(usual), int) or (type(value) is int and not 0 <= value < 2**63):
-                    raise ValueError(f"its progress has {name} {value!r}")
-        return progress
-
     def count(self, step: Sums, is_finite: bool) -> None:
         """Count a step. One whose loss or gradient is not finite adds only its time."""
-        self.step += 1
-        self.batch += 1
-        self.seconds += step.seconds
-        if is_finite:
-            self.epoch_sums.add(step)
-            self.row_sums.add(step)
-            self.skipped_in_row = 0
-        else:
-            self.epoch_sums.seconds += step.seconds
-            self.skipped += 1
-            self.skipped_in_row += 1
+        self.step, self.batch, self.seconds = self.step + 1, self.batch + 1, self.seconds + step.seconds
+        self.epoch_sums += step if is_finite else Sums(seconds=step.seconds)
+        self.row_sums += step if is_finite else Sums()
+        self.skipped += not is_finite
+        self.skipped_in_row = 0 if is_finite else self.skipped_in_row + 1
 
 
-def check_rows(rows: list[Row], *names: str) -> list[Row]:
-    """The rows of a log. Raises ValueError unless all have numbers under the same names, with these among them."""
-    for row in rows:
-        if not row.keys() == rows[0].keys() >= set(names):
-            raise ValueError("the rows of its logs differ in their names")
-        for value in row.values():
-            if not (type(value) is float or (type(value) is int and abs(value) < 2**63)):
-                raise ValueError(f"its logs have {value!r} in place of a number")
-    return rows
+# What a run's checkpoint has beside its network, and the types of it: see `check_like`.
+PARTS = {
+    "settings": {}, "fingerprint": "", "progress": asdict(Progress()),
+    "log": [{"step": 0.0, "train_loss": 0.0, "validation_loss": 0.0}],
+    "step_log": [{"step": 0.0, "train_loss": 0.0}],
+    "optimizer": {"state": {}, "param_groups": [{"lr": 0.0, "params": [0]}]},
+}  # fmt: skip
+
+
+def check_like(value: Any, usual: Any, name: str) -> None:
+    """Raise ValueError unless a part of a checkpoint is like the usual one.
+
+    A dict has the usual names, and perhaps more; a list has any number of things like the usual one; a number is of
+    the usual type, or whole; a tensor has the usual shape and no NaN. Whole numbers and steps are never negative.
+    """
+    if isinstance(usual, dict):
+        fits = isinstance(value, dict) and usual.keys() <= value.keys()
+        for key in usual if fits else ():
+            check_like(value[key], usual[key], f"{name} {key}")
+    elif isinstance(usual, list):
+        fits = isinstance(value, list)
+        for each in value if fits else ():
+            check_like(each, usual[0], name)
+    elif isinstance(usual, Tensor):
+        fits = isinstance(value, Tensor) and value.is_floating_point() and value.shape == usual.shape
+        fits = fits and value.is_contiguous() and not value.isnan().any() and (value.dim() > 0 or value >= 0)
+    elif isinstance(usual, str):
+        fits = isinstance(value, str)
+    else:
+        fits = type(value) in (int, type(usual)) and (type(value) is float or 0 <= value < 2**63)
+    if not fits:
+        raise ValueError(f"its {name} is not what a run writes")
+
+
+@contextlib.contextmanager
+def naming_what_does_not_fit(path: Path) -> Iterator[None]:
+    """Raise InputError that names a checkpoint, in place of what comes of values in it that were never of a run."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: its contents do not fit together ({reason})") from None

@@ -1,7 +1,5 @@
-"""What a run tells: lines for the screen, its logs as .csv files, and the curve. All of it comes from figures."""
+"""What a run tells, made from its figures: lines for the screen, and the curve."""
 
-import csv
-import io
 import math
 import sys
 import threading
@@ -11,7 +9,6 @@ from torch import nn
 from tqdm import tqdm
 
 from handwriting.figures import draw_losses, save_figure
-from handwriting.program import atomic_write
 from handwriting.training.progress import Row, Sums
 
 # The figures of an evaluation, by the unit of the task.
@@ -66,19 +63,9 @@ def epoch_line(row: Row, unit: str) -> str:
 def best_line(score: float, unit: str, path: Path) -> str:
     """What the best network of a run that is done is, and where."""
     if not (math.isfinite(score) and path.is_file()):
-        reason = "no validation figure was finite (try a lower --learning_rate), or it was deleted"
-        return f"done, without {path}: {reason}"
+        return f"done, without {path}: no validation figure was finite (try a lower --learning_rate), or it was deleted"
     best = f"loss {score:.1f} nats a line" if unit == "point" else f"error rate {score:.2%} of characters"
     return f"done: best validation {best}, in {path}"
-
-
-def stop_line(row: Row, unit: str, step: int, last: int, has_samples: bool, folder: Path) -> str:
-    """How far a run has come that stops at a step, with its last row of the log by step."""
-    files = "log, curve and samples" if has_samples else "log and curve"
-    return (
-        f"stopped at step {step} of {last}; training loss by step {row['step']}: {row['train_loss']:.1f} nats a line, "
-        f"{row[f'train_per_{unit}']:.4f} a {unit}; {files} are in {folder}; go on with --resume"
-    )
 
 
 def step_line(step: Sums, epoch: Sums, unit: str) -> str:
@@ -101,20 +88,6 @@ def tell(line: str) -> None:
     """Print a line, above the bar if there is one."""
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
-
-
-def write_logs(stem: Path, epochs: list[Row], steps: list[Row], unit: str) -> None:
-    """Write STEM_log.csv, STEM_steps.csv and the curve, STEM_loss.png. No rows, no file."""
-    for name, rows in (("log", epochs), ("steps", steps)):
-        if rows:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-            with atomic_write(Path(f"{stem}_{name}.csv")) as file:
-                file.write(text.getvalue().encode())
-    if epochs or steps:
-        draw_curve(Path(f"{stem}_loss.png"), epochs, steps, unit)
 
 
 def draw_curve(path: Path, epochs: list[Row], steps: list[Row], unit: str) -> None:

@@ -6,30 +6,28 @@ out likewise. Sums of every step go to all processes, so that all skip the same 
 """
 
 import argparse
-import contextlib
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from handwriting.data.dataset import Dataset
 from handwriting.figures import lines_figure, save_figure
-from handwriting.program import InputError
+from handwriting.program import InputError, atomic_write
 from handwriting.seeds import derived_seed
 from handwriting.training import report
 from handwriting.training.batches import line_weights, make_batches, sample_lines
 from handwriting.training.flags import PRECISIONS, SETTINGS, choose_device, choose_precision
-from handwriting.training.optimisation import learning_rate, make_optimizer, moving_average, restore_optimizer
+from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average, restore_optimizer
 from handwriting.training.processes import Group, NotedSignals, tune_malloc
-from handwriting.training.progress import Progress, Row, Sums, check_rows
+from handwriting.training.progress import Progress, Row, Sums, check_like, naming_what_does_not_fit
 from handwriting.training.tasks import NETWORK_SIZES, deepen, make_task
-from handwriting.training.weight_noise import WeightNoise
+from handwriting.training.weight_noise import RATE, WeightNoise
 from model import Model
 from utils import load_checkpoint, save_checkpoint
 
@@ -57,7 +55,7 @@ class Run:
             if not len(dataset.lines(split, self.task.with_text)):
                 raise InputError(f"{options.data}: its {split} split holds no line for the task {options.task}")
         self.lines = dataset.lines("train", self.task.with_text)
-        self.lengths = self.task.lengths(self.lines)
+        self.lengths = self.task.num_points[self.lines].clip(max=self.task.most_points)  # in training
         self.line_weights = line_weights(dataset.texts[self.lines], options.rare_share)
         self.steps_per_epoch = math.ceil(len(self.lines) / options.batch_size)
         self.last_step = options.num_epochs * self.steps_per_epoch
@@ -70,11 +68,17 @@ class Run:
         self.model.matmul_dtype = choose_precision(options.precision, self.device)
         options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
         self.average = moving_average(self.model, options.ema) if options.ema else None
-        noise = options.weight_noise
-        self.noise = WeightNoise(self.model, noise, len(self.lines)) if noise else None
-        self.optimizer = make_optimizer(options.optimizer, options.learning_rate, self.model, self.noise)
+        self.noise = WeightNoise(self.model, options.weight_noise, len(self.lines)) if options.weight_noise else None
+        groups = [{"params": list(self.model.parameters()), "rate": 1.0}]  # of step sizes, in units of the run's
+        groups += [{"params": list(self.noise.parameters()), "rate": RATE}] if self.noise else []
+        make_optimizer = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}[options.optimizer]
+        self.optimizer = make_optimizer(groups, lr=options.learning_rate)
+        # what a checkpoint has beside the network that is evaluated, sampled from and kept
+        self.beside = {"raw_weights": self.model} if self.average else {}
+        self.beside |= {"weight_noise": self.noise} if self.noise else {}
         if resumed:
             self.restore(resumed)
+        self.network = self.average.module if self.average else self.model
         self.group = Group()
 
     def new_network(self) -> nn.Module:
@@ -96,8 +100,6 @@ class Run:
                 raise InputError(f"--{name}: the network of --init {path} has {size}; leave it out")
             setattr(options, name, size)
         return network
-
-    # --------------------------------------------------------------------------------------------------------- the loop
 
     def fit(self, group: Group) -> None:
         """Train until the last epoch, a limit, or a signal to any process of the group, each of which has this run."""
@@ -136,12 +138,12 @@ class Run:
         if self.noise:  # the same in all processes, which must have the same weights
             self.noise.sample(derived_seed("weight noise", options.seed, progress.step))
         nats, count = 0.0, 0
-        if places := group.part(range(len(batch))):  # the last batch of an epoch may be too small for all
+        if places := range(group.rank, len(batch), group.size):  # the last batch of an epoch may be too small for all
             seeds = [derived_seed("line", options.seed, progress.step, place) for place in places]
             inputs = self.task.batch(batch[places], self.device, seeds)
-            loss = self.task.loss(self.model, inputs)
+            loss, count = self.task.loss(self.model, inputs)
             (loss / len(batch)).backward()
-            nats, count = loss.item(), self.task.count(inputs)
+            nats = loss.item()
         group.sum_gradients(self.model.parameters())  # that of the whole batch's mean
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf).item()
         if self.noise:
@@ -153,20 +155,7 @@ class Run:
             if self.average:
                 self.average.update_parameters(self.model)
         figures = Sums(nats, count, len(batch), norm, steps=1, seconds=time.perf_counter() - started)
-        self.count(figures, is_finite)
-        return figures
-
-    def epoch_batches(self) -> list[np.ndarray]:
-        """The batches of the epoch in progress, which follow from seed and epoch: numbers of lines, (B,) each."""
-        rng = np.random.default_rng(derived_seed("order of lines", self.options.seed, self.progress.epoch))
-        sampled = sample_lines(self.line_weights, rng)
-        batches = make_batches(self.lengths[sampled], self.options.batch_size, rng)
-        return [self.lines[sampled[batch]] for batch in batches]
-
-    def count(self, step: Sums, is_finite: bool) -> None:
-        """Count a step, and add a row to the log by step where one is due."""
-        progress = self.progress
-        progress.count(step, is_finite)
+        progress.count(figures, is_finite)
         if progress.step % STEPS_OF_A_ROW == 0:
             self.step_rows.append(self.step_row())
             progress.row_sums = Sums()
@@ -175,6 +164,14 @@ class Run:
                 f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite, the last at step "
                 f"{progress.step}; --resume, or begin again, with a lower --learning_rate"
             )
+        return figures
+
+    def epoch_batches(self) -> list[np.ndarray]:
+        """The batches of the epoch in progress, which follow from seed and epoch: numbers of lines, (B,) each."""
+        rng = np.random.default_rng(derived_seed("order of lines", self.options.seed, self.progress.epoch))
+        sampled = sample_lines(self.line_weights, rng)
+        batches = make_batches(self.lengths[sampled], self.options.batch_size, rng)
+        return [self.lines[sampled[batch]] for batch in batches]
 
     def evaluate(self, signals: NotedSignals) -> Row:
         """The figures of the network on the validation split.
@@ -196,20 +193,33 @@ class Run:
 
     def finish_epoch(self, found: Row) -> None:
         """Log the epoch that has ended with its evaluation, write its checkpoints, and draw samples."""
-        progress, every = self.progress, self.options.sample_every
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        row = self.epoch_row(found)
+        options, progress, sums, unit = self.options, self.progress, self.progress.epoch_sums, self.task.unit
+        progress.epoch, progress.batch, progress.epoch_sums = progress.epoch + 1, 0, Sums()
+        row = {
+            "epoch": progress.epoch, "step": progress.step, "minutes": progress.seconds / 60, **sums.means(unit),
+            **{f"validation_{name}": value for name, value in found.items() if name not in ("lines", "points")},
+            f"{unit}s_per_second": sums.units / (sums.seconds or math.nan),
+            "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress.skipped,
+        }  # fmt: skip
+        if self.noise:
+            row["description_length"] = self.noise.description_length()
         self.epoch_rows.append(row)
-        progress.epoch_sums = Sums()
-        score = self.task.score(found)
+        score = math.nan if math.isnan(found["loss"]) else found[self.task.score]
         is_best = math.isfinite(score) and score <= progress.best  # of equal ones the last
         progress.best = score if is_best else progress.best
         if self.group.rank > 0:
             return
-        self.write_checkpoints(is_best)
-        report.tell(report.epoch_line(row, self.task.unit))
+        if is_best:
+            self.save("best")  # before the epoch's own: whoever resumes from that can rely on it
+        self.save(f"epoch_{progress.epoch}")
+        for path in epoch_checkpoints(options.model_dir, options.task)[:-KEPT_EPOCHS]:
+            path.unlink(missing_ok=True)
+        self.path("interrupted").unlink(missing_ok=True)
+        self.path("samples_interrupted", ".png").unlink(missing_ok=True)
+        report.tell(report.epoch_line(row, unit))
         self.write_logs()
-        if every and (progress.epoch % every == 0 or progress.epoch == self.options.num_epochs):
+        every = options.sample_every
+        if every and (progress.epoch % every == 0 or progress.epoch == options.num_epochs):
             self.draw_samples(f"samples_epoch_{progress.epoch}")
 
     def stop(self, bar: Any) -> None:
@@ -219,36 +229,32 @@ class Run:
             return
         self.save("interrupted")
         self.write_logs()
-        has_samples = bool(self.options.sample_every) and self.draw_samples("samples_interrupted")
-        row, folder = self.step_rows[-1] if self.step_rows else self.step_row(), self.options.model_dir
-        step, unit = self.progress.step, self.task.unit
-        report.tell(report.stop_line(row, unit, step, self.last_step, has_samples, folder))
-
-    # ---------------------------------------------------------------------------------------------- logs and pictures
+        has_samples = self.options.sample_every and self.draw_samples("samples_interrupted")
+        files = "log, curve and samples" if has_samples else "log and curve"
+        row, unit = self.step_rows[-1] if self.step_rows else self.step_row(), self.task.unit
+        report.tell(
+            f"stopped at step {self.progress.step} of {self.last_step}; training loss by step {row['step']}: "
+            f"{row['train_loss']:.1f} nats a line, {row[f'train_per_{unit}']:.4f} a {unit}; {files} are in "
+            f"{self.options.model_dir}; go on with --resume"
+        )
 
     def step_row(self) -> Row:
         """The row of the log by step for the steps since its last one."""
         progress, rate = self.progress, self.optimizer.param_groups[0]["lr"]
         return {"step": progress.step, **progress.row_sums.means(self.task.unit), "learning_rate": rate}
 
-    def epoch_row(self, found: Row) -> Row:
-        """The row of the log for the epoch that has ended, with the figures of its evaluation."""
-        progress, sums = self.progress, self.progress.epoch_sums
-        row = {
-            "epoch": progress.epoch, "step": progress.step, "minutes": progress.seconds / 60,
-            **sums.means(self.task.unit),
-            **{f"validation_{name}": value for name, value in found.items() if name not in ("lines", "points")},
-            f"{self.task.unit}s_per_second": sums.units / (sums.seconds or math.nan),
-            "learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": progress.skipped,
-        }  # fmt: skip
-        return row | ({"description_length": self.noise.description_length()} if self.noise else {})
-
     def write_logs(self) -> None:
-        """Write the logs, that by step with the steps since its last row, and the curve."""
-        if self.group.rank == 0:
-            unfinished = [self.step_row()] if self.progress.row_sums.steps else []
-            stem = self.options.model_dir / self.options.task
-            report.write_logs(stem, self.epoch_rows, self.step_rows + unfinished, self.task.unit)
+        """Write the logs as .csv files, that by step with the steps since its last row, and draw the curve."""
+        if self.group.rank > 0:
+            return
+        steps = self.step_rows + ([self.step_row()] if self.progress.row_sums.steps else [])
+        for name, rows in (("log", self.epoch_rows), ("steps", steps)):
+            if rows:
+                lines = [list(rows[0]), *([f"{row[column]:.6g}" for column in rows[0]] for row in rows)]
+                with atomic_write(self.path(name, ".csv")) as file:
+                    file.write("".join(f"{','.join(line)}\n" for line in lines).encode())
+        if self.epoch_rows or steps:
+            report.draw_curve(self.path("loss", ".png"), self.epoch_rows, steps, self.task.unit)
 
     def draw_samples(self, name: str) -> bool:
         """Draw lines that the network writes. Returns whether there is anything to draw."""
@@ -259,30 +265,18 @@ class Run:
             report.tell("no picture of samples: the network wrote nothing that can be drawn")
         return bool(lines)
 
-    # ------------------------------------------------------------------------------------------------------ checkpoints
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is evaluated, sampled from and kept: with the averaged weights if there is an average."""
-        return self.average.module if self.average else self.model
-
     def path(self, name: str, suffix: str = ".pt") -> Path:
         """Where the run's file of that name is."""
         return self.options.model_dir / f"{self.options.task}_{name}{suffix}"
 
     def save(self, name: str) -> None:
-        """Write a checkpoint that the run can be resumed from.
-
-        Its network is the one that is evaluated. If its weights are the averaged ones, those of the run stand beside.
-        """
-        regularised = {"raw_weights": self.model.state_dict()} if self.average else {}
-        if self.noise:
-            regularised["weight_noise"] = self.noise.state_dict()
+        """Write a checkpoint that the run can be resumed from."""
         save_checkpoint(
             self.path(name), self.network, self.task.charset, self.task.char_counts, task=self.options.task,
             settings={name: getattr(self.options, name) for name in SETTINGS}, fingerprint=self.fingerprint,
             progress=asdict(self.progress), log=self.epoch_rows, step_log=self.step_rows,
-            optimizer=self.optimizer.state_dict(), **regularised,
+            optimizer=self.optimizer.state_dict(),
+            **{name: module.state_dict() for name, module in self.beside.items()},
         )  # fmt: skip
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -292,55 +286,25 @@ class Run:
             data, folder = self.options.data, self.options.model_dir
             raise InputError(f"{data}: not the data that the run in {folder} was begun with")
         with naming_what_does_not_fit(path):
-            self.progress = progress = Progress.from_state(content["progress"])
+            sums = {name: Sums(**content["progress"][name]) for name in ("epoch_sums", "row_sums")}
+            self.progress = progress = Progress(**(content["progress"] | sums))
             if progress.step != progress.epoch * self.steps_per_epoch + progress.batch:
                 raise ValueError("its steps are not those of its epochs")
-            self.epoch_rows = check_rows(content["log"], "step", "train_loss", "validation_loss")
-            self.step_rows = check_rows(content["step_log"], "step", "train_loss")
+            self.epoch_rows, self.step_rows = content["log"], content["step_log"]
+            for rows in (self.epoch_rows, self.step_rows):
+                check_like(rows, [dict.fromkeys(row, 0.0) for row in rows[:1]], "log")
             if self.average:  # a checkpoint's network has the averaged weights
-                updates = progress.step - progress.skipped
-                self.average = moving_average(network, self.options.ema, updates)
-                load_finite(self.model, content["raw_weights"] | dict(self.model.named_buffers()))
-            if self.noise:
-                load_finite(self.noise, content["weight_noise"])
+                self.average = moving_average(network, self.options.ema, progress.step - progress.skipped)
+            for name, module in self.beside.items():
+                check_like(content[name], dict(module.state_dict()), name)
+                module.load_state_dict(content[name] | dict(module.named_buffers()))
             restore_optimizer(self.optimizer, content["optimizer"])
-        self.progress.best = self.best_on_disk()
-
-    def best_on_disk(self) -> float:
-        """The score of the best checkpoint that is there; infinite if there is none for this data."""
         path = self.path("best")
         content = load_checkpoint(path)[1] if path.is_file() else {}
-        if content.get("fingerprint") != self.fingerprint:
-            return math.inf
-        with naming_what_does_not_fit(path):
-            return Progress.from_state(content["progress"]).best
-
-    def write_checkpoints(self, is_best: bool) -> None:
-        """Write the checkpoint of the epoch that has ended, and the best network; delete what they replace."""
-        if is_best:
-            self.save("best")  # before the epoch's own: whoever resumes from that can rely on it
-        self.save(f"epoch_{self.progress.epoch}")
-        for path in epoch_checkpoints(self.options.model_dir, self.options.task)[:-KEPT_EPOCHS]:
-            path.unlink(missing_ok=True)
-        self.path("interrupted").unlink(missing_ok=True)
-        self.path("samples_interrupted", ".png").unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def naming_what_does_not_fit(path: Path) -> Iterator[None]:
-    """Raise InputError that names a checkpoint, in place of what comes of values in it that were never of a run."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: its contents do not fit together ({reason})") from None
-
-
-def load_finite(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights. Raises nearly anything if their names or shapes are others, and ValueError if one is not finite."""
-    module.load_state_dict(weights)
-    if not all(value.isfinite().all() for value in module.state_dict().values()):
-        raise ValueError("a weight is not a number")
+        progress.best = math.inf
+        if content.get("fingerprint") == self.fingerprint:  # it may be better than what comes before and after
+            with naming_what_does_not_fit(path):
+                progress.best = float(content["progress"]["best"])
 
 
 def epoch_checkpoints(folder: Path, task: str) -> list[Path]:

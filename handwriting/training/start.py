@@ -4,14 +4,14 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from handwriting.data.dataset import load_dataset
 from handwriting.program import InputError, check_writable
-from handwriting.training.flags import FIXED, SETTINGS, check_settings, choose_device, choose_processes
+from handwriting.training.flags import FIXED, SETTINGS, choose_device, choose_processes, make_parser
 from handwriting.training.processes import Group, run_lock, start_group
+from handwriting.training.progress import PARTS, check_like, naming_what_does_not_fit
 from handwriting.training.report import describe_scale
 from handwriting.training.run import Checkpoint, Run, newest_checkpoints
 from utils import load_checkpoint
@@ -60,20 +60,17 @@ def make_run(options: argparse.Namespace, resumed: Checkpoint | None) -> Run:
 
 def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | None:
     """Complete the options with the settings of the run that is resumed. Returns its checkpoint; None for a new run."""
-    resumed = None
+    folder, task, resumed = options.model_dir, options.task, None
     if options.resume and options.init:
         raise InputError("--init begins a new run and --resume goes on with one; leave one of them out")
     if options.resume:
-        resumed = newest_checkpoint(options.model_dir, options.task)
+        resumed = newest_checkpoint(folder, task)
         take_up_settings(options, resumed)
-    elif newest_checkpoints(options.model_dir, options.task):
-        raise InputError(
-            f"{options.model_dir}: holds a run of {options.task} already; --resume it, or choose another --model_dir"
-        )
+    elif newest_checkpoints(folder, task):
+        raise InputError(f"{folder}: holds a run of {task} already; --resume it, or choose another --model_dir")
     options.processes = group.size if group else choose_processes(options)
-    local = group.local_size if group else options.processes  # on this machine
-    if choose_device(options.device).type == "cuda" and local > torch.cuda.device_count():
-        gpus = torch.cuda.device_count()
+    local, gpus = group.local_size if group else options.processes, torch.cuda.device_count()  # on this machine
+    if choose_device(options.device).type == "cuda" and local > gpus:
         raise InputError(f"--processes {local}: more than the {gpus} GPUs here; give fewer, or --device cpu")
     if options.processes > options.batch_size:
         lines = options.batch_size
@@ -81,39 +78,34 @@ def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | Non
     return resumed
 
 
-def take_up_settings(options: argparse.Namespace, resumed: Checkpoint) -> None:
-    """Lay the settings of a run under the flags that are given. Raises InputError for one that it cannot change to."""
-    try:
-        saved = check_settings(resumed.content["settings"])
-    except InputError as error:
-        raise InputError(f"{resumed.path}: its settings cannot be used ({error})") from None
-    for name, value in saved.items():
-        if name not in options.given:
-            setattr(options, name, value)
-        elif name in FIXED and getattr(options, name) != value:
-            raise InputError(f"--{name}: cannot change within a run; that in {options.model_dir} has {value}")
-    step = resumed.content["progress"]["step"]
-    if options.max_steps and options.max_steps <= step:
-        raise InputError(f"--max_steps: the run is at step {step} already; give a higher one")
-
-
 def newest_checkpoint(folder: Path, task: str) -> Checkpoint:
     """The checkpoint of the run in `folder` that has come furthest. Raises InputError if there is none."""
-    paths = newest_checkpoints(folder, task)
-    if not paths:
+    found = [Checkpoint(path, *load_checkpoint(path)) for path in newest_checkpoints(folder, task)]
+    if not found:
         raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
-    found = [Checkpoint(path, *load_checkpoint(path)) for path in paths]
     for path, _, content in found:
-        if content["task"] != task or not holds_run(content):
+        if content["task"] != task or "progress" not in content:
             raise InputError(f"{path}: holds no run of {task}; weights alone can be the --init of a new one")
+        with naming_what_does_not_fit(path):
+            check_like(content, PARTS, "content")
     return max(found, key=lambda checkpoint: checkpoint.content["progress"]["step"])
 
 
-def holds_run(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint's content has the parts of a run; `Run.restore` finds out if they fit."""
-    parts = {"settings": dict, "progress": dict, "log": list, "step_log": list, "optimizer": dict, "fingerprint": str}
-    has_parts = all(isinstance(content.get(name), kind) for name, kind in parts.items())
-    return has_parts and isinstance(content["progress"].get("step"), int)
+def take_up_settings(options: argparse.Namespace, resumed: Checkpoint) -> None:
+    """Lay the settings of a run under the flags that are given. Raises InputError for one that it cannot change to."""
+    saved = {name: value for name, value in resumed.content["settings"].items() if name in SETTINGS}
+    try:
+        checked = vars(make_parser().parse_args([f"--{name}={value}" for name, value in saved.items()]))
+    except InputError as error:
+        raise InputError(f"{resumed.path}: its settings cannot be used ({error})") from None
+    for name in saved:
+        if name not in options.given:
+            setattr(options, name, checked[name])
+        elif name in FIXED and getattr(options, name) != checked[name]:
+            raise InputError(f"--{name}: cannot change within a run; that in {options.model_dir} has {checked[name]}")
+    step = resumed.content["progress"]["step"]
+    if options.max_steps and options.max_steps <= step:
+        raise InputError(f"--max_steps: the run is at step {step} already; give a higher one")
 
 
 def tell_start(run: Run, resumed: Checkpoint | None) -> None:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from handwriting.alphabet import Alphabet
 from handwriting.data.dataset import Dataset
 from handwriting.recogniser import Recogniser, RecogniserConfig, collate_features, edit_distance, features
 from handwriting.sampling import default_steps, sample
-from handwriting.training.batches import change_hand, collate, encode_texts, make_batches, pad_codes
+from handwriting.training.batches import change_hand, collate, make_batches, pad_codes
 from handwriting.training.processes import Group
 from model import Config, Model
 
@@ -26,45 +25,51 @@ NETWORK_SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `
 SAMPLE_LINES, SAMPLE_STEPS = 3, 700  # of a picture of samples; steps without a text
 
 
-class Task(Protocol):
-    """What a run needs of its task. What the methods do is said in the classes below."""
+class Task:
+    """What both kinds of task share.
 
-    dataset: Dataset
-    unit: str  # what the loss is given for beside a line: a point or a character
-    with_text: bool  # whether a line needs a text
-    charset: str  # of the network; a character's code is its place here
-    char_counts: list[int]  # how often the training lines have each
-
-    # fmt: off
-    def new_network(self, options: argparse.Namespace) -> nn.Module: ...  # noqa: D102
-    def lengths(self, lines: np.ndarray) -> np.ndarray: ...  # noqa: D102
-    def batch(self, lines: np.ndarray, device: torch.device, seeds: Sequence[int]) -> tuple: ...  # noqa: D102
-    def loss(self, model: nn.Module, batch: tuple) -> Tensor: ...  # noqa: D102
-    def count(self, batch: tuple) -> int: ...  # noqa: D102
-    def evaluate(self, model: nn.Module, group: Group | None) -> dict[str, float]: ...  # noqa: D102
-    def score(self, found: dict[str, float]) -> float: ...  # noqa: D102
-    def sample(self, model: nn.Module) -> list[np.ndarray]: ...  # noqa: D102
-    # fmt: on
-
-
-class Writing:
-    """The tasks `rand_write` and `synthesis`: a `Model` learns to predict the next point, with a text or without."""
-
-    unit = "point"
+    Each adds its `unit` (what the loss is given for beside a line), the figure that is the `score` (least for the best
+    network), its network, its batches and their loss, what it measures in an evaluation, and samples.
+    """
 
     def __init__(
-        self, dataset: Dataset, with_text: bool, timesteps: int | None, charset: str | None, augment: float
+        self, dataset: Dataset, with_text: bool, charset: str | None, timesteps: int | None = None, augment: float = 0.0
     ):  # fmt: skip
-        """For training, lines are cut to `timesteps` predictions, and the hand changed with the strength `augment`.
+        """On the dataset's lines with a text, or on all. `charset` is that of a checkpoint; None: the data's.
 
-        `charset` is the data's, or that of a checkpoint.
+        For training, lines are cut to `timesteps` predictions, and the hand changed with the strength `augment`.
         """
-        self.dataset, self.with_text, self.timesteps, self.augment = dataset, with_text, timesteps, augment
+        self.dataset, self.with_text, self.augment = dataset, with_text, augment
+        self.most_points = (timesteps or 10**9) + 1
         own = "".join(dataset.charset) if with_text else ""
-        self.charset = own if charset is None else charset
-        self.char_counts = dataset.char_counts.tolist() if with_text else []
+        self.charset = own if charset is None else charset  # a character's code is its place here
+        self.char_counts = dataset.char_counts.tolist() if with_text else []  # how often the training lines have each
+        alphabet = Alphabet(self.charset)
+        codes = [torch.from_numpy(alphabet.encode(text)) for text in dataset.texts.tolist()] if self.charset else None
+        self.codes = codes  # (U,) of each line's text
         self.num_points = np.diff(dataset.starts)  # of each line
-        self.codes = encode_texts(dataset, self.charset) if self.charset else None
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
+        """The task's `figures` over the whole validation split, and how many `lines` that has.
+
+        The batches are dealt out to the processes of the group; all get the same.
+        """
+        group, was_training, sums = group or Group(), model.training, np.zeros(3)
+        lines = self.dataset.lines("validation", self.with_text)
+        batches = make_batches(self.num_points[lines], batch_size)
+        model.eval()
+        for start in range(group.rank, len(batches) + group.rank, group.size):  # a batch for each process at a time
+            own = batches[start : start + 1]  # none for some, in the last round
+            sums += group.sums(*(self.measure(model, lines[own[0]]) if own else [0.0] * 3))
+        model.train(was_training)
+        return self.figures(model, len(lines), *sums.tolist()) | {"lines": len(lines)}
+
+
+class Writing(Task):
+    """The tasks `rand_write` and `synthesis`: a `Model` learns to predict the next point, with a text or without."""
+
+    unit, score = "point", "loss"
 
     def new_network(self, options: argparse.Namespace) -> Model:
         """An untrained network of the sizes asked for, with the data's statistics."""
@@ -73,53 +78,37 @@ class Writing:
         model.std.copy_(torch.from_numpy(self.dataset.std))
         return model
 
-    def lengths(self, lines: np.ndarray) -> np.ndarray:
-        """Points of each line, as cut for training."""
-        return np.minimum(self.num_points[lines], self.timesteps + 1)
-
-    def batch(self, lines: np.ndarray, device: torch.device, seeds: Sequence[int] = ()) -> tuple:
-        """The arguments of `Model.losses` for training on lines (B,). Their changes follow from the seeds (B,)."""
-        points = [self.dataset.points(line)[: self.timesteps + 1] for line in lines]
-        if self.augment:
+    def batch(self, lines: np.ndarray, device: torch.device, seeds: Sequence[int] | None = None) -> tuple:
+        """The arguments of `Model.losses` for lines (B,): whole, or with seeds (B,) cut and changed for training."""
+        points = [self.dataset.points(line) for line in lines]
+        if seeds is not None:
+            points = [line[: self.most_points] for line in points]
+        if seeds is not None and self.augment:
             rngs = map(np.random.default_rng, seeds)
             points = [change_hand(line, self.augment, rng) for line, rng in zip(points, rngs, strict=True)]
-        return self.collate(lines, points, device)
-
-    def collate(self, lines: np.ndarray, points: list[np.ndarray], device: torch.device) -> tuple:
-        """`collate` with the lines' texts."""
         return collate(points, [self.codes[line] for line in lines] if self.codes else None, device)
 
-    def loss(self, model: Model, batch: tuple) -> Tensor:
-        """The sum of a batch's losses in nats, ()."""
-        return model.losses(*batch)[0].sum()
+    def loss(self, model: Model, batch: tuple) -> tuple[Tensor, int]:
+        """The sum of a batch's losses in nats, (), and how many points it predicts."""
+        count = int(batch[1].sum())
+        return model.losses(*batch)[0].sum(), count
 
-    def count(self, batch: tuple) -> int:
-        """How many points a batch predicts."""
-        return int(batch[1].sum())
+    def measure(self, model: Model, lines: np.ndarray) -> list[float]:
+        """Sums over lines (B,): losses in nats, squared errors, predicted points."""
+        batch = self.batch(lines, model.mean.device)
+        return [value.cpu().double().sum().item() for value in (*model.losses(*batch), batch[1])]
 
-    @torch.no_grad()
-    def evaluate(self, model: Model, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
-        """Losses over the whole validation split, lines uncut. All processes of the group get the same.
+    def figures(self, model: Model, lines: int, nats: float, squares: float, points: float) -> dict[str, float]:
+        """Losses: loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw.
 
-        Returns loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw
-        (likewise a point), sse (squared error a point, normalised units), lines and points. A density in whiteboard
-        units is smaller by the product of the deviations.
+        Also sse (squared error a point, normalised units) and points. A density in whiteboard units is smaller by the
+        product of the deviations.
         """
-
-        def measure(lines: np.ndarray) -> list[float]:
-            batch = self.collate(lines, [self.dataset.points(line) for line in lines], model.mean.device)
-            return [value.cpu().double().sum().item() for value in (*model.losses(*batch), batch[1])]
-
-        chosen, (nats, squares, points) = sums_over_validation(self, model, measure, group, batch_size)
         scale = model.std.log().sum().item()
         return {
-            "loss": nats / chosen, "loss_raw": (nats + points * scale) / chosen, "per_point": nats / points,
-            "per_point_raw": nats / points + scale, "sse": squares / points, "lines": chosen, "points": points,
+            "loss": nats / lines, "loss_raw": (nats + points * scale) / lines, "per_point": nats / points,
+            "per_point_raw": nats / points + scale, "sse": squares / points, "points": points,
         }  # fmt: skip
-
-    def score(self, found: dict[str, float]) -> float:
-        """What the best network has least of: the loss."""
-        return found["loss"]
 
     def sample(self, model: Model) -> list[np.ndarray]:
         """Lines that the network writes, points (T, 3): at random, or the first texts of the validation split.
@@ -137,101 +126,57 @@ class Writing:
         return [points for points in lines if len(points) > 1 and np.isfinite(points).all()]
 
 
-class Reading:
-    """The task `read`: a `Recogniser` learns to read recorded lines."""
+class Reading(Task):
+    """The task `read`: a `Recogniser` learns to read recorded lines. It writes no samples."""
 
-    unit = "character"
-    with_text = True
-
-    def __init__(self, dataset: Dataset, charset: str | None = None):
-        self.dataset = dataset
-        self.charset = "".join(dataset.charset) if charset is None else charset
-        self.char_counts = dataset.char_counts.tolist()
-        self.num_points = np.diff(dataset.starts)  # of each line
-        self.codes = encode_texts(dataset, self.charset)
+    unit, score = "character", "error_rate"  # the loss is infinite if one line has too few frames for its text
 
     def new_network(self, options: argparse.Namespace) -> Recogniser:
         """An untrained recogniser of the sizes asked for."""
         return Recogniser(RecogniserConfig(self.charset, num_layers=options.num_layers, cell_size=options.cell_size))
 
-    def lengths(self, lines: np.ndarray) -> np.ndarray:
-        """Points of each line."""
-        return self.num_points[lines]
-
-    def batch(self, lines: np.ndarray, device: torch.device, seeds: Sequence[int] = ()) -> tuple:
-        """The arguments of `Recogniser.losses` for lines (B,). With seeds (B,) the ink is distorted."""
-        rngs = [np.random.default_rng(seed) for seed in seeds] or [None] * len(lines)
+    def batch(self, lines: np.ndarray, device: torch.device, seeds: Sequence[int] | None = None) -> tuple:
+        """The arguments of `Recogniser.losses` for lines (B,). With seeds (B,), for training, the ink is distorted."""
+        rngs = [None] * len(lines) if seeds is None else map(np.random.default_rng, seeds)
         inks = [features(self.dataset.points(line), rng) for line, rng in zip(lines, rngs, strict=True)]
         x, lengths = collate_features(inks)
         return x.to(device), lengths.to(device), pad_codes([self.codes[line] for line in lines]).to(device)
 
-    def loss(self, model: Recogniser, batch: tuple) -> Tensor:
-        """The sum of a batch's losses in nats, ()."""
-        return model.losses(*batch).sum()
+    def loss(self, model: Recogniser, batch: tuple) -> tuple[Tensor, int]:
+        """The sum of a batch's losses in nats, (), and how many characters it has."""
+        count = int((batch[2] >= 0).sum())
+        return model.losses(*batch).sum(), count
 
-    def count(self, batch: tuple) -> int:
-        """How many characters a batch has."""
-        return int((batch[2] >= 0).sum())
+    def measure(self, model: Recogniser, lines: np.ndarray) -> list[float]:
+        """Sums over lines (B,): losses in nats, edit distances, characters."""
+        x, lengths, text = self.batch(lines, model.head.weight.device)
+        found = model(x, lengths)
+        errors = sum(map(edit_distance, self.dataset.texts[lines].tolist(), model.texts_of(*found)))
+        return [model.losses_of(*found, text).sum().item(), errors, int((text >= 0).sum())]
 
-    @torch.no_grad()
-    def evaluate(self, model: Recogniser, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
-        """Loss (nats a line), per_character (nats), error_rate (edit distance a character) and lines, likewise."""
+    def figures(self, _: Recogniser, lines: int, nats: float, errors: float, characters: float) -> dict[str, float]:
+        """Loss (nats a line), per_character (nats) and error_rate (edit distance a character)."""
+        return {"loss": nats / lines, "per_character": nats / characters, "error_rate": errors / characters}
 
-        def measure(lines: np.ndarray) -> list[float]:
-            x, lengths, text = self.batch(lines, model.head.weight.device)
-            found = model(x, lengths)
-            errors = sum(map(edit_distance, self.dataset.texts[lines].tolist(), model.texts_of(*found)))
-            return [model.losses_of(*found, text).sum().item(), errors, self.count((x, lengths, text))]
-
-        chosen, (nats, errors, characters) = sums_over_validation(self, model, measure, group, batch_size)
-        rates = {"per_character": nats / characters, "error_rate": errors / characters}
-        return {"loss": nats / chosen, **rates, "lines": chosen}
-
-    def score(self, found: dict[str, float]) -> float:
-        """What the best network has least of: characters read wrong. NaN for a network whose loss is.
-
-        The loss is no measure: it is infinite if one line has too few frames for its text.
-        """
-        return math.nan if math.isnan(found["loss"]) else found["error_rate"]
-
-    def sample(self, model: Recogniser) -> list[np.ndarray]:
-        """A recogniser writes nothing."""
+    def sample(self, _: Recogniser) -> list[np.ndarray]:
+        """No lines."""
         return []
-
-
-def sums_over_validation(
-    task: Task, model: nn.Module, measure: Callable[[np.ndarray], list[float]], group: Group | None, batch_size: int
-) -> tuple[int, list[float]]:
-    """How many lines the validation split has, and sums of the three numbers that `measure` gives for each batch of it.
-
-    The batches are dealt out to the processes of the group; all get the same sums.
-    """
-    group, was_training, totals = group or Group(), model.training, np.zeros(3)
-    lines = task.dataset.lines("validation", task.with_text)
-    batches = make_batches(np.diff(task.dataset.starts)[lines], batch_size)
-    model.eval()
-    for start in range(0, len(batches), group.size):  # a batch for each process at a time
-        parts = [measure(lines[batch]) for batch in group.part(batches[start : start + group.size])]
-        totals += group.sums(*np.sum(parts or [[0.0] * 3], axis=0).tolist())  # none for some, in the last round
-    model.train(was_training)
-    return len(lines), totals.tolist()
 
 
 def make_task(
     name: str, dataset: Dataset, timesteps: int | None = None, charset: str | None = None, augment: float = 0.0
-) -> Task:
+) -> Writing | Reading:
     """The task of a name, a key of `utils.NETWORKS`, with the character set of the data or of a checkpoint."""
     if name == "read":
-        return Reading(dataset, charset)
-    return Writing(dataset, name == "synthesis", timesteps, charset, augment)
+        return Reading(dataset, True, charset)  # whole lines, distorted in its own way
+    return Writing(dataset, name == "synthesis", charset, timesteps, augment)
 
 
 def deepen(network: Model, num_layers: int) -> Model:
     """A network of more layers that computes the same: the output has no weight yet for what the new layers say."""
     deeper = Model(dataclasses.replace(network.config, num_layers=num_layers))
     nn.init.zeros_(deeper.head.weight)
-    weights = deeper.state_dict()
+    weights = deeper.state_dict()  # the same memory
     for name, values in network.state_dict().items():
         weights[name][tuple(map(slice, values.shape))] = values  # those of the first layers come first
-    deeper.load_state_dict(weights)
     return deeper
