@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lxml import etree
 
+from handwriting.data.recordings import LINE_NAME, clean_strokes, parse_xml, read_strokes
+from handwriting.data.transcriptions import read_transcription, tidy_texts
 from handwriting.ink.formats import DETAILS, INK_VERSION, Ink
+from handwriting.ink.svg import read_svg
 from handwriting.program import InputError
 from handwriting.strokes import to_points
 
@@ -105,13 +109,6 @@ def read_iam(path: Path, data: bytes) -> Iterator[Ink]:
     Its transcription is line n of form.txt for form-n.xml, or NAME.txt for NAME.xml. It may stand beside the file, or
     where IAM-OnDB has it: ascii/.../form.txt for lineStrokes/.../form-n.xml.
     """
-    from handwriting.data.recordings import (  # import lxml, which others can spare
-        LINE_NAME,
-        clean_strokes,
-        read_strokes,
-    )
-    from handwriting.data.transcriptions import read_transcription, tidy_texts
-
     positions, ends, _ = clean_strokes(*read_strokes(data))
     places = [(path.with_suffix(".txt"), 1)]
     if match := LINE_NAME.fullmatch(path.stem):
@@ -128,19 +125,14 @@ def read_iam(path: Path, data: bytes) -> Iterator[Ink]:
 
 def read_drawing(path: Path, data: bytes) -> Iterator[Ink]:
     """The strokes of an .svg: those of each titled group are a line, those in none another."""
-    from handwriting.data.recordings import parse_xml
-    from handwriting.ink.svg import read_svg
-
     for title, strokes in read_svg(parse_xml(data)):
         yield make_ink(strokes, title)
 
 
 def read_inkml(path: Path, data: bytes) -> Iterator[Ink]:
     """Traces of InkML: those of each outermost traceGroup are a line, those in none another."""
-    from handwriting.data.recordings import parse_xml
-
     root = parse_xml(data)
-    if not root.xpath("self::*[local-name() = 'ink']"):
+    if etree.QName(root).localname != "ink":
         raise ValueError("not InkML")
     order = 0, 1, np.array([1, 1])
     for form in root.iter("{*}traceFormat"):
