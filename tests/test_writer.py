@@ -299,7 +299,7 @@ def test_writing_does_not_wait_for_what_it_does_not_need(checkpoints, tmp_path):
         import sys, generate
         writer = generate.Writer({str(checkpoints / "blanks.pt")!r}, {str(tmp_path / "hand.json")!r}, retries=0)
         writer.page("ab ca")[0].save({str(tmp_path / "page.json")!r})
-        print(sorted({{"lxml", "data_preprocessing", "torch._dynamo"}} & set(sys.modules)))
+        print(sorted({{"matplotlib", "data_preprocessing", "torch._dynamo"}} & set(sys.modules)))
     """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment())
     assert result.stdout.strip() == "[]", result.stderr
