@@ -29,10 +29,7 @@ else:
     kernels = None
 
 POINTS_PER_CHARACTER = 25  # of a line of IAM-OnDB (section 5.1); an untrained window moves at this pace
-BOUNDS = {
-    "num_layers": (1, 1000), "cell_size": (1, 10**5), "num_clusters": (1, 10**4), "K": (1, 10**4),
-    "num_chars": (0, 10**5),
-}  # fmt: skip
+BOUNDS = dict(num_layers=(1, 1000), cell_size=(1, 10**5), num_clusters=(1, 10**4), K=(1, 10**4), num_chars=(0, 10**5))
 LOSS_CHUNK = 64  # points whose mixtures are computed at once, so that they stay in the processor's cache
 
 
@@ -286,13 +283,9 @@ class Model(nn.Module):
                 hidden, cell = self.run_lstm(layer, inputs + hiddens[-1:], *before)  # skip connection
             hiddens.append(hidden)
             cells.append(cell)
-        after = State(
-            torch.stack([hidden[-1] for hidden in hiddens]).to(points.dtype),
-            torch.stack(cells),
-            w[-1].to(points.dtype),
-            window.kappa[-1] if window else state.kappa,
-        )
-        return hiddens, after, window
+        last = torch.stack([hidden[-1] for hidden in hiddens]).to(points.dtype)
+        kappa = window.kappa[-1] if window else state.kappa
+        return hiddens, State(last, torch.stack(cells), w[-1].to(points.dtype), kappa), window
 
     def losses(self, points: Tensor, mask: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss in nats (eq. 26) and squared error of each prediction, in normalised units, zero beyond a line's end.

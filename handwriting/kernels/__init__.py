@@ -1,9 +1,8 @@
 """The numbers of model.py, faster on a processor. Nothing needs this folder: without it all works, only slower.
 
-`window_lstm`, `lstm` and `linear` run over whole lines, with gradients in closed form (layers.py, window.py, cells.py,
-cells.c); `Decoder` reads one point at a time (decoder.py). `takes_window_lstm`, `takes` and `pack_model` say whether a
-network is what they were made for; else the plain code computes it. HANDWRITING_KERNELS=0 in the environment switches
-all of them off. Letters for shapes are those of model.py.
+`window_lstm`, `lstm` and `linear` run over whole lines, with gradients in closed form; `Decoder` reads one point at a
+time. `takes_window_lstm`, `takes` and `pack_model` say whether a network is what they were made for; else the plain
+code computes it. HANDWRITING_KERNELS=0 in the environment switches all off. Letters for shapes are those of model.py.
 """
 
 from handwriting.kernels.decoder import Decoder, pack_model

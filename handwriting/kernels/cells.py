@@ -54,15 +54,10 @@ def choose_cells(dtype: torch.dtype, matmul_dtype: torch.dtype) -> tuple[Callabl
     library = load_library() if (dtype, matmul_dtype) == (torch.float32, torch.bfloat16) else None
     if library is None:
         return forward, backward
-
-    def compiled_forward(*tensors: Tensor) -> None:
-        library.cells_forward(*tensors[-1].shape, *map(Tensor.data_ptr, tensors))
-
-    def compiled_backward(*tensors: Tensor) -> None:
-        row = tensors[3].stride(0)  # of d_h
-        library.cells_backward(*tensors[0].shape, row, *map(Tensor.data_ptr, tensors))
-
-    return compiled_forward, compiled_backward
+    return (  # the stride is that of d_h
+        lambda *args: library.cells_forward(*args[-1].shape, *map(Tensor.data_ptr, args)),
+        lambda *args: library.cells_backward(*tensors[0].shape, tensors[3].stride(0), *map(Tensor.data_ptr, tensors)),
+    )
 
 
 # The vectors that a processor has, as PyTorch names them and as compilers do. Others have those of every processor.
@@ -77,8 +72,8 @@ OPTIONS = ["-std=c11", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping
 def load_library() -> ctypes.CDLL | None:
     """The functions of cells.c. None without the file, a compiler (`cc`) or a place to write.
 
-    It is compiled when it is first wanted, in a second, and kept where Python keeps what it compiles. Its name is made
-    of all that it depends on, and it appears there whole, so that processes and machines can share the folder.
+    It is compiled when first wanted, in a second, and kept where Python keeps what it compiles: whole, and by a name
+    made of all that it depends on, so that processes and machines can share the folder.
     """
     source, compiler = Path(__file__).with_name("cells.c"), shutil.which("cc")
     if not source.is_file() or not compiler:

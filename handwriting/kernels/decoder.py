@@ -55,15 +55,8 @@ class Decoder:
 
     It runs on the processor. One line's time is mostly that of reading the weights at each point. Each layer is one
     product, and so are the window and the head; between the products most is numpy's, on the same memory: an operation
-    costs less there on a few hundred numbers. Carried from point to point are kappa and
-
-        row       (B, 5 + C + N H)  [1, 1, x, w, h1, ..., hN]: layer n reads it up to hn, the window up to h1
-        cells     N times (B, H)
-
-    and of the text, with place U + 1 for what is beyond it, there are
-
-        u         (B, 1, U + 1)     each place's number, up to one beyond a line's text, and that again further on
-        columns   (B (U + 1),)      each place's character, or C beyond the text, as a column of all lines' (B, C + 1)
+    costs less there on a few hundred numbers. Carried from point to point are kappa, the cells (B, H) of each layer,
+    and `row` (B, 5 + C + N H), [1, 1, x, w, h1, ..., hN]: layer n reads it up to hn, the window up to h1.
     """
 
     def __init__(self, model: nn.Module, text: Tensor | None, batch_size: int, products: Products | None = None):
@@ -75,15 +68,16 @@ class Decoder:
         self.row[:, :2] = 1
         self.reads = [self.row[:, :end] for end in places[1:]]
         _, self.x, self.w, *self.hs, _ = np.split(self.row.numpy(), [2, 5, *places], axis=1)
-        self.cells = [zeros(B, H).numpy() for _ in self.hs]
-        self.kappa = zeros(B, config.K, 1).numpy()
+        self.cells, self.kappa = [zeros(B, H).numpy() for _ in self.hs], zeros(B, config.K, 1).numpy()
         gates = zeros(4, B, H)  # of one layer after the other: each in one piece of memory
         self.gates_by_line, self.sigmoids, self.gates = gates.transpose(0, 1), gates[SIGMOIDS], [*gates.numpy()]
         self.h = np.empty_like(self.gates[0])
         if text is not None:
             C, U, self.max_log = config.num_chars, text.shape[1], model.layers[0].max_log
+            # Each place's number, up to one beyond a line's text, and that again further on: (B, 1, U + 1).
             u = torch.arange(1, U + 2).minimum((text >= 0).sum(1, keepdim=True) + 1)
             self.u = u[:, None].to(self.row.dtype).numpy()
+            # Each place's character, or C beyond the text, as a column of all lines' (B, C + 1).
             columns = F.pad(text.masked_fill(text < 0, C), (0, 1), value=C) + torch.arange(B)[:, None] * (C + 1)
             self.columns = columns.flatten().numpy()
 
@@ -92,16 +86,13 @@ class Decoder:
         if text is None and self.text is not None:
             text = self.text[lines]
         other = Decoder(self.model, text, len(lines), self.products)
-        other.row[:], other.cells = self.row[lines], [cell[lines] for cell in self.cells]
-        other.kappa = self.kappa[lines]
+        other.row[:], other.kappa, other.cells = self.row[lines], self.kappa[lines], [c[lines] for c in self.cells]
         return other
 
     def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Read normalised points x (B, 3).
 
-        Returns the raw outputs (B, 1 + 6M); phi of (eq. 46) (B, U + 1), for u up to one beyond a line's text, and the
-        last of them again further on; and kappa (B, K, 1), to be read before the next step. Without a window the last
-        two are None.
+        Returns what `sampling.PlainDecoder.step` does. Read kappa before the next step.
         """
         self.x[:] = x
         phi = kappa = None
@@ -145,11 +136,8 @@ def pack_model(model: nn.Module) -> Products | None:
     C, H, K = config.num_chars, config.cell_size, config.K
     parts = [(layer, nn.LSTM, (4 * H, 3 + C + H)) for layer in upper]
     parts.append((model.head, nn.Linear, (1 + 6 * config.num_clusters, len(model.layers) * H)))
-    if C:
-        parts.append((getattr(first, "cell", None), nn.LSTMCell, (4 * H, 3 + C)))
-        parts.append((getattr(first, "window", None), nn.Linear, (3 * K, H)))
-    else:
-        parts.append((first, nn.LSTM, (4 * H, 3)))
+    parts.append((getattr(first, "cell", None), nn.LSTMCell, (4 * H, 3 + C)) if C else (first, nn.LSTM, (4 * H, 3)))
+    parts += [(getattr(first, "window", None), nn.Linear, (3 * K, H))] if C else []
     if not all(takes(part, kind, like, shape) for part, kind, shape in parts):
         return None
     text, state = torch.arange(3)[None] % C if C else None, model.initial_state(1)

@@ -1,14 +1,13 @@
 """Layers over whole lines, forwards and backwards.
 
-Autograd would take, at every point, one product for the gradient of each weight and some forty small operations.
-`FusedLSTM` runs over all T points itself. A layer reads, beside its inputs x (T, B, I), states (w, h) (B, C + H) of the
-point before; without a window C is 0. Backwards a point costs one product: the gradients of its gates (B, 4H) by the
-recurrent weights (4H, C + H) give those of the states before it. The gates' gradients of n points are kept, (n B, 4H),
-and then multiplied in one large product by what the points read, (I + C + H, n B), for the gradients of the weights.
+A layer reads, beside its inputs x (T, B, I), states (w, h) (B, C + H) of the point before; without a window C is 0.
+Autograd would take, at every point, one product for the gradient of each weight and some forty small operations. Here
+a point costs one: the gradients of its gates (B, 4H) by the recurrent weights (4H, C + H) give those of the states
+before it. The gates' gradients of n points, (n B, 4H), are then multiplied at once by what the points read,
+(I + C + H, n B), for the gradients of the weights. A name d_x stands for the loss's gradient by x.
 
-The products, what goes into the gates, and the states that are kept, are in the type of the states. Gates, cells,
-window, and sums of gradients, all that adds up over the line, are in the type of the weights. A name d_x stands for
-the loss's gradient by x.
+Products, what goes into the gates, and states are in the type of the states. Gates, cells, window, and sums of
+gradients, all that adds up over the line, are in the type of the weights.
 """
 
 from __future__ import annotations
@@ -39,13 +38,12 @@ def takes(layer: nn.Module | None, kind: type[nn.Module], like: Tensor, shape: t
 
     Nothing may be hooked in, and `shape`, if it is given, is that of the first weight.
     """
-    if type(layer) is not kind or layer._forward_hooks or layer._forward_pre_hooks:
-        return False
-    if not can_run(like.device) or like.dtype not in (torch.float32, torch.float64):
+    if type(layer) is not kind or layer._forward_hooks or layer._forward_pre_hooks or not can_run(like.device):
         return False
     names = [name for name, parameter in layer.named_parameters() if parameter.dtype == like.dtype]
     is_usual = names == PARAMETERS[kind] and not getattr(layer, "batch_first", False)
-    return is_usual and (shape is None or next(layer.parameters()).shape == shape)
+    fits = shape is None or next(layer.parameters()).shape == shape
+    return is_usual and fits and like.dtype in (torch.float32, torch.float64)
 
 
 def takes_window_lstm(layer: nn.Module, points: Tensor, characters: Tensor, *before: Tensor) -> bool:
@@ -55,9 +53,8 @@ def takes_window_lstm(layer: nn.Module, points: Tensor, characters: Tensor, *bef
     """
     H, _, C, K = (tensor.shape[1] for tensor in before)
     parts = ("cell", nn.LSTMCell, (4 * H, 3 + C)), ("window", nn.Linear, (3 * K, H))
-    if not all(takes(getattr(layer, name, None), kind, points, shape) for name, kind, shape in parts):
-        return False
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    are_known = [takes(getattr(layer, name, None), kind, points, shape) for name, kind, shape in parts]
+    if not all(are_known) or layer._forward_hooks or layer._forward_pre_hooks:
         return False
     inputs = [points[:1, :1], *(tensor[:1] for tensor in (characters, *before))]  # a point of a line
     inputs = [torch.linspace(0, 1, tensor.numel(), dtype=points.dtype).view_as(tensor) for tensor in inputs]
@@ -76,9 +73,9 @@ def gate_weights(layer: nn.LSTM | nn.LSTMCell) -> list[Tensor]:
     return [torch.cat([o, i, f, g]) for i, f, g, o in chunks]  # PyTorch's order: input, forget, candidate, output
 
 
-def product_type(weight: Tensor, matmul_dtype: torch.dtype) -> torch.dtype:
+def product_type(dtype: torch.dtype, matmul_dtype: torch.dtype) -> torch.dtype:
     """The type of a layer's products: bfloat16 where that is wanted of float32 weights, else that of the weights."""
-    return matmul_dtype if (weight.dtype, matmul_dtype) == (torch.float32, torch.bfloat16) else weight.dtype
+    return matmul_dtype if (dtype, matmul_dtype) == (torch.float32, torch.bfloat16) else dtype
 
 
 class FusedLSTM(torch.autograd.Function):
@@ -181,7 +178,7 @@ def lstm(
 ) -> tuple[Tensor, Tensor]:
     """`Model.run_lstm`, with hidden (T, B, H) in the type of the products."""
     of_input, recurrent, bias = gate_weights(layer)
-    low = product_type(recurrent, matmul_dtype)
+    low = product_type(bias.dtype, matmul_dtype)
     padding = padding_to_step(of_input.shape[1] + 1)
     weight = F.pad(torch.cat([of_input, bias[:, None]], dim=1), (0, padding))
     kind = low if inputs[-1].dtype == low else weight.dtype
@@ -199,7 +196,7 @@ def window_lstm(
     There is no gradient by alpha and beta.
     """
     of_input, of_hidden, bias = gate_weights(layer.cell)
-    low, keep, (C, H) = product_type(bias, matmul_dtype), torch.is_grad_enabled(), (w.shape[1], hidden.shape[1])
+    low, keep, (C, H) = product_type(bias.dtype, matmul_dtype), torch.is_grad_enabled(), (w.shape[1], hidden.shape[1])
     of_point, of_window = of_input.split([points.shape[2], C], dim=1)
     padding = padding_to_step(C + H)  # it stands for more characters, which no text has
     of_window, w, characters = (F.pad(tensor, (0, padding)) for tensor in (of_window, w, characters))

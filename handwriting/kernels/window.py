@@ -30,7 +30,7 @@ class FusedWindow:
         self.kappas = kappa.new_empty(T + 1, B, K, 1)  # kappas[t + 1] is that of point t
         self.kappas[0] = kappa[..., None]
         self.kappa, self.rows = self.kappas.unbind(0), self.parameters.unbind(0)
-        self.alpha, self.beta, self.advance = by_point(self.parameters)
+        self.alpha, self.beta, self.advance = (p[..., None].unbind(0) for p in self.parameters.chunk(3, dim=2))
         # The Gaussians, without alpha; if there is no way back, those of all points are in the same memory.
         self.bells = kappa.new_empty(T if keep else 1, B, K, U).expand(T, B, K, U)
         self.bell = self.bells.unbind(0)
@@ -55,7 +55,7 @@ class FusedWindow:
         self.signs = signs.unbind(0)
         self.d_parameters = torch.empty_like(self.parameters)  # before the exponential of (eq. 49-51)
         self.d_rows = self.d_parameters.unbind(0)
-        self.d_alpha, self.d_beta, self.d_advance = by_point(self.d_parameters)
+        self.d_alpha, self.d_beta, self.d_advance = (p[..., None].unbind(0) for p in self.d_parameters.chunk(3, dim=2))
         self.d_kappas, self.d_kappa = d_kappas[..., None].unbind(0), torch.zeros_like(self.kappas[0])
         self.distance, self.d_phi = torch.empty_like(self.bell[0]), torch.empty_like(self.phi)
         self.epsilons = self.phi.new_empty(3, *self.distance.shape)  # epsilon times 1, kappa - u, and (kappa - u)^2
@@ -82,8 +82,3 @@ class FusedWindow:
         d_parameters = self.d_parameters.flatten(0, 1)
         d_weight = d_parameters.t().to(hiddens.dtype) @ hiddens.flatten(0, 1)
         return d_weight.to(d_parameters.dtype), d_parameters.sum(0), self.d_kappa[..., 0]
-
-
-def by_point(parameters: Tensor) -> list[tuple[Tensor, ...]]:
-    """(T, B, 3K) -> for each of the three parameters T views (B, K, 1)."""
-    return [parameter[..., None].unbind(0) for parameter in parameters.chunk(3, dim=2)]
