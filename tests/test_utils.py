@@ -1,4 +1,7 @@
-"""utils.py: checkpoints that are whole, damaged or crafted, and a disk that fills up as one is written."""
+"""utils.py: checkpoints that are whole, damaged or crafted, and a disk that fills up as one is written.
+
+That train.py refuses parts that do not fit a run is in test_train.py.
+"""
 
 import errno
 import math
@@ -12,7 +15,6 @@ import pytest
 import torch
 from conftest import assert_refused
 
-import train
 from handwriting.program import InputError
 from model import Config, Model
 from utils import load_checkpoint, save_checkpoint
@@ -193,43 +195,6 @@ def test_a_weight_beyond_half_precision_is_named_and_nothing_written(whole, tmp_
         model.head.bias[2] = 65504.0
     save_checkpoint(path, model, "abc", [1, 0, 7], task="synthesis", half=True)
     assert load_checkpoint(path)[0].head.bias[2] == 65504.0
-
-
-# What train.py needs to go on with a run. `load_checkpoint` hands it on as it is; resuming refuses what does not fit.
-OF_A_RUN = {
-    "log no list": with_parts(log={}), "log of words": with_parts(log=["a"]),
-    "steps of lists": with_parts(step_log=[[]]),
-    "progress a list": with_parts(progress=[]), "settings a word": with_parts(settings="a"),
-    "fingerprint a number": with_parts(fingerprint=3),
-    "optimizer a list": with_parts(optimizer=[]), "optimizer empty": with_parts(optimizer={}),
-    "optimizer without groups": lambda content: content["optimizer"].update(param_groups=[]),
-    "optimizer of other weights": lambda content: content["optimizer"]["param_groups"][0].update(params=[0, 1]),
-    "optimizer's shapes": lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
-    "optimizer's words": lambda content: content["optimizer"]["state"][0].update(exp_avg="abc"),
-    "optimizer's numbers": lambda content: content["optimizer"]["state"].update({99: {"step": torch.zeros(())}}),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def interrupted(data_file, tmp_path_factory):
-    """The checkpoint of a run that was stopped at its second step."""
-    folder = tmp_path_factory.mktemp("interrupted")
-    sizes = ["--cell_size=4", "--num_layers=1", "--num_clusters=2", "--K=2", "--batch_size=20"]
-    train.main(["--task=synthesis", "--data", str(data_file), "--model_dir", str(folder), "--max_steps=2",
-                "--processes=1", "--sample_every=0", *sizes])  # fmt: skip
-    return folder / "synthesis_interrupted.pt"
-
-
-@pytest.mark.parametrize("change", OF_A_RUN.values(), ids=OF_A_RUN)
-def test_a_run_is_not_resumed_from_crafted_parts(change, interrupted, data_file, tmp_path, run_here):
-    content = torch.load(interrupted, weights_only=True)
-    change(content)
-    path = tmp_path / interrupted.name
-    torch.save(content, path)
-    before = path.read_bytes()
-    own = ["--task=synthesis", "--data", data_file, "--model_dir", tmp_path, "--resume", "--max_steps=3"]
-    assert_refused(run_here(train.main, *own, "--processes=1"))
-    assert path.read_bytes() == before and {entry.suffix for entry in tmp_path.iterdir()} <= {".pt", ".lock"}
 
 
 def test_a_compressed_checkpoint_is_refused(whole, tmp_path):
