@@ -56,7 +56,7 @@ def choose_cells(dtype: torch.dtype, matmul_dtype: torch.dtype) -> tuple[Callabl
         return forward, backward
     return (  # the stride is that of d_h
         lambda *args: library.cells_forward(*args[-1].shape, *map(Tensor.data_ptr, args)),
-        lambda *args: library.cells_backward(*tensors[0].shape, tensors[3].stride(0), *map(Tensor.data_ptr, tensors)),
+        lambda *args: library.cells_backward(*args[0].shape, args[3].stride(0), *map(Tensor.data_ptr, args)),
     )
 
 
