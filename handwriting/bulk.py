@@ -18,7 +18,7 @@ from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.program import InputError, atomic_write
 from handwriting.seeds import derived_seed
-from handwriting.writer import PAGE_BIAS, WRITE_BATCH, Network, Writer, check_numbers
+from handwriting.writer import PAGE_BIAS, WRITE_BATCH, Network, Writer
 
 MANIFEST = "manifest.jsonl"
 BIASES = (0.3, 1.0)  # between which a line's bias is chosen
@@ -48,10 +48,8 @@ def make_plans(
 ) -> tuple[list[Plan], list[str]]:
     """A plan for each text that is not blank, and a note for each character that is not written as it is.
 
-    `style` and `bias` None: each line has its own, chosen by the seed and its number. Raises InputError for numbers out
-    of range.
+    `style` and `bias` None: each line has its own, chosen by the seed and its number.
     """
-    check_numbers(seed=seed, bias=bias)
     styles: list[str | None] = [style] if style else [*known_styles(network.alphabet)] or [None]
     plans, notes = [], []
     for number, text in enumerate(texts, 1):
@@ -70,6 +68,11 @@ def make_plans(
     return plans, list(dict.fromkeys(notes))
 
 
+def row_line(row: ManifestRow) -> bytes:
+    """A row as a line of JSON."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
 def read_manifest(folder: Path) -> list[ManifestRow]:
     """The rows of a folder's manifest; none without one. Raises InputError for one that is not a batch's."""
     path = folder / MANIFEST
@@ -79,7 +82,7 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
         *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or was cut off when a batch was stopped
         rows = [{name: row[name] for name in COLUMNS} for row in map(json.loads, lines)]
         for row in rows:
-            row_line(row).encode()  # half a character cannot be written again
+            row_line(row)  # half a character cannot be written again
             if type(row["number"]) is not int or not isinstance(row["fault"], str):
                 raise ValueError("a row without its number or its fault")
         return rows
@@ -140,9 +143,9 @@ def save_inks(
     `done_rows`. `checkpoint` is the network's hash.
     """
     with atomic_write(folder / MANIFEST) as file:  # without what a stopped batch left of a row, and files that are gone
-        file.write("".join(row_line(row) for row in done).encode())
+        file.write(b"".join(map(row_line, done)))
     yield from done
-    with (folder / MANIFEST).open("a", encoding="utf-8") as manifest:
+    with (folder / MANIFEST).open("ab") as manifest:
         for plan, ink, fault in inks:
             file_name = None
             if ink:
@@ -156,8 +159,3 @@ def save_inks(
             manifest.write(row_line(row))
             manifest.flush()
             yield row
-
-
-def row_line(row: ManifestRow) -> str:
-    """A row as a line of JSON."""
-    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -7,7 +7,6 @@ from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import hand_aspect, to_writing_scale
 from handwriting.ink.read_ink import read_ink
 from handwriting.program import InputError
-from handwriting.seeds import derived_seed
 from utils import SHIPPED
 
 STYLES = SHIPPED / "styles"
@@ -19,12 +18,6 @@ def list_styles() -> list[str]:
     if names := sorted(path.stem for path in STYLES.glob("*.json")):
         return names
     raise InputError(f"there are no hands in {STYLES}; name a file of ink, or write without a style")
-
-
-def choose_style(seed: int) -> str:
-    """One of the hands that the project ships, by the seed. Raises InputError if there are none."""
-    names = list_styles()
-    return names[derived_seed("style", seed) % len(names)]
 
 
 def known_styles(alphabet: Alphabet) -> list[str]:

@@ -17,13 +17,14 @@ from tqdm import tqdm
 from handwriting.alphabet import Prepared
 from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, make_writers, save_inks, write_inks
 from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure
-from handwriting.hands import choose_style, list_styles, load_hand
+from handwriting.hands import list_styles, load_hand
 from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, save
 from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.pages import PageFormat, WrittenText, lay_out, parse_margins, parse_page, stack_lines
 from handwriting.program import InputError, ResultError, check_writable, note
 from handwriting.sampling import Line
+from handwriting.seeds import derived_seed
 from handwriting.writer import (
     LINE_BIAS,
     PAGE_BIAS,
@@ -115,8 +116,11 @@ class Request:
             raise InputError("--style and --prime: give one of them")
         if "prime_text" in given and "prime" not in given:
             raise InputError("--prime_text is what the ink of --prime says; give that, too")
-        hand = choose_style(self.seed) if given.get("style") == "random" else given.get("style")
-        hand = load_hand(given["prime"], given.get("prime_text")) if "prime" in given else hand
+        hand: Any = given.get("style")
+        if hand == "random":
+            hand = list_styles()[derived_seed("style", self.seed) % len(list_styles())]
+        elif "prime" in given:
+            hand = load_hand(given["prime"], given.get("prime_text"))
         return Writer(self.checkpoint, hand, self.bias, self.seed, self.retries)
 
     def tell(self, notes: Iterable[str], texts: Iterable[str]) -> None:
@@ -313,10 +317,8 @@ class Batch(Request):
     def save(self, sheets: Iterator[ManifestRow]) -> None:
         """Have all of it done, and tell which lines could not be written and which are wrong."""
         rows = list(tqdm(sheets, unit=" lines", disable=None))
-        missing, faults = (
-            {f"line {r['number']}": r["fault"] for r in rows if bool(r["file"]) == is_there}
-            for is_there in (False, True)
-        )
+        missing = {f"line {row['number']}": row["fault"] for row in rows if not row["file"]}
+        faults = {f"line {row['number']}": row["fault"] for row in rows if row["file"]}
         manifest = self.output / MANIFEST
         print(f"wrote {manifest}: {len(faults)} lines, and {len(missing)} could not be written")
         if missing:
