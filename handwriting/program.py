@@ -25,6 +25,12 @@ class ResultError(Exception):
     """All files are written, but some of the results are wrong. The message says which, and what to do."""
 
 
+def check_range(name: str, value: float | None, least: float, most: float, unit: str = "") -> None:
+    """Raise InputError for a number out of its range; None stands for a default."""
+    if value is not None and not least <= value <= most:  # true for NaN
+        raise InputError(f"{name} must be from {least} to {most}{unit}, not {value}")
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises InputError for wrong flags."""
 

@@ -15,7 +15,7 @@ from handwriting.hands import load_style
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
 from handwriting.pages import PageFormat, TextLine, WrittenText, fits, lay_out, write_text
-from handwriting.program import InputError
+from handwriting.program import InputError, check_range
 from handwriting.sampling import Line, Primed, Sampler, default_steps
 from handwriting.seeds import derived_seed
 from handwriting.strokes import to_points, to_strokes
@@ -39,9 +39,7 @@ RANGES = {"samples": (1, 10_000), "steps": (1, 100_000), "bias": (0, 100), "seed
 def check_numbers(**given: float | None) -> None:
     """Raise InputError for a number out of its range; None stands for a default."""
     for name, value in given.items():
-        least, most = RANGES[name]
-        if value is not None and not least <= value <= most:  # true for NaN
-            raise InputError(f"{name} must be from {least} to {most}, not {value}")
+        check_range(name, value, *RANGES[name])
 
 
 class Network(NamedTuple):

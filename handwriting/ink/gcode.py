@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from handwriting.ink.pictures import Sheet
-from handwriting.program import InputError
+from handwriting.program import InputError, check_range
 
 # What lifts the pen: its command, how it waits, and where it is when the pen is up and down. A servo is told by M280
 # (Marlin) or as if it was a spindle by M3 (GRBL's builds for servos); a third motor by its height.
@@ -30,10 +30,9 @@ class Plotter:
         for name, choices in (("pen", tuple(PENS)), ("origin", ("bottom left", "top left"))):
             if getattr(self, name) not in choices:
                 raise InputError(f"there is no {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        speed = 1, 100_000, "mm a minute"
-        for name, least, most, unit in (("feed", *speed), ("travel", *speed), ("pause", 0, 10, "s")):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} must be from {least} to {most} {unit}, not {getattr(self, name)}")
+        check_range("feed", self.feed, 1, 100_000, " mm a minute")
+        check_range("travel", self.travel, 1, 100_000, " mm a minute")
+        check_range("pause", self.pause, 0, 10, " s")
 
 
 def gcode_bytes(sheet: Sheet, plotter: Plotter) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from handwriting.program import InputError
+from handwriting.program import InputError, check_range
 from handwriting.strokes import PERIOD
 
 if TYPE_CHECKING:  # they take a second, and not all formats need them
@@ -40,11 +40,9 @@ class Drawing:
         for name, value in (("colour", self.colour), ("paper", self.paper)):
             if value is not None and not is_color_like(value):
                 raise InputError(f"there is no {name} {value!r}; give a name such as navy, or #rrggbb")
-        dpi = 200 if self.dpi is None else self.dpi
-        ranges = ("pen width", self.pen_width, 0.01, 20), ("dpi", dpi, 10, 2400), ("speed", self.speed, 0.01, 1000)
-        for name, number, least, most in ranges:
-            if not least <= number <= most:
-                raise InputError(f"{name} must be from {least} to {most}, not {number}")
+        check_range("pen width", self.pen_width, 0.01, 20)
+        check_range("dpi", self.dpi, 10, 2400)
+        check_range("speed", self.speed, 0.01, 1000)
 
 
 class Sheet(NamedTuple):
