@@ -137,13 +137,12 @@ MARKER = re.compile(r"(?:[-*\u2022]|\d{1,3}[.)])\s+(?=\S)")  # of an item of a l
 def break_text(
     text: str, measure: Callable[[str], float], width: float, written: Mapping[TextLine, float] | None = None
 ) -> tuple[list[TextLine], list[str]]:
-    """Break a text into lines that are at most `width` mm wide.
+    """Break a text into lines that are at most `width` mm wide. Returns them, and the words broken with a hyphen.
 
-    Each line of `text` is a paragraph; blank lines stay, and blanks at its beginning set it in. An item of a list (`- `
-    or `1. `) keeps its mark, and what follows is set in by the mark's width. `measure` estimates the width of a piece
-    in mm; `written` has the widths of lines that have been written: one that fits is kept, and one that does not is
-    made shorter. A word too long for a line is broken with a hyphen. Returns the lines and the words that were broken.
-    Raises InputError if the page is too narrow for a single character of the text.
+    Each line of `text` is a paragraph; blank lines stay, and blanks at its beginning set it in. What follows the mark
+    of a list's item (`- ` or `1. `) is set in by the mark's width. `measure` estimates the width of a piece in mm;
+    `written` has the widths of lines that have been written: one that fits is kept, another is made shorter. Raises
+    InputError if the page is too narrow for a single character of the text.
     """
     lines, broken, written = [], [], written or {}
     for number, given in enumerate(text.expandtabs(4).splitlines()):
@@ -216,13 +215,12 @@ def write_text(
     text: str, write: Callable[[list[TextLine]], list[Ink]], page_format: PageFormat,
     estimate: WidthEstimate | None = None, scale: float | None = None,
 ) -> WrittenText:  # fmt: skip
-    """Break a text into lines and have them written, until no line is wider than the page allows.
+    """Break a text into lines and have them written by `write`, until no line is wider than the page allows.
 
-    `write` writes some lines; it is given them with their places in the text, so that it can tell two of the same words
-    apart. `estimate` may know the hand already. `scale` is in mm for a whiteboard unit, by default `page_scale` of what
-    is written first. A few lines are written before the others, to see how wide the hand is. A line that turns out too
-    wide is written again with less text, and so is what follows it in its paragraph; the other lines stay. Raises
-    InputError as `break_text` does, and for a text without any characters.
+    `estimate` may know the hand already. `scale` is in mm for a whiteboard unit, by default `page_scale` of what is
+    written first: a few lines, to see how wide the hand is. A line that turns out too wide is written again with less
+    text, and so is what follows it in its paragraph; the other lines stay. Raises InputError as `break_text` does, and
+    for a text without any characters.
     """
     if not text.strip():
         raise InputError("the text is empty; give some characters to write")
@@ -243,10 +241,7 @@ def write_text(
 
 
 def page_scale(inks: Sequence[Ink], page_format: PageFormat) -> float:
-    """Millimetres for a whiteboard unit: one for all lines, so that the median x-height is the page's.
-
-    The median is over the lines, each counted once for every character that is no blank.
-    """
+    """Millimetres for a whiteboard unit, so that the x-height of a page's median character is the page's."""
     heights = [find_level(ink.strokes).x_height if has_extent(ink) else np.nan for ink in inks]
     known = np.repeat(heights, [max(len(ink.text.replace(" ", "")), 1) for ink in inks])
     known = known[np.isfinite(known)]
@@ -281,11 +276,10 @@ def fits(ink: Ink, written: WrittenText, place: int, page_format: PageFormat) ->
 
 
 def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smoothed: bool = False) -> list[Page]:
-    """Place written lines on as many pages as they need.
+    """Place written lines, each made level, on as many pages as they need. Further pages begin without a blank line.
 
-    The slope and the slow ups and downs of each line's baseline are taken out. Blank lines at the top of a further page
-    are left out. `seed` is the jitter's. `smoothed` draws strokes as splines through their points. Raises InputError
-    for a line that is wider than the page allows.
+    `seed` is the jitter's. `smoothed` draws strokes as splines through their points. Raises InputError for a line that
+    is wider than the page allows.
     """
     random = np.random.default_rng(derived_seed("places of lines", seed))
     _, right, _, left = page_format.margins
