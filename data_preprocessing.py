@@ -5,14 +5,11 @@
 What the file holds is written at `Dataset` in handwriting/data/dataset.py.
 """
 
-from __future__ import annotations
-
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
 
-import codecs
 import gzip
 import tarfile
 import zlib
@@ -35,8 +32,6 @@ FORM_LISTS = {  # the official lists of forms, and what their lines are for
     "trainset.txt": "train", "testset_f.txt": "train", "testset_t.txt": "train", "testset_v.txt": "validation"
 }  # fmt: skip
 LARGEST_CORPUS_FILE = 4 << 20  # bytes; the largest line file of IAM-OnDB has 0.13 MB
-File = tuple[str, bytes | None]  # its name, and its bytes unless it is no regular file
-Texts = dict[str, list[str]]  # lines of text by form
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,14 +47,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{source}: no such folder; name the one that holds IAM-OnDB with --source")
     check_writable(options.output)
     split_of = read_lists(source)
-    transcriptions, skipped = {}, []
-    for form, found in map(partial(read_file, read_transcription), read_files(source, "ascii", ".txt")):
-        if isinstance(found, str):
-            skipped.append((f"{form}.txt", found))
-        else:
-            transcriptions[form] = found
-    lines, broken = read_lines(source, options.keep_rests)
-    for name, reason in sorted([*skipped, *broken.items()]):
+    transcriptions, skipped = read_all(read_files(source, "ascii", ".txt"), read_transcription)
+    read = partial(read_recording, keep_rests=options.keep_rests)
+    lines, broken = read_all(read_files(source, "lineStrokes", ".xml"), read)
+    for name in [name for name in lines if not LINE_NAME.fullmatch(name)]:
+        del lines[name]
+        broken[name] = "its name is not of the form a01-000u-03"
+    for name, reason in sorted([*((f"{form}.txt", reason) for form, reason in skipped.items()), *broken.items()]):
         print(f"skipped {printable(name, 80)}: {reason}")
     texts = pair_texts(lines, broken, transcriptions)
     splits = [split_of(name.rpartition("-")[0]) for name in lines]
@@ -69,7 +63,16 @@ def main(arguments: list[str] | None = None) -> None:
     if (dataset.std < MIN_STD).any():
         raise InputError(f"{source}: the pen never moves along one of the axes; is this IAM-OnDB?")
     save_dataset(dataset, options.output)
-    tell(dataset, sum((line.mended for line in lines.values()), Counter()))
+    mended = sum((line.mended for line in lines.values()), Counter())
+    print(f"recording errors: {mended['filled']} missing points filled in, {mended['cut']} steps cut")
+    dropped = f"{mended['rests']} points where the pen rests dropped (less than {SHORTEST_STEP:g} units from the last)"
+    print("points where the pen rests are kept" if options.keep_rests else dropped)
+    for split in SPLITS:
+        chosen, usable = dataset.lines(split, False), dataset.lines(split, True)
+        count, characters = np.diff(dataset.starts)[chosen].sum(), sum(map(len, dataset.texts[usable]))
+        print(f"{split}: {len(chosen)} lines of {count} points; {len(usable)} with a text, {characters} characters")
+    print(f"character set ({len(dataset.charset)}): {''.join(dataset.charset)}")
+    print(f"offsets (x, y) over the training lines: mean {dataset.mean.round(4)}, deviation {dataset.std.round(4)}")
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -83,13 +86,13 @@ def read_lists(source: Path) -> Callable[[str], str]:
         raise InputError(f"{source}: lacks the form list {missing[0]}; give all four lists or none")
     list_of = {}
     for name in FORM_LISTS:
-        for form in (source / name).read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1").split():
+        for form in (source / name).read_bytes().removeprefix(b"\xef\xbb\xbf").decode("latin-1").split():
             if list_of.setdefault(form, name) != name:
                 raise InputError(f"{source / name}: form {form} is on {list_of[form]} too")
     return lambda form: FORM_LISTS[list_of[form]] if form in list_of else "unlisted"
 
 
-def read_files(source: Path, folder: str, suffix: str) -> Iterator[File]:
+def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, bytes | None]]:
     """(stem, bytes) of every file in `folder`, unpacked or as the official archive, which is read in place.
 
     The bytes are None for what is no regular file; of a larger file they are the first `LARGEST_CORPUS_FILE` + 1.
@@ -118,40 +121,30 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[File]:
         raise InputError(f"{source}: holds neither {archive.name} nor {folder}/; name IAM-OnDB's folder with --source")
 
 
-def read_file(read: Callable[[bytes], Any], file: File) -> tuple[str, Any]:
-    """Name and content of a file as `read` returns it, or name and what is wrong with the file."""
-    name, data = file
-    try:
-        if data is None:
-            raise ValueError("no regular file")
-        if len(data) > LARGEST_CORPUS_FILE:
-            raise ValueError(f"larger than {LARGEST_CORPUS_FILE >> 20} MiB")
-        return name, read(data)
-    except ValueError as error:
-        return name, str(error)
+def read_all(
+    files: Iterable[tuple[str, bytes | None]], read: Callable[[bytes], Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What `read` makes of files from `read_files`, by name, in its order; and what is wrong with the other files."""
+    good, bad = {}, {}
+    for name, data in tqdm(files, unit=" files", desc="reading", smoothing=0, disable=None):
+        try:
+            if data is None:
+                raise ValueError("no regular file")
+            if len(data) > LARGEST_CORPUS_FILE:
+                raise ValueError(f"larger than {LARGEST_CORPUS_FILE >> 20} MiB")
+            if name in good:
+                raise ValueError("a second file of this name")
+            good[name] = read(data)
+        except ValueError as error:
+            bad[name] = str(error)
+    return dict(sorted(good.items())), bad
 
 
-def read_lines(source: Path, keep_rests: bool) -> tuple[dict[str, Recording], dict[str, str]]:
-    """All line files of the source: the recordings by name, in its order, and what is wrong with the other files."""
-    lines, broken = {}, {}
-    files = tqdm(read_files(source, "lineStrokes", ".xml"), unit=" lines", desc="reading", smoothing=0, disable=None)
-    for name, recording in map(partial(read_file, partial(read_recording, keep_rests=keep_rests)), files):
-        if isinstance(recording, str):
-            broken[name] = recording
-        elif not LINE_NAME.fullmatch(name):
-            broken[name] = "its name is not of the form a01-000u-03"
-        elif name in lines:
-            broken[name] = "a second file of this name"
-        else:
-            lines[name] = recording
-    return dict(sorted(lines.items())), broken
+def pair_texts(lines: dict[str, Recording], broken: Iterable[str], transcriptions: dict[str, list[str]]) -> list[str]:
+    """The text of each line, tidied; "" where none can be used. Prints which forms lack their other half.
 
-
-def pair_texts(lines: dict[str, Recording], broken: Iterable[str], transcriptions: Texts) -> list[str]:
-    """The text of each line, by name, tidied; "" where none can be used. Prints which forms lack their other half.
-
-    Line n of a form is line n of its transcription. `broken` are the names of files that cannot be read: they count as
-    lines, too. Where a form has more lines of strokes than of text, none of them can be trusted to be paired rightly.
+    Line n of a form is line n of its transcription; `broken`, names of files that cannot be read, count as lines, too.
+    Where a form has more lines of strokes than of text, none of them can be trusted to be paired rightly.
     """
     last = Counter()  # the number of each form's last line
     for match in filter(None, map(LINE_NAME.fullmatch, [*lines, *broken])):
@@ -162,13 +155,10 @@ def pair_texts(lines: dict[str, Recording], broken: Iterable[str], transcription
     print(f"{len(lines)} lines of {len(forms)} forms read; {len(transcriptions.keys() - forms)} more transcriptions")
     print(f"forms without a transcription: {' '.join(without) or 'none'}")
     print(f"forms with more lines of strokes than of text, kept for prediction only: {' '.join(too_short) or 'none'}")
-    tidied = {form: tidy_texts(transcriptions[form]) for form in forms - unpaired}
-    texts = []
-    for name in lines:
-        form, _, number = name.rpartition("-")
-        text = tidied[form][int(number) - 1] if form in tidied and int(number) else ""
-        texts.append("" if any(mark in text for mark in STRUCK_OUT) else text)
-    return texts
+    tidied = {form: ["", *tidy_texts(transcriptions[form])] for form in forms - unpaired}  # by line number, from 1
+    names = (name.rpartition("-") for name in lines)
+    texts = [tidied[form][int(number)] if form in tidied else "" for form, _, number in names]
+    return ["" if set(STRUCK_OUT) & set(text) else text for text in texts]
 
 
 def build_dataset(lines: dict[str, Recording], texts: list[str], splits: list[str], has_rests: bool) -> Dataset:
@@ -192,19 +182,6 @@ def build_dataset(lines: dict[str, Recording], texts: list[str], splits: list[st
         std=std,
         has_rests=np.array(has_rests),
     )
-
-
-def tell(dataset: Dataset, mended: Counter) -> None:
-    """Print what was mended, and what the data set holds."""
-    print(f"recording errors: {mended['filled']} missing points filled in, {mended['cut']} steps cut")
-    dropped = f"{mended['rests']} points where the pen rests dropped (less than {SHORTEST_STEP:g} units from the last)"
-    print("points where the pen rests are kept" if dataset.has_rests else dropped)
-    for split in SPLITS:
-        chosen, usable = dataset.lines(split, False), dataset.lines(split, True)
-        count, characters = np.diff(dataset.starts)[chosen].sum(), sum(map(len, dataset.texts[usable]))
-        print(f"{split}: {len(chosen)} lines of {count} points; {len(usable)} with a text, {characters} characters")
-    print(f"character set ({len(dataset.charset)}): {''.join(dataset.charset)}")
-    print(f"offsets (x, y) over the training lines: mean {dataset.mean.round(4)}, deviation {dataset.std.round(4)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The prepared data set, and its file."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile
@@ -100,30 +98,25 @@ def check_statistics(mean: np.ndarray, std: np.ndarray) -> None:
 
 
 def check_dataset(data: Dataset) -> None:
-    """Raise InputError that says what is wrong with a data set, if anything is."""
+    """Raise InputError that names a part of a data set that is not as `Dataset` says, or too wild to work with."""
     lines, points, chars = data.names.size, data.ends.size, data.charset.size  # whatever their shapes
-    expected = {
+    forms = {
         "offsets": ("i", (points, 2)), "ends": ("b", (points,)), "starts": ("i", (lines + 1,)),
         "texts": ("U", (lines,)), "names": ("U", (lines,)), "splits": ("U", (lines,)), "charset": ("U", (chars,)),
         "char_counts": ("i", (chars,)), "mean": ("f", (2,)), "std": ("f", (2,)), "has_rests": ("b", ()),
     }  # fmt: skip
-    for name, form in expected.items():
+    for name, form in forms.items():
         if (getattr(data, name).dtype.kind, getattr(data, name).shape) != form:
             raise InputError(f"{name} has the wrong type or shape")
-    starts = data.starts
-    if lines == 0 or starts[0] != 0 or starts[-1] != points or starts.min() < 0 or starts.max() > points:
-        raise InputError("the starts of its lines are beyond its points")
-    if (np.diff(starts) < 2).any():
-        raise InputError("a line of fewer than two points")
-    if data.offsets.min() < -2 * MAX_POSITION or data.offsets.max() > 2 * MAX_POSITION:
-        raise InputError(f"an offset of more than {2 * MAX_POSITION} units")
     check_statistics(data.mean, data.std)
-    if not set(data.splits.tolist()) <= set(SPLITS):
-        raise InputError(f"a split other than {', '.join(SPLITS)}")
-    charset, counts = data.charset.tolist(), Counter("".join(data.texts.tolist()))
-    if charset != sorted(set(charset)) or not all(len(c) == 1 and c.isprintable() for c in charset):
-        raise InputError("its character set is not made of single characters, sorted, each once")
-    if not counts.keys() <= set(charset):
-        raise InputError("a text with characters that are not in its character set")
-    if not all(0 <= count <= counts[c] for c, count in zip(charset, data.char_counts.tolist(), strict=True)):
-        raise InputError("its character counts do not fit its texts")
+    starts, charset, counts = data.starts.astype(float), data.charset.tolist(), Counter("".join(data.texts.tolist()))
+    is_sound = {  # a line has two points or more; as floats their numbers cannot overflow
+        "starts": lines > 0 and starts[0] == 0 and starts[-1] == points and (np.diff(starts) >= 2).all(),
+        "offsets": data.offsets.min() >= -2 * MAX_POSITION and data.offsets.max() <= 2 * MAX_POSITION,
+        "splits": set(data.splits.tolist()) <= set(SPLITS),
+        "charset": charset == sorted(set(charset)) and all(len(c) == 1 and c.isprintable() for c in charset),
+        "texts": counts.keys() <= set(charset),
+        "char_counts": all(0 <= n <= counts[c] for c, n in zip(charset, data.char_counts.tolist(), strict=True)),
+    }
+    if faults := [name for name, sound in is_sound.items() if not sound]:
+        raise InputError(f"wrong {', '.join(faults)}")

@@ -1,7 +1,5 @@
 """Line files of IAM-OnDB: reading them, and mending what went wrong in recording."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
@@ -15,13 +13,12 @@ from lxml import etree
 from handwriting.data.dataset import MAX_POSITION
 from handwriting.strokes import PERIOD, SHORTEST_STEP, USUAL_STEP
 
-# A step within a stroke that takes longer has lost two readings or more, which are `PERIOD` apart. They are filled in
-# `USUAL_STEP` apart, so that a resting pen gets none.
+# A step within a stroke that takes longer has lost two readings or more. They are filled in `USUAL_STEP` apart: a pen at
+# rest gets none.
 GAP = 0.045  # s
 GREATEST_GAP = 0.5  # s; ten of 1.5 million steps took longer or went back in time: the clock, or a pen at rest
-# 99.98 % of the steps within a stroke are shorter, the median is an eleventh. The longer ones point in all directions
-# alike and few come back: the pen was lifted, or lost, without a record of it. They are no ink, so the stroke is cut in
-# two there. What follows keeps its place. Jumps between strokes are longer by nature and stay.
+# 99.98 % of the steps within a stroke are shorter. Where one is longer, the pen was lifted or lost without a record of it:
+# the stroke is cut in two, and what follows keeps its place. Jumps between strokes are longer by nature and stay.
 LONGEST_STEP = 200.0  # whiteboard units
 LINE_NAME = re.compile(r"([\w.-]{1,60})-([0-9]{1,3})")  # a01-000u-03: the third line of form a01-000u
 # No entities and nothing from the network; lxml's limits on sizes stand. The last two only save time.
@@ -119,12 +116,9 @@ def to_offsets(positions: np.ndarray, ends: np.ndarray, keep_rests: bool) -> tup
     """
     positions = np.rint(positions)
     if not keep_rests:
-        stays: list[bool] = []
-        begins_stroke, last_x, last_y = True, 0.0, 0.0  # of the last point that stayed
-        for x, y, ends_stroke in zip(*positions.T.tolist(), ends.tolist(), strict=True):
-            stays.append(begins_stroke or ends_stroke or math.hypot(x - last_x, y - last_y) >= SHORTEST_STEP)
-            if stays[-1]:
-                last_x, last_y = x, y
-            begins_stroke = ends_stroke
+        places, bits, stays, last = positions.tolist(), ends.tolist(), [True], 0  # the last one that stayed
+        for i in range(1, len(places)):
+            stays.append(bits[i - 1] or bits[i] or math.dist(places[i], places[last]) >= SHORTEST_STEP)
+            last = i if stays[i] else last
         positions, ends = positions[stays], ends[stays]
     return np.diff(positions, axis=0, prepend=positions[:1]).astype(np.int16), ends

@@ -20,31 +20,6 @@ def read_transcription(data: bytes) -> list[str]:
     return lines
 
 
-# What `tidy_texts` makes of lines, a rule after the other; "|" is the end of a line. The tests try each.
-EXAMPLES = (
-    # Points of an ellipsis that are set apart join the word; those that stand together keep the blank before them.
-    ("we waited . . . then left", "we waited... then left"), (". . . and so on", "... and so on"), ("well ...",) * 2,
-    # A number keeps its commas and its point, but not a comma that ends it.
-    ("2 , 415 , 000 or 3 . 50", "2,415,000 or 3.50"), ("in 7 , or 8 , days", "in 7, or 8, days"), ("the .22 bore",) * 2,
-    # An apostrophe with a short ending belongs to the word, though it may begin the next line.
-    ("Lark ' s boat, they 'll sail , I ' d say", "Lark's boat, they'll sail, I'd say"), ("You | ' re", "You | 're"),
-    # A mark that closes has no blank before it, a bracket that opens has none after it.
-    ("( so it was ) , [ sic ] ; why ?", "(so it was), [sic]; why?"),
-    # A full stop belongs to the word before it.
-    ("Mr . Lark and Mr .Moor", "Mr. Lark and Mr. Moor"),
-    # A quotation mark belongs to the word after it if it opens a quotation, to the word before it if it closes one.
-    ('" Good day , " she said .', '"Good day," she said.'), ("a ' yes ' or a ' no '", "a 'yes' or a 'no'"),
-    # A quotation may go on in the next line, or have begun before the form did.
-    ('They hired a " brass | band " to play .', 'They hired a "brass | band" to play.'),
-    ('will you ? " she asked', 'will you?" she asked'),
-    # Of two marks in a row the first closes and the second opens, unless both close or both open.
-    ('" Ready ? " " Not yet .', '"Ready?" "Not yet.'), ("a ' \" yes \" '", "a '\"yes\"'"),
-    # The apostrophe of a plural opens no quotation, unless a later mark closes it.
-    ("the workers ' meeting", "the workers' meeting"), ("he plays ' golf ' with us", "he plays 'golf' with us"),
-    # A mark that touches a word on one side stays there.
-    ("rock 'n' roll",) * 2, ('it was late. "Tom left | the house." Good bye.',) * 2,
-)  # fmt: skip
-
 CONTRACTED = r"(?:s|t|d|m|ll|re|ve)\b(?!')"  # what follows an apostrophe: Lark's, don't, they'll
 QUOTE = rf"(?:(?<!\w)(?:\"|'(?!{CONTRACTED}))|[\"'](?!\w))"  # a mark that is not within a word
 # Neighbouring marks and the blanks around them, between the character before and the one after (or two points).
@@ -58,10 +33,10 @@ def tidy_texts(lines: list[str]) -> list[str]:
     text = re.sub(r" \.(?: \.)+", lambda dots: dots[0].replace(" ", ""), text)  # we waited . . . then left
     text = re.sub(r"(?<=\d) (,(?= ?\d{3}\b)|\.(?= ?\d{2,3}\b)) ?", r"\1", text)  # 2 , 415 , 000
     text = re.sub(rf"(?:(?<=\w) ?|^)' ?(?={CONTRACTED})", "'", text, flags=re.MULTILINE)  # Lark ' s, they 'll
-    text = re.sub(r" +(?=[,;:!?)\]])", "", text)
-    text = re.sub(r"(?<=[(\[]) +", "", text)
+    text = re.sub(r" +(?=[,;:!?)\]])", "", text)  # so it was ) , [ sic ] ; why ?
+    text = re.sub(r"(?<=[(\[]) +", "", text)  # ( so
     text = re.sub(r"(?<=\w) \.(?=[A-Za-z])", ". ", text)  # Mr .Lark
-    text = re.sub(r"(?<!\.) \.(?![.\d])", ".", text)  # but ` ...` keeps its blank
+    text = re.sub(r"(?<!\.) \.(?![.\d])", ".", text)  # Mr . Lark; but ` ...` keeps its blank
     return tidy_quotations(text).split("\n")
 
 
@@ -79,7 +54,18 @@ def tidy_quotations(text: str) -> str:
             closer = CLOSER.search(run.string, run.end())
             if closer is None or closer[1] == "s":  # `workers ' meeting`, and not `he plays ' golf '`
                 return marks + right
-        closing = count_closing(before, left, marks, right, after, opened)
+        if twins := re.search(r"(.)\1", marks):  # `Why ? " " Look !`
+            closing = twins.start() + 1
+        elif before in "([\n":
+            closing = 0
+        elif after == "\n" or (after in ",.;:!?)]" and not right):
+            closing = len(marks)
+        elif bool(left) != bool(right):  # it touches one side and stays: writers copied the print with its mistakes
+            closing = len(marks) if right else 0
+        else:
+            closing = next((number for number, mark in enumerate(marks) if mark not in opened), len(marks))
+            if before in ",.!?" and after.islower():  # `Will you ? " she asked`, though the form lacks its beginning
+                closing = max(closing, 1)
         closers, openers = marks[:closing], marks[closing:]
         if after == "\n" and (before.isalnum() or before == ":"):  # the quotation may begin on the next line
             opened.symmetric_difference_update(closers)
@@ -90,21 +76,3 @@ def tidy_quotations(text: str) -> str:
         return ("" if closers else left) + closers + between + openers + ("" if openers else right)
 
     return QUOTES.sub(place, f"\n{text}\n")[1:-1]
-
-
-def count_closing(before: str, left: str, marks: str, right: str, after: str, opened: set[str]) -> int:
-    """How many of some neighbouring marks close a quotation; the others open one. The first five: groups of `QUOTES`.
-
-    A mark that touches what is on one side only stays there: writers copied the print with its mistakes.
-    """
-    if twins := re.search(r"(.)\1", marks):  # `Why ? " " Look !`
-        return twins.start() + 1
-    if before in "([\n":
-        return 0
-    if after == "\n" or (after in ",.;:!?)]" and not right):
-        return len(marks)
-    if bool(left) != bool(right):
-        return len(marks) if right else 0
-    closing = next((number for number, mark in enumerate(marks) if mark not in opened), len(marks))
-    ends_speech = before in ",.!?" and after.islower()  # `Will you ? " she asked`, though the form lacks its beginning
-    return max(closing, int(ends_speech))
