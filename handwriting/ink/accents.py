@@ -1,7 +1,7 @@
 """Accents and signs that a network lacks, drawn as strokes: on the letters that it wrote, and in blanks.
 
-A character such as `é` is a letter, which the network writes, and marks, which are drawn when the ink of the line is
-there. A sign such as `%` is a mark alone, for which the network writes a blank.
+Of a character such as `é` the network writes the letter, and its marks are drawn when the ink is there. A sign such as
+`%` is a mark alone, for which the network writes a blank.
 """
 
 import unicodedata
@@ -93,42 +93,37 @@ MARK_OF = {
 ORIGINS = {"above": (0.5, 0), "below": (0.5, 1), "beside": (1, 0), "tail": (1, 1), "over": (0, 0)}
 
 TALL, CAPITAL = "bdfhklt", 1.6  # small letters that are as tall as capitals, and their height in x-heights
-MOSTLY = 0.65  # the share of capitals and digits from which a line's x-height as it is measured is their height
 GAP, STACKED = 0.2, 0.1  # x-heights between a letter and a mark above it, and between two marks
 NEAR, APART = 0.25, 1.2  # x-heights from a sign to what is beside it, and where a blank is between them
 FEWEST = 4  # points of a letter that tell where it is
-TRIM = 4.0  # per cent of a letter's points, at each side, that may be another's
 NARROWEST = 0.4  # x-heights, of a letter that a mark is put on
-LARGEST_DOT = 0.4  # x-heights: no dot of an i is wider or higher
-STEEPEST = 30.0  # degrees: a line that seems to slant more is too short to tell
 
 
 def split_character(character: str) -> tuple[str, str] | None:
-    """The letter that a network is to write for a character, or a blank, and the marks to draw.
-
-    None for a character that is not taken apart, or has a mark that is not in the table.
-    """
+    """The letter or blank that a network writes for a character, and the marks to draw; None if any is not known."""
     if character in MARK_OF and MARK_OF[character].letter:
         return MARK_OF[character].letter, character
     decomposed = unicodedata.normalize("NFD", character)
-    letter, marks = decomposed[:1], decomposed[1:]
-    return (letter, marks) if marks and set(marks) <= set(MARK_OF) else None
+    marks = decomposed[1:]
+    return (decomposed[0], marks) if marks and set(marks) <= set(MARK_OF) else None
 
 
 class Frame:
     """A line in which letters are upright, the baseline is y = 0, and the unit is the x-height."""
 
     def __init__(self, strokes: list[np.ndarray], letters: str):
-        """That of the strokes (n, 2) of a line that says `letters`; a usual one for ink of nothing but dots."""
+        """The frame of strokes (n, 2) that say `letters`; a usual one for ink of nothing but dots."""
         steps = np.hypot(*segments(strokes)[1].T)
         self.level, self.shear = Level(0.0, np.zeros(1), np.zeros(1), USUAL_X_HEIGHT), 0.0
         self.unit, self.step = USUAL_X_HEIGHT, USUAL_STEP / USUAL_X_HEIGHT  # of the ink; x-heights between points
         if steps.any():
             self.level = find_level(strokes)
-            slant = np.clip(find_slant([self.level.apply(stroke) for stroke in strokes]), -STEEPEST, STEEPEST)
-            self.shear = float(np.tan(np.radians(slant)))  # x by y
+            slant = find_slant([self.level.apply(stroke) for stroke in strokes])
+            self.shear = float(
+                np.tan(np.radians(np.clip(slant, -30, 30)))
+            )  # x by y; steeper lines are too short to tell
             tall = sum(character.isalnum() and not character.islower() for character in letters)
-            is_capitals = tall > MOSTLY * len(letters.replace(" ", ""))
+            is_capitals = tall > 0.65 * len(letters.replace(" ", ""))  # the height of these was measured
             self.unit = self.level.x_height / (CAPITAL if is_capitals else 1.0)
             self.step = float(np.median(steps[steps > 0])) / self.unit
 
@@ -142,8 +137,7 @@ class Frame:
         """Positions (n, 2) in the frame -> of the ink."""
         x, y = (positions * self.unit).T
         x = x - self.shear * y
-        y = y + np.interp(x, self.level.x, self.level.baseline)
-        return turn(np.column_stack([x, y]), -self.level.slope)
+        return turn(np.column_stack([x, y + np.interp(x, self.level.x, self.level.baseline)]), -self.level.slope)
 
 
 class Stroke(NamedTuple):
@@ -160,9 +154,8 @@ def draw_marks(strokes: list[np.ndarray], characters: np.ndarray, letters: str, 
     """Draw what is in `text` but not in `letters`, which the ink says: `split_character` of each character.
 
     strokes (n, 2) in any unit, y downwards, and the place in the text of each point's character (T,), -1 for none.
-    Returns both with the marks in them: those of a word come after it, as a pen would write them; a sign comes in its
-    place, and what follows it makes room. A mark above an i or j takes the place of its dot. `seed` is that of the
-    small differences between two of the same marks. A line without any letters is its signs alone.
+    Returns both with the marks in them: those of a word after it, a sign in its place, and what follows makes room. A
+    mark above an i or j takes the place of its dot. `seed` is for small differences. A line of signs has no other ink.
     """
     if letters == text:
         return strokes, characters
@@ -192,9 +185,9 @@ def draw_marks(strokes: list[np.ndarray], characters: np.ndarray, letters: str, 
 
 
 def without_marks(strokes: list[np.ndarray], characters: np.ndarray, letters: str, text: str) -> Drawn:
-    """What `draw_marks` was given, but for dots that it took away and ink that it moved; arguments as there.
+    """Undo `draw_marks`, whose arguments these are, but for dots that it took away and ink that it moved.
 
-    The marks of a character are the last strokes that are its alone. Ink that would be nothing but marks stays.
+    The marks of a character are the last strokes that are its alone. Ink that is nothing but marks stays.
     """
     owners, drawn = np.split(characters, np.cumsum([len(stroke) for stroke in strokes])[:-1]), set()
     for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
@@ -223,7 +216,7 @@ def place_marks(marks: list[Mark], box: np.ndarray) -> list[np.ndarray]:
     """The corners (n, 2) of all strokes of marks at a letter, whose ink is between the corners `box` (2, 2)."""
     (low, high), shapes = box, []
     for mark in marks:
-        size = high - low if mark.where == "over" else 1.0
+        size = high - low if mark.where == "over" else 1
         origin = low + (high - low) * ORIGINS[mark.where] - [0, GAP if mark.where == "above" else 0]
         shapes += (placed := [stroke * size + origin for stroke in mark.strokes])
         if mark.where == "above" and placed:  # another mark stands on it
@@ -232,10 +225,10 @@ def place_marks(marks: list[Mark], box: np.ndarray) -> list[np.ndarray]:
 
 
 def letter_box(line: list[Stroke], letters: str, place: int) -> np.ndarray:
-    """Where the ink of the letter at `place` is: that of the points that the window gives to it, without the outermost.
+    """Where the ink of the letter at `place` is in the frame: ((left, top), (right, bottom)).
 
-    Strokes that lead to it or away along the baseline do not count for left and right. A letter with next to no points
-    is between its neighbours, or beside the nearest one. Returns ((left, top), (right, bottom)) in the frame.
+    Strokes that lead to it or away along the baseline do not count for left and right, and 4 % of its points at each
+    side may be another's. A letter with next to no points is between its neighbours, or beside the nearest one.
     """
     everything = np.concatenate([stroke.positions for stroke in line])
     owners = np.concatenate([stroke.characters for stroke in line])
@@ -250,9 +243,9 @@ def letter_box(line: list[Stroke], letters: str, place: int) -> np.ndarray:
             beyond = max(place - max(middles), 0) + min(place - min(middles), 0)  # letters, an x-height apart
             middle = np.interp(place, [*middles], [*middles.values()]) + beyond
         return np.array([[middle - NARROWEST / 2, -CAPITAL if is_tall else -1.0], [middle + NARROWEST / 2, 0.0]])
-    top, bottom = np.percentile(points[:, 1], [TRIM, 100 - TRIM])
+    top, bottom = np.percentile(points[:, 1], [4, 96])
     body = points[points[:, 1] <= 0.7 * bottom + 0.3 * top, 0]
-    left, right = np.percentile(body, [TRIM, 100 - TRIM], method="nearest")
+    left, right = np.percentile(body, [4, 96], method="nearest")
     heights = points[(points[:, 0] >= left) & (points[:, 0] <= right), 1]
     lacking = max(0.0, NARROWEST - (right - left)) / 2
     return np.array([[left - lacking, heights.min()], [right + lacking, heights.max()]])
@@ -266,7 +259,7 @@ def remove_dot(line: list[Stroke], letters: str, place: int) -> None:
         low, high, owner = positions.min(0), positions.max(0), int(np.median(characters))
         x, y = (low + high) / 2
         distance, nearest = min((abs(middle - x), n) for n, middle in middles.items())
-        is_dot = (high - low).max() < LARGEST_DOT and -2.6 < y < -1 and owner >= place and letters[owner] not in "'\""
+        is_dot = (high - low).max() < 0.4 and -2.6 < y < -1 and owner >= place and letters[owner] not in "'\""
         if is_dot and nearest == place and distance < 0.8:
             found.append((distance, number))
     if found:
@@ -276,7 +269,7 @@ def remove_dot(line: list[Stroke], letters: str, place: int) -> None:
 def place_sign(line: list[Stroke], strokes: list[np.ndarray], place: int, text: str) -> tuple[int, list[np.ndarray]]:
     """Move what follows the blank at `place` to where a sign ends: how many strokes come before it, and the sign's.
 
-    Strokes that the window gives to the blank are of the character before or after it, whichever is nearer.
+    Strokes of the blank itself belong to the character before or after it, whichever is nearer.
     """
     left, right = ([x(stroke.positions[:, 0]) for stroke in line] for x in (np.min, np.max))
     at, last = end_of(line, place - 1), end_of(line, place)
@@ -287,7 +280,6 @@ def place_sign(line: list[Stroke], strokes: list[np.ndarray], place: int, text: 
     gaps = [APART if text[n : n + 1] == " " else NEAR for n in (place - 1, place + 1)]
     after = min(left[at:], default=0.0)
     start = max(right[:at]) + gaps[0] if at else after - gaps[1] - np.ptp(sign)
-    if at:
-        moved = start + np.ptp(sign) + gaps[1] - after
-        line[at:] = [Stroke(stroke.positions + [moved, 0.0], stroke.characters) for stroke in line[at:]]
+    moved = start + np.ptp(sign) + gaps[1] - after if at else 0.0
+    line[at:] = [stroke._replace(positions=stroke.positions + [moved, 0.0]) for stroke in line[at:]]
     return at, [stroke + [start - sign.min(), 0.0] for stroke in strokes]

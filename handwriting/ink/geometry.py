@@ -11,9 +11,8 @@ r"""What is measured on ink, and what brings it to another form: baseline, x-hei
     descender                 |                               slope: dy by dx of the baseline as it was written
                               |
 
-Ink is strokes, a list of positions (n, 2) in any unit, x to the right and y downwards. All heights are in the unit of
-the ink, but for `USUAL_X_HEIGHT`. The pen turns upwards at the baseline and at the ends of descenders, downwards at the
-x-height and at the tops of ascenders: both lines go through most of these places.
+Ink is strokes, a list of positions (n, 2) in any unit, x to the right and y downwards; heights are in the ink's unit.
+Most places where the pen turns upwards are on the baseline, and most where it turns downwards at the x-height.
 """
 
 from typing import NamedTuple
@@ -23,11 +22,10 @@ import numpy as np
 from handwriting.strokes import USUAL_STEP, to_points
 
 USUAL_X_HEIGHT = 130.0  # whiteboard units: the median of recorded lines, as `find_level` measures it
-DOWNSTROKE = np.radians(50)  # from the vertical, once the slant is out: what is flatter is no downstroke
 
 
 def segments(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The middles (m, 2) and the steps (m, 2) of all steps within strokes."""
+    """The middles (m, 2) and the lengths in x and y (m, 2) of all steps within strokes."""
     middles = [(stroke[1:] + stroke[:-1]) / 2 for stroke in strokes]
     steps = [np.diff(stroke, axis=0) for stroke in strokes]
     return np.concatenate([*middles, np.zeros((0, 2))]), np.concatenate([*steps, np.zeros((0, 2))])
@@ -41,9 +39,11 @@ def turning_points(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray,
     tops, bottoms = [np.zeros((0, 2))], [np.zeros((0, 2))]
     for stroke in strokes:
         y = stroke[:, 1]
-        moving = np.sign(np.diff(y))
-        turns = np.flatnonzero(moving[1:] != moving[:-1]) + 1
-        places = [0, *turns.tolist(), len(y) - 1]
+        places = [
+            0,
+            *(np.flatnonzero(np.diff(np.sign(np.diff(y)))) + 1).tolist(),
+            len(y) - 1,
+        ]  # y turns there, or rests
         found: tuple[list[int], list[int]] = [], []
         high = low = 0  # places of the least and the greatest y since the last turn that counts
         direction = 0  # 1: going down the page
@@ -64,11 +64,11 @@ def turning_points(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray,
 
 
 class Level(NamedTuple):
-    """Where a line of ink stands: its slope, the baseline when that is out, and its x-height, in the ink's unit."""
+    """Where a line of ink stands."""
 
     slope: float  # of the baseline, y by x
-    x: np.ndarray  # (k,) places along the levelled line, ascending
-    baseline: np.ndarray  # (k,) y of the levelled baseline there
+    x: np.ndarray  # (k,) places along the line when the slope is out, ascending
+    baseline: np.ndarray  # (k,) y of the baseline there
     x_height: float
 
     def apply(self, positions: np.ndarray) -> np.ndarray:
@@ -87,10 +87,8 @@ def turn(positions: np.ndarray, slope: float) -> np.ndarray:
 def find_level(strokes: list[np.ndarray], x_height: float | None = None) -> Level:
     """Measure slope, baseline and x-height of one line of ink. Raises ValueError for ink without any extent.
 
-    The baseline goes through most of the places where the pen turns upwards, not those of descenders. Its slope is
-    taken first, then what is left, which changes slowly along the line. The x-height is the median height of the places
-    where the pen turns downwards, which for most letters is their top. Where it is known, as for a line of a few
-    characters on a page of a hand, give it.
+    The baseline is a straight slope, and what is left of it, which changes slowly. The x-height is the median height of
+    the places where the pen turns downwards; give it where it is known, as for a short line of a known hand.
     """
     everything = np.concatenate(strokes)
     extent = np.ptp(everything, axis=0)
@@ -122,10 +120,9 @@ def find_level(strokes: list[np.ndarray], x_height: float | None = None) -> Leve
 
 
 def fit_slope(bottoms: np.ndarray, unit: float) -> float:
-    """The slope of a straight line through most of some bottoms (k, 2), where `unit` is about the x-height.
+    """The slope of a line through most bottoms (k, 2): Theil and Sen's, then least squares over what is near that line.
 
-    The median of the slopes between all pairs (Theil and Sen), then least squares over the bottoms near that line. Ink
-    that is short has no slope: it could be a single letter's.
+    `unit` is about the x-height. Short ink has no slope: it could be a single letter's.
     """
     if len(bottoms) < 4 or np.ptp(bottoms[:, 0]) < 4 * unit:
         return 0.0
@@ -143,8 +140,8 @@ def fit_slope(bottoms: np.ndarray, unit: float) -> float:
 def local_baseline(bottoms: np.ndarray, positions: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
     """The baseline of level ink, positions (n, 2), as y (k,) at places x (k,); it changes slowly along the line.
 
-    Each y is a weighted mean of the bottoms (m, 2) within some x-heights, `unit`, without descenders: those far from
-    the baseline of the round before. Where there are few bottoms it stays near that baseline.
+    Each y is a weighted mean of the bottoms (m, 2) around, without those far from the baseline of the round before:
+    descenders. Where there are few bottoms it stays near that baseline. `unit` is the x-height.
     """
     x = np.linspace(positions[:, 0].min(), positions[:, 0].max(), 2 + int(np.ptp(positions[:, 0]) / unit))
     baseline = np.full(len(x), np.median(bottoms[:, 1]) if len(bottoms) else positions[:, 1].max())
@@ -159,15 +156,13 @@ def local_baseline(bottoms: np.ndarray, positions: np.ndarray, unit: float) -> t
 def find_slant(strokes: list[np.ndarray]) -> float:
     """The slant of level ink in degrees from the vertical, positive to the right; 0 for ink without downstrokes.
 
-    The shear that makes the downstrokes upright on the whole: among the steps that then go down the page within 50
-    degrees of the vertical, as much goes to the right as to the left.
+    Without it, the steps down the page within 50 degrees of the vertical go as much to the right as to the left.
     """
-    _, steps = segments(strokes)
-    dx, dy = steps[steps[:, 1] > 0].T
-    shear = 0.0
+    steps = segments(strokes)[1]
+    (dx, dy), shear = steps[steps[:, 1] > 0].T, 0.0
     for _ in range(20):
         upright = dx + shear * dy
-        is_steep = np.abs(upright) < np.tan(DOWNSTROKE) * dy
+        is_steep = np.abs(upright) < np.tan(np.radians(50)) * dy
         if not is_steep.any():
             return 0.0
         shear -= upright[is_steep].sum() / dy[is_steep].sum()
@@ -175,10 +170,7 @@ def find_slant(strokes: list[np.ndarray]) -> float:
 
 
 def hand_aspect(strokes: list[np.ndarray], text: str) -> float:
-    """The x-height of a written line by the mean advance of its characters, blanks included; NaN for ink of no width.
-
-    Raises ValueError for ink without extent and for a text of blanks.
-    """
+    """The x-height of a line by its mean advance; NaN without width. Raises ValueError without extent or text."""
     if not text.strip():
         raise ValueError("its text has no characters")
     level = find_level(strokes)
@@ -186,24 +178,18 @@ def hand_aspect(strokes: list[np.ndarray], text: str) -> float:
     return float(level.x_height / advance) if advance else np.nan
 
 
-def to_writing_scale(
-    strokes: list[np.ndarray], x_height: float = USUAL_X_HEIGHT, step: float = USUAL_STEP
-) -> np.ndarray:
-    """Bring ink from anywhere, strokes (n, 2) in any unit, to what a recorded line is like: points (T, 3) float32.
+def to_writing_scale(strokes: list[np.ndarray]) -> np.ndarray:
+    """Strokes (n, 2) in any unit -> points (T, 3) float32 as they are recorded: level, of usual x-height and steps.
 
-    Its baseline becomes level, its x-height `x_height` whiteboard units, and its points lie `step` whiteboard units
-    apart within strokes. Raises ValueError for ink without extent.
+    Raises ValueError for ink without extent.
     """
     level = find_level(strokes)
-    scale = x_height / level.x_height
-    return to_points([resample(level.apply(stroke) * scale, step) for stroke in strokes])
+    scale = USUAL_X_HEIGHT / level.x_height
+    return to_points([resample(level.apply(stroke) * scale, USUAL_STEP) for stroke in strokes])
 
 
 def resample(stroke: np.ndarray, step: float) -> np.ndarray:
-    """A stroke (n, 2) with points `step` apart along it, as nearly as leaves both ends where they are.
-
-    A stroke shorter than half a step is two points, or one if it has no length.
-    """
+    """A stroke (n, 2) with points about `step` apart along it and both ends kept; one point if it has no length."""
     along = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(stroke, axis=0).T))])
     if not along[-1]:
         return stroke[:1]
@@ -214,8 +200,7 @@ def resample(stroke: np.ndarray, step: float) -> np.ndarray:
 def smooth(stroke: np.ndarray, pieces: int = 4) -> np.ndarray:
     """A stroke (n, 2) as a centripetal Catmull-Rom spline through its points, each step cut into `pieces`.
 
-    By Barry and Goldman's recursion; centripetal, so that it makes no loops of its own (Yuksel et al. 2011). Points
-    that coincide with the one before are left out.
+    By Barry and Goldman's recursion; it makes no loops of its own (Yuksel et al. 2011). Repeated points are left out.
     """
     knots = stroke[np.concatenate([[True], np.diff(stroke, axis=0).any(axis=1)])]
     if len(knots) < 3:
@@ -223,8 +208,7 @@ def smooth(stroke: np.ndarray, pieces: int = 4) -> np.ndarray:
     padded = np.concatenate([[2 * knots[0] - knots[1]], knots, [2 * knots[-1] - knots[-2]]])
     times = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(padded, axis=0).T) ** 0.5)])
     count = len(knots) - 1  # curves, one for each step
-    p, t = padded[:, None], times[:, None]
-    (p0, p1, p2, p3), (t0, t1, t2, t3) = ([a[k : k + count] for k in range(4)] for a in (p, t))
+    (p0, p1, p2, p3), (t0, t1, t2, t3) = ([a[k : k + count, None] for k in range(4)] for a in (padded, times))
     share = np.arange(pieces) / pieces
     at = t1 * (1 - share) + t2 * share  # (count, pieces)
 
