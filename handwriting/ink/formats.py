@@ -34,9 +34,6 @@ MM_PER_UNIT = 0.02  # of a line that is drawn without a page: letters are some 2
 MARGIN = 5.0  # mm around such a line
 INK_VERSION = 1  # of .json and .npz
 DETAILS = ("text", "seed", "bias", "style", "checkpoint", "fault")  # of a line, in .json and .npz
-NPZ_NONE = {"seed": -1, "bias": np.nan}  # what stands for None in .npz
-NOT_TEXT = ("Cc", "Cs", "Cn")  # Unicode's categories of control characters, halves of characters, and none at all
-TRANSCRIPTION_START = b"OCR:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +53,11 @@ class Ink:
         points = np.asarray(self.points, dtype=np.float32)
         if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.isfinite(points).all():
             raise ValueError(f"points of shape {points.shape}, or not finite; they must be (T, 3)")
-        if not isinstance(self.text, str) or any(unicodedata.category(c) in NOT_TEXT for c in self.text):
+        # Not in a text: control characters, halves of characters, and what is none in Unicode.
+        if not isinstance(self.text, str) or any(unicodedata.category(c) in ("Cc", "Cs", "Cn") for c in self.text):
             raise ValueError(f"{self.text!r} is not the text of a line")
-        characters = np.asarray(
-            np.full(len(points), -1) if self.characters is None else self.characters, dtype=np.int64
-        )
+        characters = np.full(len(points), -1) if self.characters is None else self.characters
+        characters = np.asarray(characters, dtype=np.int64)
         if characters.shape != (len(points),) or characters.min() < -1 or characters.max() >= max(len(self.text), 1):
             raise ValueError("the characters of the points do not fit the points or the text")
         object.__setattr__(self, "points", points)
@@ -105,7 +102,11 @@ class Page:
 
     def sheet(self) -> Sheet:
         """The page as it is drawn."""
-        lines = [(placed.ink.text, with_dots(placed.strokes)) for placed in self.lines]
+        dot, lines = np.array([[-DOT / 2, 0], [DOT / 2, 0]]), []
+        for ink, strokes in self.lines:
+            spans = [(stroke.min(0), stroke.max(0), stroke) for stroke in strokes]
+            pens = [(low + high) / 2 + dot if np.hypot(*(high - low)) < DOT else stroke for low, high, stroke in spans]
+            lines.append((ink.text, pens))
         groups: list[tuple[str | None, list]] = [(None, self.rules)] if self.rules and self.plots_rules else []
         strokes = [stroke for _, strokes in lines for stroke in strokes]
         counts = [len(stroke) for placed in self.lines for stroke in placed.ink.strokes]
@@ -117,13 +118,6 @@ class Page:
 
     def _repr_svg_(self) -> str:
         return svg_bytes(self.sheet(), Drawing()).decode().partition("?>")[2].strip()  # a part of the notebook's page
-
-
-def with_dots(strokes: list[np.ndarray]) -> list[np.ndarray]:
-    """Strokes in mm as a pen can draw them: one smaller than `DOT` becomes a level stroke of that length."""
-    spans = [(stroke.min(0), stroke.max(0), stroke) for stroke in strokes]
-    dot = np.array([[-DOT / 2, 0], [DOT / 2, 0]])
-    return [(low + high) / 2 + dot if np.hypot(*(high - low)) < DOT else stroke for low, high, stroke in spans]
 
 
 def check_ending(path: Path) -> str:
@@ -139,10 +133,10 @@ def save(
 ) -> list[Path]:
     """Write pages in the format that the ending of `path` names. Returns the files that were written.
 
-    Of several pages each is a file of its own, letter-1.svg, letter-2.svg and so on; a .pdf holds all, and .json, .npz
-    and .inkml hold the lines of all. An .xml holds one line: of several, each is a file, letter-01.xml and so on, with
-    one letter.txt. In .json, .npz, .xml and .inkml the ink is raw: as it was written, in whiteboard units. No file is
-    written before all are ready. Raises InputError for an unknown ending and for what the format cannot hold.
+    Of several pages each is a file, letter-1.svg, letter-2.svg and so on, but .pdf, .json, .npz and .inkml hold all. Of
+    several lines in .xml each is a file, letter-01.xml and so on, with one letter.txt. Ink in .json, .npz, .xml and
+    .inkml is in whiteboard units. No file is written before all are ready. Raises InputError for an unknown ending and
+    for what the format cannot hold.
     """
     path = Path(path)
     kind = check_ending(path)
@@ -155,9 +149,14 @@ def save(
             contents = [{"json": json_bytes, "npz": npz_bytes, "inkml": inkml_bytes}[kind](inks)]
         case "xml":
             beside = path.with_suffix(".txt")
-            if beside.is_file() and not beside.read_bytes().startswith(TRANSCRIPTION_START):
+            if beside.is_file() and not beside.read_bytes().startswith(b"OCR:"):
                 raise InputError(f"{beside}: a transcription would be written over it; name another file than {path}")
-            files[beside] = transcription_bytes(inks)
+            if not all(ink.text.strip() for ink in inks):
+                raise InputError(
+                    "a line without a text cannot be written as IAM-OnDB does; give it one, or write .json"
+                )
+            body = encode_latin("\n".join(ink.text for ink in inks))
+            files[beside] = b"\n\n".join([b"OCR:", body, b"CSR:", body + b"\n"])
             contents = [iam_bytes(ink) for ink in inks]
         case "pdf":
             contents = [pdf_bytes(sheets, drawing or Drawing())]
@@ -191,10 +190,9 @@ def json_bytes(inks: list[Ink]) -> bytes:
 
 def npz_bytes(inks: list[Ink]) -> bytes:
     """Lines as an .npz of N points in L lines: points (N, 3), characters (N,), starts (L + 1,), and details (L,)."""
-    arrays: dict[str, Any] = {
-        name: np.array([NPZ_NONE[name] if getattr(ink, name) is None else getattr(ink, name) for ink in inks])
-        for name in DETAILS
-    }
+    none = {"seed": -1, "bias": np.nan}  # instead of None
+    values = {name: [getattr(ink, name) for ink in inks] for name in DETAILS}
+    arrays: dict[str, Any] = {name: np.array([none[name] if v is None else v for v in values[name]]) for name in values}
     arrays |= {name: np.concatenate([getattr(ink, name) for ink in inks]) for name in ("points", "characters")}
     arrays |= {"starts": np.cumsum([0] + [len(ink.points) for ink in inks]), "version": np.array(INK_VERSION)}
     np.savez_compressed(data := io.BytesIO(), **arrays)
@@ -215,14 +213,6 @@ def inkml_bytes(inks: list[Ink]) -> bytes:
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 
-def transcription_bytes(inks: list[Ink]) -> bytes:
-    """A transcription file of IAM-OnDB. Raises InputError for a text that one cannot hold."""
-    if not all(ink.text.strip() for ink in inks):
-        raise InputError("a line without a text cannot be written as IAM-OnDB does; give it one, or write .json")
-    body = encode_latin("\n".join(ink.text for ink in inks))
-    return b"\n\n".join([TRANSCRIPTION_START, body, b"CSR:", body + b"\n"])
-
-
 def encode_latin(text: str) -> bytes:
     """A text as a transcription of IAM-OnDB holds it. Raises InputError for one that it cannot hold."""
     try:
@@ -233,17 +223,16 @@ def encode_latin(text: str) -> bytes:
 
 
 def iam_bytes(ink: Ink) -> bytes:
-    """A line file of IAM-OnDB, in whole whiteboard units from its top left corner. Raises InputError if it is too wide.
+    """A line file of IAM-OnDB, in whole whiteboard units from its top left corner; two strokes are 0.2 s apart.
 
-    The points of a stroke are `PERIOD` apart, as a whiteboard reads them, and two strokes 0.2 s.
+    Raises InputError if it is too long.
     """
     low = np.concatenate(ink.strokes).min(0)
     strokes = [np.rint(stroke - low).astype(int) for stroke in ink.strokes]
     width, height = np.concatenate(strokes).max(0).tolist()
     if (size := max(width, height)) > MAX_POSITION:
         raise InputError(f"{ink.text[:40]!r} is {size} whiteboard units long; IAM-OnDB has {MAX_POSITION}")
-    root = etree.Element("WhiteboardCaptureSession")
-    board = etree.SubElement(root, "WhiteboardDescription")
+    board = etree.SubElement(root := etree.Element("WhiteboardCaptureSession"), "WhiteboardDescription")
     etree.SubElement(board, "SensorLocation", corner="top_left")
     for name, x, y in (("Diagonally", width, height), ("Vertically", 0, height), ("Horizontally", width, 0)):
         etree.SubElement(board, f"{name}OppositeCoords", x=str(x), y=str(y))

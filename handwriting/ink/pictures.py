@@ -16,12 +16,9 @@ if TYPE_CHECKING:  # they take a second, and not all formats need them
     from matplotlib.figure import Figure
 
 MM_PER_INCH = 25.4
-POINTS_PER_MM = 72 / MM_PER_INCH  # typographic ones, in which matplotlib has the width of lines
 MAX_PIXELS = 50_000_000  # of one page
-FRAME, LAST_FRAME = 0.04, 2.0  # s: the least time that a frame of a film is shown, and how long the last one is
+FRAME = 0.04  # s: the least time that a frame of a film is shown
 MAX_FRAMES, MAX_FILM_BYTES = 500, 500_000_000  # of a film, all of it in memory: longer ones show each frame longer
-LIFT = 10  # points that a pen could write in the time that it takes from one stroke to the next
-RULE_COLOUR, RULE_WIDTH = "#b8c4d6", 0.1  # faint; mm
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None, with_ink
     figure.patch.set_visible(drawing.paper is not None)
     figure.set_facecolor(drawing.paper or "none")
     if sheet.rules:
-        draw_lines(figure, sheet.rules, RULE_COLOUR, RULE_WIDTH).set_capstyle("butt")
+        draw_lines(figure, sheet.rules, "#b8c4d6", 0.1).set_capstyle("butt")
     if with_ink and sheet.strokes:
         draw_lines(figure, sheet.strokes, drawing.colour, drawing.pen_width)
     return figure
@@ -79,9 +76,8 @@ def draw_lines(figure: "Figure", strokes: list[np.ndarray], colour: str, width: 
     from matplotlib.transforms import Affine2D
 
     to_inches = Affine2D().scale(1 / MM_PER_INCH, -1 / MM_PER_INCH).translate(0, figure.get_figheight())
-    lines = LineCollection(
-        strokes, colors=colour, linewidths=width * POINTS_PER_MM, capstyle="round", joinstyle="round"
-    )
+    points = width * (72 / MM_PER_INCH)
+    lines = LineCollection(strokes, colors=colour, linewidths=points, capstyle="round", joinstyle="round")
     lines.set_transform(to_inches + figure.dpi_scale_trans)
     figure.add_artist(lines)
     return lines
@@ -114,7 +110,7 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
     figure = page_figure(sheet, drawing, drawing.dpi or 80, with_ink=False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    begins = np.cumsum([0] + [n + LIFT for n in sheet.counts])  # of each stroke, in points
+    begins = np.cumsum([0] + [n + 10 for n in sheet.counts])  # of each stroke, in points; to lift the pen takes 10
     length = begins[-1] * PERIOD / drawing.speed
     most = MAX_FILM_BYTES // (figure.bbox.width * figure.bbox.height * (1 if kind == "gif" else 4))  # bytes in Pillow
     count = int(np.clip(np.ceil(length / FRAME), 1, np.clip(most, 1, MAX_FRAMES)))
@@ -140,9 +136,7 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
         shades = np.linspace(to_rgb(drawing.paper or "white"), to_rgb(drawing.colour), 32)
         palette.putpalette(np.rint(255 * shades).astype(np.uint8).tobytes())
         pictures = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
-    file = io.BytesIO()
-    durations = [round(1000 * max(length / count, FRAME))] * (count - 1) + [round(1000 * LAST_FRAME)]
-    next(pictures).save(
-        file, format=kind, save_all=True, append_images=pictures, duration=durations, loop=0, disposal=1, lossless=True
-    )
+    durations = [round(1000 * max(length / count, FRAME))] * (count - 1) + [2000]  # ms
+    options = {"save_all": True, "append_images": pictures, "duration": durations, "loop": 0}
+    next(pictures).save(file := io.BytesIO(), format=kind, disposal=1, lossless=True, **options)
     return file.getvalue()

@@ -12,7 +12,6 @@ from handwriting.ink.pictures import Drawing, Sheet
 
 MAX_POINTS = 1_000_000  # of all strokes of a file
 MAX_USED = 20_000  # elements that are seen through <use>, which can stand for many others of its kind
-TOLERANCE = 1e-3  # between a curve and its polyline, as a share of the drawing's size
 
 NUMBER = re.compile(r"[\s,]*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 FLAG = re.compile(r"[\s,]*([01])")  # of an arc: no blank need follow
@@ -52,10 +51,9 @@ def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
 def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple[str, list[np.ndarray]]]:
     """The strokes (n, 2) of the lines, polylines, polygons and paths that are shown, in units of the outermost viewBox.
 
-    They are grouped by the nearest `<g>` around them that has a `<title>`: (title, strokes) each, the title "" where
-    there is none. Curves become polylines that are at most `tolerance` off (default: 0.1 % of the drawing's size).
-    White areas without an outline are paper and left out. Raises ValueError for what cannot be read, or more than a
-    million points.
+    They are grouped by the nearest `<g>` around them with a `<title>`: (title or "", strokes) each. Curves become
+    polylines at most `tolerance` off (default: 0.1 % of the drawing's size). White areas without an outline are paper
+    and left out. Raises ValueError for what cannot be read, or more than a million points.
     """
     if etree.QName(root).localname != "svg":
         raise ValueError("not an SVG drawing")
@@ -70,7 +68,7 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
     places = np.concatenate(outlines)
     if not np.isfinite(places).all():
         raise ValueError("a coordinate that is not a finite number")
-    wanted = TOLERANCE * np.ptp(places, axis=0).max() if tolerance is None else tolerance
+    wanted = 1e-3 * np.ptp(places, axis=0).max() if tolerance is None else tolerance
     tolerance = max(wanted, 1e-9 * np.abs(places).max(), 1e-12)  # rounding bends no straight line by more
     groups = {}
     for title, stroke in zip(titles, flatten(outlines, tolerance), strict=True):
@@ -224,9 +222,7 @@ def read_path(data: str, most: int) -> list[np.ndarray]:
     return [np.array(outline).view(float).reshape(-1, 2) for outline in outlines if len(outline) > 1]
 
 
-def arc(
-    here: complex, end: complex, rx: float, ry: float, angle: float, is_large: float, is_sweep: float
-) -> list[complex]:
+def arc(here: complex, end: complex, rx: float, ry: float, angle: float, large: float, sweep: float) -> list[complex]:
     """An elliptical arc as cubic curves (SVG 1.1, appendix F.6), each 0.03 % of a radius off; [end] if it is a line."""
     if here == end:
         return []
@@ -237,9 +233,9 @@ def arc(
     half = complex(half.real / rx, half.imag / ry)  # where the ellipse is a circle of radius 1, from the chord's middle
     grown = max(1.0, abs(half))  # a radius that is too small grows
     half /= grown
-    center = (-1j if is_large != is_sweep else 1j) * half * math.sqrt(max(0.0, 1 / abs(half) ** 2 - 1))
+    center = (-1j if large != sweep else 1j) * half * math.sqrt(max(0.0, 1 / abs(half) ** 2 - 1))
     first = cmath.phase(half - center)
-    span = (cmath.phase(-half - center) - first) % math.tau - (0 if is_sweep else math.tau)
+    span = (cmath.phase(-half - center) - first) % math.tau - (0 if sweep else math.tau)
     count = math.ceil(abs(span) / (math.pi / 2) - 1e-9)
     reach = 4j / 3 * math.tan(span / count / 4)
     curves = []
