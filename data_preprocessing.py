@@ -121,9 +121,7 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, by
         raise InputError(f"{source}: holds neither {archive.name} nor {folder}/; name IAM-OnDB's folder with --source")
 
 
-def read_all(
-    files: Iterable[tuple[str, bytes | None]], read: Callable[[bytes], Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
+def read_all(files: Iterable[tuple[str, bytes | None]], read: Callable[[bytes], Any]) -> tuple[dict, dict]:
     """What `read` makes of files from `read_files`, by name, in its order; and what is wrong with the other files."""
     good, bad = {}, {}
     for name, data in tqdm(files, unit=" files", desc="reading", smoothing=0, disable=None):
@@ -170,18 +168,12 @@ def build_dataset(lines: dict[str, Recording], texts: list[str], splits: list[st
     charset = sorted(set("".join(texts)))
     counts = Counter("".join(text for text, split in zip(texts, splits, strict=True) if split == "train"))
     return Dataset(
-        offsets=offsets,
-        ends=np.concatenate([line.ends for line in lines.values()]),
-        starts=np.cumsum([0, *lengths], dtype=np.int64),
-        texts=np.array(texts, dtype=np.str_),
-        names=np.array([*lines]),
-        splits=np.array(splits),
-        charset=np.array(charset, dtype="U1"),
+        offsets=offsets, ends=np.concatenate([line.ends for line in lines.values()]),
+        starts=np.cumsum([0, *lengths], dtype=np.int64), texts=np.array(texts, dtype=np.str_),
+        names=np.array([*lines]), splits=np.array(splits), charset=np.array(charset, dtype="U1"),
         char_counts=np.array([counts[character] for character in charset], dtype=np.int64),
-        mean=mean,
-        std=std,
-        has_rests=np.array(has_rests),
-    )
+        mean=mean, std=std, has_rests=np.array(has_rests),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

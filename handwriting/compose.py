@@ -4,9 +4,8 @@
     python -m handwriting.compose --data data/composed.npz --output data/written.npz --lines 0 --written 4000
 
 IAM-OnDB has each digit some 40 to 260 times, too few to learn dates, times and prices from. So digits, signs and
-capitals are cut out of training lines, and set between words of others: at their size, on their baseline and with their
-slant. And a network that loses its place in some lines learns from its own good ones: it writes texts in many hands,
-and those that the recogniser reads without a mistake are added. Nothing else in the data set changes.
+capitals are cut out of training lines and set between words of others, at their size, baseline and slant. And a network
+that loses its place in some lines learns from its own good ones, which the recogniser reads without a mistake.
 """
 
 import signal
@@ -16,7 +15,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import re
 import string
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,19 +25,20 @@ from tqdm import tqdm
 
 from handwriting.bulk import BIASES
 from handwriting.checks import load_recogniser
-from handwriting.cutting import SIGNS, TOKEN_CHARACTERS, CutLine, Cutting, cut_lines
+from handwriting.cutting import SIGNS, CutLine, Cutting, cut_lines
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
 from handwriting.program import InputError, Parser, check_writable, run_cli
 from handwriting.recogniser import edit_distance
 from handwriting.sampling import default_steps
+from handwriting.training.batches import line_weights
 from handwriting.writer import Network, load_network, write_checked
 
 NEAREST = 12  # glyphs of a character, those nearest in slant, of which one is taken
 MAX_WRONG = 0.25  # share of a composed line's characters that the recogniser may get wrong
 MAX_CHARACTERS = 45  # of a new line
-RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share of lines are cut, and of the others
-OTHER_LINES = 800
+RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share of lines are cut,
+OTHER_LINES = 400  # and of the others
 ROUND = 256  # new lines that are made and read at once
 MIN_GOOD = 0.02  # share of new lines that must come out right
 WRITE_TRIES = 4  # at a text, each with another seed, for a line that is read without a mistake
@@ -121,10 +121,7 @@ def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator)
     tell the characters of these apart.
     """
     training = dataset.lines("train", with_text=True)
-    texts = [set(text) for text in dataset.texts[training].tolist()]
-    lines_with = Counter(character for text in texts for character in text)
-    rare = {character for character in TOKEN_CHARACTERS if lines_with[character] < RARE_SHARE * len(texts)}
-    is_rare = np.array([bool(text & rare) for text in texts])
+    is_rare = line_weights(dataset.texts[training], RARE_SHARE) > 1
     lines = np.concatenate([training[is_rare], rng.permutation(training[~is_rare])[:OTHER_LINES]])
     recogniser, glyphs = load_recogniser(), defaultdict(list)
     cut = cut_lines(network, recogniser, dataset, lines)
@@ -166,23 +163,20 @@ def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -
     training = dataset.texts[dataset.lines("train", with_text=True)]
     while True:
         texts = [random_text(training, rng) for _ in range(ROUND)]
-        texts = [text for text in texts if text and set(text) <= known]
-        left, lines = [*zip(texts, rng.uniform(*BIASES, len(texts)).tolist(), strict=True)], []
-        for _ in range(WRITE_TRIES):
+        left, lines = [text for text in texts if text and set(text) <= known], []
+        for _ in range(WRITE_TRIES if left else 0):
+            given = [network.alphabet.spell(text) for text in left]
+            seeds, biases = rng.integers(2**62, size=len(left)).tolist(), rng.uniform(*BIASES, len(left)).tolist()
+            written = write_checked(network, given, seeds, biases, [default_steps(g.letters) for g in given], retries=0)
+            read, tried, left = recogniser.read([line.points for line in written]), left, []
+            for text, line, said in zip(tried, written, read, strict=True):
+                if said != text or line.fault:
+                    left.append(text)
+                    continue
+                positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
+                lines.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text))
             if not left:
                 break
-            given = [network.alphabet.spell(text) for text, _ in left]
-            steps = [default_steps(text.letters) for text in given]
-            seeds = rng.integers(2**62, size=len(left)).tolist()
-            written = write_checked(network, given, seeds, [bias for _, bias in left], steps, retries=0)
-            read = recogniser.read([line.points for line in written])
-            tried, left = left, []
-            for (text, bias), line, said in zip(tried, written, read, strict=True):
-                if said == text and not line.fault:
-                    positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
-                    lines.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text))
-                else:
-                    left.append((text, bias))
         yield lines
 
 
@@ -202,15 +196,13 @@ def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kin
     print(f"{len(lines)} of {tries} {kind} lines can be read")
     offsets, ends, texts = zip(*lines[:count], strict=True)
     return replace(
-        dataset,
-        offsets=np.concatenate([dataset.offsets, *offsets]),
-        ends=np.concatenate([dataset.ends, *ends]),
+        dataset, offsets=np.concatenate([dataset.offsets, *offsets]), ends=np.concatenate([dataset.ends, *ends]),
         starts=np.concatenate([dataset.starts, dataset.starts[-1] + np.cumsum([*map(len, ends)])]),
         texts=np.concatenate([dataset.texts, texts]),
         names=np.concatenate([dataset.names, [f"{kind}-{n:05}" for n in range(count)]]),
         splits=np.concatenate([dataset.splits, ["train"] * count]),
         char_counts=dataset.char_counts + ["".join(texts).count(character) for character in dataset.charset.tolist()],
-    )
+    )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:

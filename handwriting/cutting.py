@@ -1,7 +1,6 @@
 """Recorded lines cut into words and single characters, where their strokes are their own.
 
-A trained network tells which character each recorded point belongs to, by its window (section 5.1). Lengths are in
-x-heights of a line, measured from its baseline, unless said otherwise.
+A network's window tells each point's character (section 5.1). Lengths are in x-heights unless said otherwise.
 """
 
 import string
@@ -18,13 +17,12 @@ from handwriting.training.batches import collate, make_batches, pad_codes
 from handwriting.writer import Network
 from model import Window, window_weights
 
-FLAT_LETTERS = set("acemnorsuvwxz")  # they reach from the baseline to the x-height
+FLAT_LETTERS = set("acemnorsuvwxz")
 TOKEN_CHARACTERS = set(string.digits + string.ascii_uppercase + ":/.,-+()")  # what new words are made of
 MIN_OWN = 0.6  # share of the points of a stroke that its character or word must have: the window runs a little ahead
 ALIGN_BATCH = 32
-SIGNS = {  # limits on a sign's height, top and bottom, y downwards from the baseline, and its number of strokes
-    ".": (0.5, -0.6, 0.4, 1), ",": (1.5, -0.6, 1.5, 1), ":": (1.8, -1.8, 0.5, 2), "-": (0.6, -1.3, 0.0, 1),
-    "/": (5.0, -3.5, 1.5, 1), "(": (5.0, -3.5, 1.5, 1), ")": (5.0, -3.5, 1.5, 1), "+": (2.0, -2.0, 0.4, 2),
+SIGNS = {  # the greatest height of each, and its number of strokes
+    ".": (0.5, 1), ",": (1.5, 1), ":": (1.8, 2), "-": (0.6, 1), "/": (5, 1), "(": (5, 1), ")": (5, 1), "+": (2, 2)
 }  # fmt: skip
 
 
@@ -69,14 +67,20 @@ def cut_lines(network: Network, recogniser: Recogniser, dataset: Dataset, lines:
 def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -> CutLine | None:
     """Cut a line, points (T, 3) in whiteboard units, where the pen is lifted; None if it cannot be measured.
 
-    `characters` (T,) are the places in `text` of the points' characters. Glyphs are the characters that are `read` as
-    what they are, and have a usual size and place.
+    `characters` (T,) are the places in `text` of the points' characters. Glyphs are those `read` as what they are.
     """
     positions, ends = np.cumsum(points[:, :2], axis=0, dtype=np.float64), points[:, 2] > 0.5
-    measures = measure_line(positions, characters, text)
-    if measures is None:
+    letters = []  # that reach from the baseline to the x-height; of each: middle, bottom, height
+    for place, character in enumerate(text):
+        ink = positions[characters == place]
+        if character in FLAT_LETTERS and len(ink) > 3:
+            letters.append((np.ptp(ink[:, 0]) / 2 + ink[:, 0].min(), ink[:, 1].max(), np.ptp(ink[:, 1])))
+    if len(letters) < 6:
         return None
-    slope, base, x_height = measures
+    x, bottom, height = np.array(letters).T
+    (slope, base), x_height = np.polyfit(x, bottom, 1).tolist(), float(np.median(height))
+    if x_height <= 10 or abs(slope) >= 0.3:
+        return None
     positions[:, 1] -= positions[:, 0] * slope + base
     positions /= x_height
     dx, dy = np.diff(positions, axis=0)[~ends[:-1]].T
@@ -95,27 +99,6 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -
         if character in TOKEN_CHARACTERS and is_read[place] and is_whole:
             glyphs.append(Cutting(character, positions[own[strokes]], ends[own[strokes]], slant))
     return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height)
-
-
-def measure_line(positions: np.ndarray, characters: np.ndarray, text: str) -> tuple[float, float, float] | None:
-    """Slope and height at x = 0 of the baseline, and x-height, in the unit of positions (T, 2); None if unclear."""
-    letters = []  # of each flat one: middle, bottom, height
-    for place, character in enumerate(text):
-        ink = positions[characters == place]
-        if character in FLAT_LETTERS and len(ink) > 3:
-            letters.append((np.ptp(ink[:, 0]) / 2 + ink[:, 0].min(), ink[:, 1].max(), np.ptp(ink[:, 1])))
-    if len(letters) < 6:
-        return None
-    x, bottom, height = np.array(letters).T
-    keep = np.ones(len(x), dtype=bool)
-    for _ in range(3):  # least squares without the letters that are far off
-        slope, base = np.polyfit(x[keep], bottom[keep], 1)
-        error = np.abs(bottom - slope * x - base)
-        keep = error <= max(2 * np.median(error), 1e-6)
-        if keep.sum() < 4:
-            return None
-    x_height = float(np.median(height))
-    return (float(slope), float(base), x_height) if x_height > 10 and abs(slope) < 0.3 else None
 
 
 def cut_words(line: Cutting, strokes: np.ndarray, counts: np.ndarray) -> tuple[list[Cutting], list[float]]:
@@ -144,11 +127,11 @@ def cut_words(line: Cutting, strokes: np.ndarray, counts: np.ndarray) -> tuple[l
 def is_usual(glyph: Cutting) -> bool:
     """Whether a glyph has the size and the place of its kind: most that have not were cut wrongly."""
     x, y = glyph.positions.T
-    width, height, top, bottom = np.ptp(x), np.ptp(y), y.min(), y.max()
+    width, height = np.ptp(x), np.ptp(y)
     edges = sorted((stroke.min(), stroke.max()) for stroke in np.split(x, np.flatnonzero(glyph.ends[:-1]) + 1))
     if any(right[0] - left[1] > 0.3 for left, right in pairwise(edges)):
         return False  # a stroke that stands apart is another character's
     if glyph.text in SIGNS:
-        most, highest, lowest, count = SIGNS[glyph.text]
-        return height <= most and top >= highest and bottom <= lowest and len(edges) == count and width < 3
-    return 1.0 < height < 4 and width < (0.9 if glyph.text in "1I" else 1.6) * height and -0.6 < bottom < 0.8
+        most, count = SIGNS[glyph.text]
+        return height <= most and len(edges) == count and width < 3
+    return 1.0 < height < 4 and width < (0.9 if glyph.text in "1I" else 1.6) * height and -0.6 < y.max() < 0.8

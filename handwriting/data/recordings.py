@@ -13,12 +13,12 @@ from lxml import etree
 from handwriting.data.dataset import MAX_POSITION
 from handwriting.strokes import PERIOD, SHORTEST_STEP, USUAL_STEP
 
-# A step within a stroke that takes longer has lost two readings or more. They are filled in `USUAL_STEP` apart: a pen at
-# rest gets none.
+# A step within a stroke that takes longer has lost two readings or more. They are filled in `USUAL_STEP` apart, none
+# where the pen rests.
 GAP = 0.045  # s
 GREATEST_GAP = 0.5  # s; ten of 1.5 million steps took longer or went back in time: the clock, or a pen at rest
-# 99.98 % of the steps within a stroke are shorter. Where one is longer, the pen was lifted or lost without a record of it:
-# the stroke is cut in two, and what follows keeps its place. Jumps between strokes are longer by nature and stay.
+# 99.98 % of the steps within a stroke are shorter. At a longer one the pen was lifted or lost, and nobody recorded it.
+# The stroke is cut in two, and what follows keeps its place. Jumps between strokes are longer by nature and stay.
 LONGEST_STEP = 200.0  # whiteboard units
 LINE_NAME = re.compile(r"([\w.-]{1,60})-([0-9]{1,3})")  # a01-000u-03: the third line of form a01-000u
 # No entities and nothing from the network; lxml's limits on sizes stand. The last two only save time.
