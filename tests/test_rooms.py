@@ -21,7 +21,7 @@ FLOORS = (
     ("utils",),
     ("handwriting.sampling", "handwriting.alphabet", "handwriting.checks", "handwriting.figures", "handwriting.pages"),
     ("handwriting.hands", "handwriting.writer", "handwriting.bulk", "handwriting.training"),
-    ("handwriting.requests", "handwriting.cutting"),
+    ("handwriting.requests",),
     ("data_preprocessing", "train", "generate", "handwriting.compose"),
     ("handwriting.__main__", "handwriting", "setup"),  # doors: the command, what the package hands on, its installation
 )
