@@ -114,18 +114,14 @@ class Frame:
     def __init__(self, strokes: list[np.ndarray], letters: str):
         """The frame of strokes (n, 2) that say `letters`; a usual one for ink of nothing but dots."""
         steps = np.hypot(*segments(strokes)[1].T)
-        self.level, self.shear = Level(0.0, np.zeros(1), np.zeros(1), USUAL_X_HEIGHT), 0.0
-        self.unit, self.step = USUAL_X_HEIGHT, USUAL_STEP / USUAL_X_HEIGHT  # of the ink; x-heights between points
-        if steps.any():
-            self.level = find_level(strokes)
-            slant = find_slant([self.level.apply(stroke) for stroke in strokes])
-            self.shear = float(
-                np.tan(np.radians(np.clip(slant, -30, 30)))
-            )  # x by y; steeper lines are too short to tell
-            tall = sum(character.isalnum() and not character.islower() for character in letters)
-            is_capitals = tall > 0.65 * len(letters.replace(" ", ""))  # the height of these was measured
-            self.unit = self.level.x_height / (CAPITAL if is_capitals else 1.0)
-            self.step = float(np.median(steps[steps > 0])) / self.unit
+        usual = Level(0.0, np.zeros(1), np.zeros(1), USUAL_X_HEIGHT)
+        self.level = find_level(strokes) if steps.any() else usual
+        slant = find_slant([self.level.apply(stroke) for stroke in strokes])
+        self.shear = np.tan(np.radians(np.clip(slant, -30, 30)))  # x by y; steeper lines are too short to tell
+        tall = sum(character.isalnum() and not character.islower() for character in letters)
+        is_capitals = steps.any() and tall > 0.65 * len(letters.replace(" ", ""))  # then their height was measured
+        self.unit = self.level.x_height / (CAPITAL if is_capitals else 1)  # of the ink
+        self.step = float(np.median(steps[steps > 0]) if steps.any() else USUAL_STEP) / self.unit  # between points
 
     def enter(self, positions: np.ndarray) -> np.ndarray:
         """Positions (n, 2) of the ink -> in the frame."""

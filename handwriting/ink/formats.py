@@ -1,13 +1,7 @@
-"""Ink and the files it is written to: a written line (`Ink`), a page of placed lines (`Page`), `save` by ending.
+"""Ink and its files: a written line (`Ink`), a page of placed lines (`Page`), and `save`, which goes by the ending.
 
-| ending | what is in it | `read_ink` reads it |
-|---|---|---|
-| .svg | strokes in mm, for plotters and drawing programs (`svg.py`) | yes |
-| .pdf, .png, .gif, .webp | pictures (`pictures.py`) | |
-| .gcode | strokes in mm, for plotters (`gcode.py`) | |
-| .json, .npz | lines as they were written, with the character of each point and what they were written by | yes |
-| .xml | a line in the form of IAM-OnDB, with its transcription as .txt beside it | yes |
-| .inkml | lines as traces of W3C's Ink Markup Language, https://www.w3.org/TR/InkML/ | yes |
+Pages in mm are .svg, .pdf, .png, .gif, .webp and .gcode. Lines as they were written, in whiteboard units, are .json and
+.npz, which hold all of an `Ink`, .xml as IAM-OnDB has it, and .inkml (https://www.w3.org/TR/InkML/).
 """
 
 import io
@@ -108,8 +102,8 @@ class Page:
             pens = [(low + high) / 2 + dot if np.hypot(*(high - low)) < DOT else stroke for low, high, stroke in spans]
             lines.append((ink.text, pens))
         groups: list[tuple[str | None, list]] = [(None, self.rules)] if self.rules and self.plots_rules else []
-        strokes = [stroke for _, strokes in lines for stroke in strokes]
-        counts = [len(stroke) for placed in self.lines for stroke in placed.ink.strokes]
+        strokes = [stroke for _, pens in lines for stroke in pens]
+        counts = [len(stroke) for ink, _ in self.lines for stroke in ink.strokes]
         return Sheet(self.width, self.height, [*groups, *lines], strokes, counts, self.rules)
 
     def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
@@ -133,10 +127,9 @@ def save(
 ) -> list[Path]:
     """Write pages in the format that the ending of `path` names. Returns the files that were written.
 
-    Of several pages each is a file, letter-1.svg, letter-2.svg and so on, but .pdf, .json, .npz and .inkml hold all. Of
-    several lines in .xml each is a file, letter-01.xml and so on, with one letter.txt. Ink in .json, .npz, .xml and
-    .inkml is in whiteboard units. No file is written before all are ready. Raises InputError for an unknown ending and
-    for what the format cannot hold.
+    Of several pages each is a file, letter-1.svg, letter-2.svg and so on, but .pdf, .json, .npz and .inkml hold all. In
+    .xml each line is a file, letter-01.xml and so on, with one letter.txt. No file is written before all are ready.
+    Raises InputError for an unknown ending and for what the format cannot hold.
     """
     path = Path(path)
     kind = check_ending(path)
@@ -152,9 +145,7 @@ def save(
             if beside.is_file() and not beside.read_bytes().startswith(b"OCR:"):
                 raise InputError(f"{beside}: a transcription would be written over it; name another file than {path}")
             if not all(ink.text.strip() for ink in inks):
-                raise InputError(
-                    "a line without a text cannot be written as IAM-OnDB does; give it one, or write .json"
-                )
+                raise InputError("a line without a text cannot be written as .xml; give it one, or write .json")
             body = encode_latin("\n".join(ink.text for ink in inks))
             files[beside] = b"\n\n".join([b"OCR:", body, b"CSR:", body + b"\n"])
             contents = [iam_bytes(ink) for ink in inks]

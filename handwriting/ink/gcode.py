@@ -36,10 +36,9 @@ class Plotter:
 
 
 def gcode_bytes(sheet: Sheet, plotter: Plotter) -> bytes:
-    """A program that draws the strokes of a sheet, in the order of writing.
+    """A program that draws the strokes of a sheet in the order of writing, and ends at the origin with the pen up.
 
-    It sets millimetres (G21) and absolute positions (G90), lifts the pen before it moves for the first time, travels by
-    G0 and draws by G1, and ends at the origin with the pen up (M2).
+    It sets millimetres (G21) and absolute positions (G90), travels by G0, draws by G1 and stops by M2.
     """
     move, wait, up, down = PENS[plotter.pen]
     places = up if plotter.up is None else plotter.up, down if plotter.down is None else plotter.down

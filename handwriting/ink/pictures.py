@@ -53,7 +53,7 @@ class Sheet(NamedTuple):
     rules: list[np.ndarray]  # (2, 2): faint lines on the paper, in pictures
 
 
-def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None, with_ink: bool = True) -> "Figure":
+def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None) -> "Figure":
     """A figure of a sheet. Raises InputError if it has too many pixels at `dpi`, which is for pictures of pixels."""
     from matplotlib.figure import Figure
 
@@ -65,7 +65,7 @@ def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None, with_ink
     figure.set_facecolor(drawing.paper or "none")
     if sheet.rules:
         draw_lines(figure, sheet.rules, "#b8c4d6", 0.1).set_capstyle("butt")
-    if with_ink and sheet.strokes:
+    if sheet.strokes:
         draw_lines(figure, sheet.strokes, drawing.colour, drawing.pen_width)
     return figure
 
@@ -107,7 +107,7 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
     from PIL import Image
 
     drawing = replace(drawing, paper=drawing.paper or "white")  # films cannot be transparent
-    figure = page_figure(sheet, drawing, drawing.dpi or 80, with_ink=False)
+    figure = page_figure(sheet._replace(strokes=[]), drawing, drawing.dpi or 80)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     begins = np.cumsum([0] + [n + 10 for n in sheet.counts])  # of each stroke, in points; to lift the pen takes 10

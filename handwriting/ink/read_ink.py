@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,11 @@ def read_ink(path: Path | str) -> Ink:
 def read_lines(path: Path | str) -> list[Ink]:
     """Read all lines of ink in a file: positions in the file's own unit, y downwards.
 
-    The text is the one that the file knows: in .json and .npz, a `truth` annotation in .inkml, the `<title>` of a group
-    in .svg, the transcription beside an .xml of IAM-OnDB; else "". Raises InputError that names the file for one that
-    cannot be read or holds no ink: an unknown ending, a damaged file, a DOCTYPE, less than two points.
+    Their text is a `truth` annotation in .inkml, the `<title>` of a group in .svg, what stands beside an .xml, else "".
+    Raises InputError for an unknown ending, a file that cannot be read, a DOCTYPE, and less than two points.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    if not (reader := READERS.get(path.suffix.lower())):
         raise InputError(f"{path}: ink is not read from such files; give one that ends with {', '.join(READERS)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file of ink")
@@ -106,8 +104,7 @@ def read_npz(path: Path, data: bytes) -> Iterator[Ink]:
 def read_iam(path: Path, data: bytes) -> Iterator[Ink]:
     """A line file of IAM-OnDB, recording errors mended as data_preprocessing.py does.
 
-    Its transcription is line n of form.txt for form-n.xml, or NAME.txt for NAME.xml. It may stand beside the file, or
-    where IAM-OnDB has it: ascii/.../form.txt for lineStrokes/.../form-n.xml.
+    Its text is NAME.txt for NAME.xml, or line n of form.txt for form-n.xml: beside it, or in ascii/ for lineStrokes/.
     """
     positions, ends, _ = clean_strokes(*read_strokes(data))
     places = [(path.with_suffix(".txt"), 1)]
@@ -121,12 +118,6 @@ def read_iam(path: Path, data: bytes) -> Iterator[Ink]:
             texts = tidy_texts(read_transcription(place.read_bytes()))
             text = texts[number - 1] if 1 <= number <= len(texts) else ""
     yield make_ink(np.split(positions, np.flatnonzero(ends[:-1]) + 1), text)
-
-
-def read_drawing(path: Path, data: bytes) -> Iterator[Ink]:
-    """The strokes of an .svg: those of each titled group are a line, those in none another."""
-    for title, strokes in read_svg(parse_xml(data)):
-        yield make_ink(strokes, title)
 
 
 def read_inkml(path: Path, data: bytes) -> Iterator[Ink]:
@@ -157,7 +148,7 @@ VALUE = re.compile(r"""\s*([!'"]?)\s*(?:([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+
 def read_trace(text: str, order: tuple[int, int, np.ndarray]) -> np.ndarray:
     """The positions (n, 2) of a trace, which is points apart by commas. Raises ValueError for one that is not.
 
-    `order`: where X and Y stand among the channels, and their directions (2,): 1 as is usual, right and down, or -1.
+    `order`: where X and Y stand among the channels, and their directions (2,): 1 for right and down, else -1.
     """
     x, y, signs = order
     mode, value, change = {x: "!", y: "!"}, {x: 0.0, y: 0.0}, {x: 0.0, y: 0.0}
@@ -180,4 +171,7 @@ def read_trace(text: str, order: tuple[int, int, np.ndarray]) -> np.ndarray:
     return np.array(positions).reshape(-1, 2) * signs
 
 
-READERS = {".xml": read_iam, ".npz": read_npz, ".json": read_json, ".svg": read_drawing, ".inkml": read_inkml}
+READERS: dict[str, Callable[[Path, bytes], Iterable[Ink]]] = {
+    ".xml": read_iam, ".npz": read_npz, ".json": read_json, ".inkml": read_inkml,
+    ".svg": lambda path, data: (make_ink(strokes, title) for title, strokes in read_svg(parse_xml(data))),
+}  # fmt: skip

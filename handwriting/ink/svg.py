@@ -22,7 +22,6 @@ TRANSFORM = re.compile(r"[\s,]*(\w{1,12})\s*\(([^()]*)\)")
 UNITS = {"px": 1.0, "deg": 1.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0, "pt": 96 / 72, "pc": 16.0}  # CSS
 QUANTITY = re.compile(rf"{NUMBER.pattern}({'|'.join(UNITS)})?")
 NOT_SHOWN = {"defs", "clipPath", "mask", "pattern", "marker", "symbol"}  # what stands in them is not drawn itself
-INHERITED = ("visibility", "fill", "stroke")
 WHITE = {"white", "#fff", "#ffffff", "rgb(255,255,255)", "rgb(100%,100%,100%)"}
 
 
@@ -77,10 +76,7 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
 
 
 def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.ndarray, etree._Element | None]]:
-    """All elements that are shown, in order, with their transform (3, 3) and the title of the nearest `<g>` with one.
-
-    After a `<use>` comes what it uses.
-    """
+    """All elements shown, in order, `<use>` followed, with their transform (3, 3) and the nearest title of a `<g>`."""
     named = {element.get("id"): element for element in root.iter(etree.Element) if element.get("id")}
     waiting = [(root, np.eye(3), {}, None, False)]  # a stack, as files may be nested deeper than Python's calls
     used = 0
@@ -96,7 +92,7 @@ def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.nd
         style |= {key.strip(): value.strip() for key, _, value in declared}
         if name in NOT_SHOWN or style.get("display") == "none":
             continue
-        inherited = inherited | {key: style[key] for key in INHERITED if key in style}
+        inherited = inherited | {key: style[key] for key in ("visibility", "fill", "stroke") if key in style}
         if "transform" in style:
             transform = transform @ read_transform(style["transform"])
         if name == "g" and (own := element.find("{*}title")) is not None:
@@ -182,8 +178,7 @@ def path_commands(data: str) -> Iterator[tuple[str, list[float]]]:
 def read_path(data: str, most: int) -> list[np.ndarray]:
     """The strokes of a path's data, each m cubic Bezier curves (3 m + 1, 2): a start, and three control points a curve.
 
-    A move alone draws nothing. Raises ValueError for data that cannot be read, and for more than `most` commands.
-    Places are complex numbers here: x is the real part, y the imaginary one.
+    Raises ValueError for data that cannot be read, and for more than `most` commands. Places are complex: x + i y.
     """
     outlines = []
     here, start, control, before = 0j, 0j, 0j, ""  # `control`: the last but one of a curve; `before`: the last command
@@ -250,8 +245,8 @@ def arc(here: complex, end: complex, rx: float, ry: float, angle: float, large: 
 def flatten(outlines: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
     """Strokes of m cubic curves each (3 m + 1, 2), see `read_path`, as strokes (n, 2) that are at most `tolerance` off.
 
-    A polyline of n parts is off by at most a cubic curve's greatest second derivative by 8 n^2, which is six times the
-    greatest second difference of its control points. Raises ValueError for more than `MAX_POINTS` points.
+    n parts are off by at most the curve's greatest second derivative, six times the greatest second difference of its
+    control points, by 8 n^2. Raises ValueError for more than `MAX_POINTS` points.
     """
     sizes = [len(outline) // 3 for outline in outlines]
     begins = 3 * np.arange(sum(sizes)) + np.repeat(np.arange(len(sizes)), sizes)  # of all curves, among all points
