@@ -26,7 +26,7 @@ from handwriting.data.dataset import load_dataset
 from handwriting.program import InputError, run_cli
 from handwriting.training.flags import choose_device, choose_precision, parse_flags
 from handwriting.training.processes import Group
-from handwriting.training.report import evaluation_table
+from handwriting.training.report import LABELS, describe_scale
 from handwriting.training.start import start_run
 from handwriting.training.tasks import make_task
 from utils import load_checkpoint, save_checkpoint
@@ -44,8 +44,13 @@ def print_evaluation(options: argparse.Namespace) -> None:
     task = make_task(content["task"], dataset, charset=content["charset"])
     if not len(dataset.lines("validation", task.with_text)):
         raise InputError(f"{options.data}: its validation split holds no line for {path}")
+    found = task.evaluate(network)
     print(f"{path} on the validation split of {options.data} ({dataset.rests}):")
-    print(evaluation_table(task.evaluate(network), task.unit, network))
+    print(f"  {found['lines']} lines" + (f", {found['points']:.0f} predicted points" if task.unit == "point" else ""))
+    for name, label in LABELS[task.unit].items():
+        number = f"{found[name]:.2%}" if name == "error_rate" else f"{found[name]:.4f}"
+        print(f"  {label:<38}{number:>12}")
+    print(f"  {describe_scale(network)}")
 
 
 def export_weights(options: argparse.Namespace) -> None:

@@ -32,16 +32,6 @@ def describe_scale(network: nn.Module) -> str:
     return f"normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units"
 
 
-def evaluation_table(found: Row, unit: str, network: nn.Module) -> str:
-    """All figures of an evaluation, a line each."""
-    points = f", {found['points']:.0f} predicted points" if unit == "point" else ""
-    rows = [f"  {found['lines']} lines{points}"]
-    for name, label in LABELS[unit].items():
-        number = f"{found[name]:.2%}" if name == "error_rate" else f"{found[name]:.4f}"
-        rows.append(f"  {label:<38}{number:>12}")
-    return "\n".join([*rows, f"  {describe_scale(network)}"])
-
-
 def epoch_line(row: Row, unit: str) -> str:
     """The figures of an epoch, from its row of the log."""
     weights = f", weights {row['description_length']:.1f}" if "description_length" in row else ""

@@ -1,8 +1,7 @@
 """One training run: its loop, its checkpoints, its evaluations. `Run.fit` and `Run.step` are the whole of training.
 
-A run has one process or several (processes.py). Each takes every n-th line of a batch, and lines of a batch are sorted
-by length, so that all have equal work; the gradient is that of the whole batch. The batches of an evaluation are dealt
-out likewise. Sums of every step go to all processes, so that all skip the same steps and stop at the same one.
+A run has one process or several. Each takes every n-th line of a batch, whose lines are sorted by length, so that all
+have equal work. The gradients and sums of every step go to all, so that all skip the same steps and stop at the same.
 """
 
 import argparse

@@ -59,13 +59,29 @@ def make_run(options: argparse.Namespace, resumed: Checkpoint | None) -> Run:
 
 
 def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | None:
-    """Complete the options with the settings of the run that is resumed. Returns its checkpoint; None for a new run."""
-    folder, task, resumed = options.model_dir, options.task, None
+    """Complete the options, under those that are given, with the settings of the run that is resumed, if one is.
+
+    Returns its checkpoint; None for a new run. Raises InputError for what a run cannot have, or cannot change to.
+    """
+    folder, task, given, resumed = options.model_dir, options.task, options.given, None
     if options.resume and options.init:
         raise InputError("--init begins a new run and --resume goes on with one; leave one of them out")
     if options.resume:
         resumed = newest_checkpoint(folder, task)
-        take_up_settings(options, resumed)
+        settings, step = resumed.content["settings"], resumed.content["progress"]["step"]
+        names = [name for name in SETTINGS if name in settings]
+        try:
+            saved = make_parser().parse_args([f"--{name}={settings[name]}" for name in names])
+        except InputError as error:
+            raise InputError(f"{resumed.path}: its settings cannot be used ({error})") from None
+        for name in names:
+            value = getattr(saved, name)
+            if name not in given:
+                setattr(options, name, value)
+            elif name in FIXED and getattr(options, name) != value:
+                raise InputError(f"--{name}: cannot change within a run; that in {folder} has {value}")
+        if options.max_steps and options.max_steps <= step:
+            raise InputError(f"--max_steps: the run is at step {step} already; give a higher one")
     elif newest_checkpoints(folder, task):
         raise InputError(f"{folder}: holds a run of {task} already; --resume it, or choose another --model_dir")
     options.processes = group.size if group else choose_processes(options)
@@ -73,8 +89,7 @@ def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | Non
     if choose_device(options.device).type == "cuda" and local > gpus:
         raise InputError(f"--processes {local}: more than the {gpus} GPUs here; give fewer, or --device cpu")
     if options.processes > options.batch_size:
-        lines = options.batch_size
-        raise InputError(f"--processes {options.processes}: more than the {lines} lines of a batch")
+        raise InputError(f"--processes {options.processes}: more than the {options.batch_size} lines of a batch")
     return resumed
 
 
@@ -89,23 +104,6 @@ def newest_checkpoint(folder: Path, task: str) -> Checkpoint:
         with naming_what_does_not_fit(path):
             check_like(content, PARTS, "content")
     return max(found, key=lambda checkpoint: checkpoint.content["progress"]["step"])
-
-
-def take_up_settings(options: argparse.Namespace, resumed: Checkpoint) -> None:
-    """Lay the settings of a run under the flags that are given. Raises InputError for one that it cannot change to."""
-    saved = {name: value for name, value in resumed.content["settings"].items() if name in SETTINGS}
-    try:
-        checked = vars(make_parser().parse_args([f"--{name}={value}" for name, value in saved.items()]))
-    except InputError as error:
-        raise InputError(f"{resumed.path}: its settings cannot be used ({error})") from None
-    for name in saved:
-        if name not in options.given:
-            setattr(options, name, checked[name])
-        elif name in FIXED and getattr(options, name) != checked[name]:
-            raise InputError(f"--{name}: cannot change within a run; that in {options.model_dir} has {checked[name]}")
-    step = resumed.content["progress"]["step"]
-    if options.max_steps and options.max_steps <= step:
-        raise InputError(f"--max_steps: the run is at step {step} already; give a higher one")
 
 
 def tell_start(run: Run, resumed: Checkpoint | None) -> None:

@@ -1,7 +1,4 @@
-"""What a run can train: the tasks, each with its network, its batches, its loss and its figures.
-
-A run is the same for all tasks. `Writing` serves `rand_write` and `synthesis`, `Reading` the task `read`.
-"""
+"""The tasks that a run can train, each with its network, its batches, its loss and its figures."""
 
 from __future__ import annotations
 
@@ -32,21 +29,20 @@ class Task:
     network), its network, its batches and their loss, what it measures in an evaluation, and samples.
     """
 
-    def __init__(
-        self, dataset: Dataset, with_text: bool, charset: str | None, timesteps: int | None = None, augment: float = 0.0
-    ):  # fmt: skip
+    def __init__(self, dataset: Dataset, with_text: bool, charset: str | None, timesteps: int = 10**9, augment=0.0):
         """On the dataset's lines with a text, or on all. `charset` is that of a checkpoint; None: the data's.
 
         For training, lines are cut to `timesteps` predictions, and the hand changed with the strength `augment`.
         """
         self.dataset, self.with_text, self.augment = dataset, with_text, augment
-        self.most_points = (timesteps or 10**9) + 1
+        self.most_points = timesteps + 1
         own = "".join(dataset.charset) if with_text else ""
         self.charset = own if charset is None else charset  # a character's code is its place here
         self.char_counts = dataset.char_counts.tolist() if with_text else []  # how often the training lines have each
-        alphabet = Alphabet(self.charset)
-        codes = [torch.from_numpy(alphabet.encode(text)) for text in dataset.texts.tolist()] if self.charset else None
-        self.codes = codes  # (U,) of each line's text
+        encode = Alphabet(self.charset).encode
+        self.codes = (
+            [torch.from_numpy(encode(text)) for text in dataset.texts.tolist()] if self.charset else None
+        )  # (U,)
         self.num_points = np.diff(dataset.starts)  # of each line
 
     @torch.no_grad()
@@ -164,7 +160,7 @@ class Reading(Task):
 
 
 def make_task(
-    name: str, dataset: Dataset, timesteps: int | None = None, charset: str | None = None, augment: float = 0.0
+    name: str, dataset: Dataset, timesteps: int = 10**9, charset: str | None = None, augment: float = 0.0
 ) -> Writing | Reading:
     """The task of a name, a key of `utils.NETWORKS`, with the character set of the data or of a checkpoint."""
     if name == "read":
