@@ -105,7 +105,7 @@ def cut_lines(network: Network, recogniser: Recogniser, dataset: Dataset, lines:
 def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -> CutLine | None:
     """Cut a line, points (T, 3) in whiteboard units, where the pen is lifted; None if it cannot be measured.
 
-    `characters` (T,) are the places in `text` of the points' characters. Glyphs are those `read` as what they are.
+    `characters` (T,) are the places in `text` of the points' characters. Glyphs must be `read` as what they are.
     """
     positions, ends = np.cumsum(points[:, :2], axis=0, dtype=np.float64), points[:, 2] > 0.5
     letters = []  # that reach from the baseline to the x-height; of each: middle, bottom, height
@@ -257,8 +257,8 @@ def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator)
         chosen = rng.integers(len(bases), size=ROUND)
         made = [compose_line(bases[n], glyphs, rng, bool(dataset.has_rests)) for n in chosen]
         read = recogniser.read([np.column_stack([offsets, ends]).astype(np.float32) for offsets, ends, _ in made])
-        wrong = [edit_distance(text, said) / len(text) for (*_, text), said in zip(made, read, strict=True)]
-        yield [line for line, share in zip(made, wrong, strict=True) if share <= MAX_WRONG]
+        pairs = zip(made, read, strict=True)
+        yield [line for line, said in pairs if edit_distance(line[2], said) <= MAX_WRONG * len(line[2])]
 
 
 def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
@@ -284,19 +284,19 @@ def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -
     while True:
         texts = [random_text(training, rng) for _ in range(ROUND)]
         left, lines = [text for text in texts if text and set(text) <= known], []
-        for _ in range(WRITE_TRIES if left else 0):
+        for _ in range(WRITE_TRIES):
+            if not left:
+                break
             given = [network.alphabet.spell(text) for text in left]
             seeds, biases = rng.integers(2**62, size=len(left)).tolist(), rng.uniform(*BIASES, len(left)).tolist()
             written = write_checked(network, given, seeds, biases, [default_steps(g.letters) for g in given], retries=0)
             read, tried, left = recogniser.read([line.points for line in written]), left, []
             for text, line, said in zip(tried, written, read, strict=True):
-                if said != text or line.fault:
+                if said == text and not line.fault:
+                    positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
+                    lines.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text))
+                else:
                     left.append(text)
-                    continue
-                positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
-                lines.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text))
-            if not left:
-                break
         yield lines
 
 

@@ -13,8 +13,7 @@ from lxml import etree
 from handwriting.data.dataset import MAX_POSITION
 from handwriting.strokes import PERIOD, SHORTEST_STEP, USUAL_STEP
 
-# A step within a stroke that takes longer has lost two readings or more. They are filled in `USUAL_STEP` apart, none
-# where the pen rests.
+# A step within a stroke that takes longer lost two readings or more, which are filled in (none where the pen rests).
 GAP = 0.045  # s
 GREATEST_GAP = 0.5  # s; ten of 1.5 million steps took longer or went back in time: the clock, or a pen at rest
 # 99.98 % of the steps within a stroke are shorter. At a longer one the pen was lifted or lost, and nobody recorded it.

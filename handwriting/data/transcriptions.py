@@ -41,11 +41,8 @@ def tidy_texts(lines: list[str]) -> list[str]:
 
 
 def tidy_quotations(text: str) -> str:
-    """Move each quotation mark that is set apart to the word before it if it closes, to the word after if it opens.
-
-    `text` is a form's lines, since a quotation goes on from line to line.
-    """
-    opened = set()  # kinds of marks, " and ', whose quotation is open
+    """Move quotation marks of a form that are set apart to the word before if they close, else to the word after."""
+    opened = set()  # kinds of marks, " and ', whose quotation is open; it goes on from line to line
 
     def place(run: re.Match) -> str:
         before, left, marks, right, after = run.groups()
