@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -181,27 +182,24 @@ def run_lock(folder: Path, task: str) -> Iterator[None]:
         yield
 
 
-class NotedSignals:
-    """Ctrl-C and SIGTERM while `with noted:` is open: they are counted, and the run looks at the count between steps.
+@contextlib.contextmanager
+def noted_signals(rank: int) -> Iterator[SimpleNamespace]:
+    """Have Ctrl-C and SIGTERM only counted, in `count`, at which a run looks between its steps.
 
-    While `ends_work` is set, process 0 raises KeyboardInterrupt for all but the first of them.
+    While its `ends_work` is set, process 0 raises KeyboardInterrupt for all but the first of them.
     """
+    noted = SimpleNamespace(count=0, ends_work=False)
 
-    def __init__(self, rank: int):
-        self.rank, self.count, self.ends_work, self.handlers = rank, 0, False, {}
-
-    def note(self, _number: int, _frame: object) -> None:
-        """Handle a signal."""
-        self.count += 1
-        if self.rank == 0 and self.ends_work and self.count > 1:
+    def note(_number: int, _frame: object) -> None:
+        noted.count += 1
+        if rank == 0 and noted.ends_work and noted.count > 1:
             raise KeyboardInterrupt
-        if self.rank == 0:
-            os.write(2, b"\nstopping after the evaluation\n" if self.ends_work else b"\nstopping after this step\n")
+        if rank == 0:
+            os.write(2, b"\nstopping after the evaluation\n" if noted.ends_work else b"\nstopping after this step\n")
 
-    def __enter__(self) -> "NotedSignals":
-        self.handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.handlers.items():
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in handlers.items():
             signal.signal(number, handler)

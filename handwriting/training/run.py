@@ -9,6 +9,7 @@ import math
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from handwriting.training import report
 from handwriting.training.batches import line_weights, make_batches, sample_lines
 from handwriting.training.flags import PRECISIONS, SETTINGS, choose_device, choose_precision
 from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average, restore_optimizer
-from handwriting.training.processes import Group, NotedSignals, tune_malloc
+from handwriting.training.processes import Group, noted_signals, tune_malloc
 from handwriting.training.progress import Progress, Row, Sums, check_like, naming_what_does_not_fit
 from handwriting.training.tasks import NETWORK_SIZES, deepen, make_task
 from handwriting.training.weight_noise import RATE, WeightNoise
@@ -107,7 +108,7 @@ class Run:
         tune_malloc()
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
         bar = report.progress_bar(self.last_step, progress.step, is_shown=group.rank == 0)
-        with bar, NotedSignals(group.rank) as signals:
+        with bar, noted_signals(group.rank) as signals:
             self.write_logs()  # a run that was killed may have written a checkpoint and not its row
             while progress.epoch < options.num_epochs:
                 bar.set_description(f"epoch {progress.epoch + 1}")
@@ -172,7 +173,7 @@ class Run:
         batches = make_batches(self.lengths[sampled], self.options.batch_size, rng)
         return [self.lines[sampled[batch]] for batch in batches]
 
-    def evaluate(self, signals: NotedSignals) -> Row:
+    def evaluate(self, signals: SimpleNamespace) -> Row:
         """The figures of the network on the validation split.
 
         Evaluating takes minutes: a second Ctrl-C ends it. The run is saved then, and goes on with the evaluation.

@@ -32,10 +32,9 @@ import math
 import torch
 from torch import nn
 
-# The step size of log s in units of that of the means. The gradient (5) is mostly noise, and an optimiser that divides
-# by its size makes little way. With Adam at a step size a and batches of B lines, log s settles within about
-# sqrt(N / B) / (2 a RATE) steps, and then wanders by sqrt(a RATE sqrt(N / B)) / 2: for 10,000 lines, B = 25 and
-# a = 8E-4 these are 1,300 steps and 20 % of s.
+# The step size of log s in units of that of the means, as the gradient (5) is mostly noise. With Adam at a step size a
+# and batches of B lines, log s settles within some sqrt(N / B) / (2 a RATE) steps, and then wanders by
+# sqrt(a RATE sqrt(N / B)) / 2: for 10,000 lines, B = 25 and a = 8E-4 these are 1,300 steps and 20 % of s.
 RATE = 10.0
 
 
