@@ -114,8 +114,7 @@ class Frame:
     def __init__(self, strokes: list[np.ndarray], letters: str):
         """The frame of strokes (n, 2) that say `letters`; a usual one for ink of nothing but dots."""
         steps = np.hypot(*segments(strokes)[1].T)
-        usual = Level(0.0, np.zeros(1), np.zeros(1), USUAL_X_HEIGHT)
-        self.level = find_level(strokes) if steps.any() else usual
+        self.level = find_level(strokes) if steps.any() else Level(0.0, np.zeros(1), np.zeros(1), USUAL_X_HEIGHT)
         slant = find_slant([self.level.apply(stroke) for stroke in strokes])
         self.shear = np.tan(np.radians(np.clip(slant, -30, 30)))  # x by y; steeper lines are too short to tell
         tall = sum(character.isalnum() and not character.islower() for character in letters)
@@ -136,13 +135,8 @@ class Frame:
         return turn(np.column_stack([x, y + np.interp(x, self.level.x, self.level.baseline)]), -self.level.slope)
 
 
-class Stroke(NamedTuple):
-    """A stroke in the frame."""
-
-    positions: np.ndarray  # (n, 2)
-    characters: np.ndarray  # (n,): the place in the text of each point's character, -1: none
-
-
+# Positions (n, 2) of a stroke in the frame, and the place in the text of each point's character (n,), -1: none.
+Stroke = tuple[np.ndarray, np.ndarray]
 Drawn = tuple[list[np.ndarray], np.ndarray]  # strokes (n, 2), and the place in the text of each point's character (T,)
 
 
@@ -155,11 +149,11 @@ def draw_marks(strokes: list[np.ndarray], characters: np.ndarray, letters: str, 
     """
     if letters == text:
         return strokes, characters
-    if not letters.strip():
+    if not letters.strip():  # what the network wrote says nothing
         strokes, characters = [], characters[:0]
     frame = Frame(strokes, letters)
     owners = np.split(characters, np.cumsum([len(stroke) for stroke in strokes])[:-1])
-    line = [Stroke(frame.enter(stroke), owner) for stroke, owner in zip(strokes, owners, strict=False)]
+    line = [(frame.enter(stroke), owner) for stroke, owner in zip(strokes, owners, strict=False)]
     for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
         if letter == character:
             continue
@@ -176,36 +170,33 @@ def draw_marks(strokes: list[np.ndarray], characters: np.ndarray, letters: str, 
             curve = smooth(corners)
             length = np.hypot(*np.diff(curve, axis=0).T).sum()
             positions = resample(curve, np.clip(length / 6, frame.step / 2, frame.step))
-            line.insert(at + number, Stroke(positions, np.full(len(positions), place)))
-    return [frame.leave(stroke.positions) for stroke in line], np.concatenate([stroke.characters for stroke in line])
+            line.insert(at + number, (positions, np.full(len(positions), place)))
+    return [frame.leave(positions) for positions, _ in line], np.concatenate([owner for _, owner in line])
 
 
 def without_marks(strokes: list[np.ndarray], characters: np.ndarray, letters: str, text: str) -> Drawn:
-    """Undo `draw_marks`, whose arguments these are, but for dots that it took away and ink that it moved.
-
-    The marks of a character are the last strokes that are its alone. Ink that is nothing but marks stays.
-    """
+    """Undo `draw_marks`, whose arguments these are, but for dots that it took away and ink that it moved."""
     owners, drawn = np.split(characters, np.cumsum([len(stroke) for stroke in strokes])[:-1]), set()
     for place, (letter, character) in enumerate(zip(letters, text, strict=True)):
         if letter != character and (split := split_character(character)):
             count = sum(len(MARK_OF[name].strokes) for name in split[1])
             own = [number for number, owner in enumerate(owners) if (owner == place).all()]
-            drawn.update(own[max(len(own) - count, 0) :])
+            drawn.update(own[max(len(own) - count, 0) :])  # its marks come after what was written
     kept = [number for number in range(len(strokes)) if number not in drawn] or range(len(strokes))
     return [strokes[number] for number in kept], np.concatenate([owners[number] for number in kept])
 
 
 def end_of(line: list[Stroke], place: int) -> int:
     """How many strokes there are up to the last one of the characters up to `place`."""
-    known = [stroke.characters[stroke.characters >= 0] for stroke in line]
+    known = [characters[characters >= 0] for _, characters in line]
     return max((n for n, owners in enumerate(known, 1) if len(owners) and np.median(owners) <= place), default=0)
 
 
 def vary(mark: Mark, rng: np.random.Generator) -> Mark:
     """A mark as a hand would draw it: never twice the same."""
     size, angle = 1 + 0.06 * rng.standard_normal(), 0.05 * rng.standard_normal()
-    turn = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return mark._replace(strokes=[stroke @ turn + 0.01 * rng.standard_normal(stroke.shape) for stroke in mark.strokes])
+    tilt = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return mark._replace(strokes=[stroke @ tilt + 0.01 * rng.standard_normal(stroke.shape) for stroke in mark.strokes])
 
 
 def place_marks(marks: list[Mark], box: np.ndarray) -> list[np.ndarray]:
@@ -226,18 +217,16 @@ def letter_box(line: list[Stroke], letters: str, place: int) -> np.ndarray:
     Strokes that lead to it or away along the baseline do not count for left and right, and 4 % of its points at each
     side may be another's. A letter with next to no points is between its neighbours, or beside the nearest one.
     """
-    everything = np.concatenate([stroke.positions for stroke in line])
-    owners = np.concatenate([stroke.characters for stroke in line])
+    everything, owners = (np.concatenate(parts) for parts in zip(*line, strict=True))
     is_tall = letters[place] in TALL or not letters[place].islower()
     points = everything[owners == place]
     points = points[(points[:, 1] > (-2.8 if is_tall else -1.6)) & (points[:, 1] < 1.5)]
     if len(points) < FEWEST:
         found = {n: everything[owners == n, 0] for n, letter in enumerate(letters) if letter != " "}
         middles = {n: (x.min() + x.max()) / 2 for n, x in found.items() if len(x) >= FEWEST}
-        middle = everything[:, 0].mean()
-        if middles:
-            beyond = max(place - max(middles), 0) + min(place - min(middles), 0)  # letters, an x-height apart
-            middle = np.interp(place, [*middles], [*middles.values()]) + beyond
+        middles = middles or {place: everything[:, 0].mean()}
+        beyond = max(place - max(middles), 0) + min(place - min(middles), 0)  # letters, an x-height apart
+        middle = np.interp(place, [*middles], [*middles.values()]) + beyond
         return np.array([[middle - NARROWEST / 2, -CAPITAL if is_tall else -1.0], [middle + NARROWEST / 2, 0.0]])
     top, bottom = np.percentile(points[:, 1], [4, 96])
     body = points[points[:, 1] <= 0.7 * bottom + 0.3 * top, 0]
@@ -263,19 +252,16 @@ def remove_dot(line: list[Stroke], letters: str, place: int) -> None:
 
 
 def place_sign(line: list[Stroke], strokes: list[np.ndarray], place: int, text: str) -> tuple[int, list[np.ndarray]]:
-    """Move what follows the blank at `place` to where a sign ends: how many strokes come before it, and the sign's.
-
-    Strokes of the blank itself belong to the character before or after it, whichever is nearer.
-    """
-    left, right = ([x(stroke.positions[:, 0]) for stroke in line] for x in (np.min, np.max))
+    """Move what follows the blank at `place` to where a sign ends: how many strokes come before it, and the sign's."""
+    left, right = ([x(positions[:, 0]) for positions, _ in line] for x in (np.min, np.max))
     at, last = end_of(line, place - 1), end_of(line, place)
     before, after = max(right[:at], default=-np.inf), min(left[last:], default=np.inf)
-    while at < last and left[at] - before <= after - right[at]:
+    while at < last and left[at] - before <= after - right[at]:  # strokes of the blank go with the nearer side
         at += 1
     sign = np.concatenate(strokes)[:, 0]
     gaps = [APART if text[n : n + 1] == " " else NEAR for n in (place - 1, place + 1)]
     after = min(left[at:], default=0.0)
     start = max(right[:at]) + gaps[0] if at else after - gaps[1] - np.ptp(sign)
     moved = start + np.ptp(sign) + gaps[1] - after if at else 0.0
-    line[at:] = [stroke._replace(positions=stroke.positions + [moved, 0.0]) for stroke in line[at:]]
+    line[at:] = [(positions + [moved, 0.0], characters) for positions, characters in line[at:]]
     return at, [stroke + [start - sign.min(), 0.0] for stroke in strokes]

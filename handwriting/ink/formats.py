@@ -214,10 +214,7 @@ def encode_latin(text: str) -> bytes:
 
 
 def iam_bytes(ink: Ink) -> bytes:
-    """A line file of IAM-OnDB, in whole whiteboard units from its top left corner; two strokes are 0.2 s apart.
-
-    Raises InputError if it is too long.
-    """
+    """A line file of IAM-OnDB, in whole whiteboard units from its top left corner. Raises InputError if too long."""
     low = np.concatenate(ink.strokes).min(0)
     strokes = [np.rint(stroke - low).astype(int) for stroke in ink.strokes]
     width, height = np.concatenate(strokes).max(0).tolist()
@@ -233,5 +230,5 @@ def iam_bytes(ink: Ink) -> bytes:
         element = etree.SubElement(group, "Stroke", colour="black", start_time=times[0], end_time=times[-1])
         for (x, y), when in zip(stroke.tolist(), times, strict=True):
             etree.SubElement(element, "Point", x=str(x), y=str(y), time=when)
-        time += PERIOD * len(stroke) + 0.2
+        time += PERIOD * len(stroke) + 0.2  # s, to the next stroke
     return etree.tostring(root, xml_declaration=True, encoding="ISO-8859-1", pretty_print=True)

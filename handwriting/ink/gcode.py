@@ -36,10 +36,7 @@ class Plotter:
 
 
 def gcode_bytes(sheet: Sheet, plotter: Plotter) -> bytes:
-    """A program that draws the strokes of a sheet in the order of writing, and ends at the origin with the pen up.
-
-    It sets millimetres (G21) and absolute positions (G90), travels by G0, draws by G1 and stops by M2.
-    """
+    """A program that draws a sheet in the order of writing, in mm (G21, G90), and ends at the origin, the pen up."""
     move, wait, up, down = PENS[plotter.pen]
     places = up if plotter.up is None else plotter.up, down if plotter.down is None else plotter.down
     waiting = [wait.format(milliseconds=1000 * plotter.pause, seconds=plotter.pause)] if wait and plotter.pause else []

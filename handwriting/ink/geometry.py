@@ -36,31 +36,27 @@ def turning_points(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray,
 
     The ends of a stroke count, unless the whole stroke is flatter than `least`.
     """
-    tops, bottoms = [np.zeros((0, 2))], [np.zeros((0, 2))]
+    tops, bottoms = [], []
     for stroke in strokes:
         y = stroke[:, 1]
-        places = [
-            0,
-            *(np.flatnonzero(np.diff(np.sign(np.diff(y)))) + 1).tolist(),
-            len(y) - 1,
-        ]  # y turns there, or rests
-        found: tuple[list[int], list[int]] = [], []
+        turns = np.flatnonzero(np.diff(np.sign(np.diff(y)))) + 1
+        places = [0, *turns.tolist(), len(y) - 1]
         high = low = 0  # places of the least and the greatest y since the last turn that counts
         direction = 0  # 1: going down the page
         for place, value in zip(places, y[places].tolist(), strict=True):
             high = place if value < y[high] else high
             low = place if value > y[low] else low
             if direction <= 0 and value - y[high] >= least:
-                found[0].append(high)
+                tops.append(stroke[high])
                 direction, low = 1, place
             elif direction >= 0 and y[low] - value >= least:
-                found[1].append(low)
+                bottoms.append(stroke[low])
                 direction, high = -1, place
-        if direction:
-            found[direction > 0].append(low if direction > 0 else high)
-        tops.append(stroke[found[0]])
-        bottoms.append(stroke[found[1]])
-    return np.concatenate(tops), np.concatenate(bottoms)
+        if direction > 0:
+            bottoms.append(stroke[low])
+        elif direction < 0:
+            tops.append(stroke[high])
+    return np.reshape(tops, (-1, 2)), np.reshape(bottoms, (-1, 2))
 
 
 class Level(NamedTuple):
@@ -91,8 +87,7 @@ def find_level(strokes: list[np.ndarray], x_height: float | None = None) -> Leve
     the places where the pen turns downwards; give it where it is known, as for a short line of a known hand.
     """
     everything = np.concatenate(strokes)
-    extent = np.ptp(everything, axis=0)
-    if not extent.any():
+    if not (extent := np.ptp(everything, axis=0)).any():
         raise ValueError("its ink has no extent")
     least_unit = extent.max() / 500  # no line has more characters
     middles, steps = segments(strokes)
@@ -102,8 +97,7 @@ def find_level(strokes: list[np.ndarray], x_height: float | None = None) -> Leve
         x, y = (middles - np.average(middles, axis=0, weights=lengths)).T
         if extent[0] > 2 * extent[1] and (spread := (lengths * x**2).sum()):
             slope = float((lengths * x * y).sum() / spread)
-        levelled = turn(middles, slope)[:, 1]
-        order = np.argsort(levelled)
+        order = np.argsort(levelled := turn(middles, slope)[:, 1])
         share = np.cumsum(lengths[order]) / lengths.sum()
         height = float(np.subtract(*np.interp([0.75, 0.25], share, levelled[order])))
     unit = max(x_height or height or np.ptp(turn(everything, slope), axis=0).max(), least_unit)
@@ -120,28 +114,24 @@ def find_level(strokes: list[np.ndarray], x_height: float | None = None) -> Leve
 
 
 def fit_slope(bottoms: np.ndarray, unit: float) -> float:
-    """The slope of a line through most bottoms (k, 2): Theil and Sen's, then least squares over what is near that line.
-
-    `unit` is about the x-height. Short ink has no slope: it could be a single letter's.
-    """
+    """The slope of a line through most bottoms (k, 2): Theil and Sen's, then least squares near it."""
     if len(bottoms) < 4 or np.ptp(bottoms[:, 0]) < 4 * unit:
-        return 0.0
+        return 0.0  # such short ink could be a single letter's
     x, y = (bottoms - bottoms.mean(0)).T
     first, second = np.triu_indices(len(bottoms), 1)
     far = np.abs(x[first] - x[second]) > unit
     slope = float(np.median((y[first] - y[second])[far] / (x[first] - x[second])[far]))
     left = y - slope * x
     near = np.abs(left - np.median(left)) < 0.4 * unit
-    if near.sum() < 4 or np.ptp(x[near]) < 4 * unit:
-        return slope
-    return float(np.polyfit(x[near], y[near], 1)[0])
+    is_long = near.sum() >= 4 and np.ptp(x[near]) >= 4 * unit
+    return float(np.polyfit(x[near], y[near], 1)[0]) if is_long else slope
 
 
 def local_baseline(bottoms: np.ndarray, positions: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
     """The baseline of level ink, positions (n, 2), as y (k,) at places x (k,); it changes slowly along the line.
 
-    Each y is a weighted mean of the bottoms (m, 2) around, without those far from the baseline of the round before:
-    descenders. Where there are few bottoms it stays near that baseline. `unit` is the x-height.
+    Each y is a weighted mean of the bottoms (m, 2) around, without descenders: those far from the baseline of the round
+    before. Where there are few bottoms it stays near that baseline. `unit` is the x-height.
     """
     x = np.linspace(positions[:, 0].min(), positions[:, 0].max(), 2 + int(np.ptp(positions[:, 0]) / unit))
     baseline = np.full(len(x), np.median(bottoms[:, 1]) if len(bottoms) else positions[:, 1].max())
@@ -179,13 +169,9 @@ def hand_aspect(strokes: list[np.ndarray], text: str) -> float:
 
 
 def to_writing_scale(strokes: list[np.ndarray]) -> np.ndarray:
-    """Strokes (n, 2) in any unit -> points (T, 3) float32 as they are recorded: level, of usual x-height and steps.
-
-    Raises ValueError for ink without extent.
-    """
+    """Strokes (n, 2) in any unit -> level points (T, 3) of usual x-height and steps. Raises as `find_level`."""
     level = find_level(strokes)
-    scale = USUAL_X_HEIGHT / level.x_height
-    return to_points([resample(level.apply(stroke) * scale, USUAL_STEP) for stroke in strokes])
+    return to_points([resample(level.apply(s) * (USUAL_X_HEIGHT / level.x_height), USUAL_STEP) for s in strokes])
 
 
 def resample(stroke: np.ndarray, step: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from handwriting.program import InputError, check_range
 from handwriting.strokes import PERIOD
 
 if TYPE_CHECKING:  # they take a second, and not all formats need them
-    from matplotlib.collections import LineCollection
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 MM_PER_INCH = 25.4
@@ -64,23 +64,22 @@ def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None) -> "Figu
     figure.patch.set_visible(drawing.paper is not None)
     figure.set_facecolor(drawing.paper or "none")
     if sheet.rules:
-        draw_lines(figure, sheet.rules, "#b8c4d6", 0.1).set_capstyle("butt")
+        draw_lines(figure, sheet.rules, "#b8c4d6", 0.1, "butt")
     if sheet.strokes:
         draw_lines(figure, sheet.strokes, drawing.colour, drawing.pen_width)
     return figure
 
 
-def draw_lines(figure: "Figure", strokes: list[np.ndarray], colour: str, width: float) -> "LineCollection":
+def draw_lines(figure: "Figure", strokes: list[np.ndarray], colour: str, width: float, cap: str = "round") -> "Artist":
     """Add strokes (n, 2), in mm from the top left corner, to a figure, drawn with a pen `width` mm wide."""
     from matplotlib.collections import LineCollection
     from matplotlib.transforms import Affine2D
 
     to_inches = Affine2D().scale(1 / MM_PER_INCH, -1 / MM_PER_INCH).translate(0, figure.get_figheight())
-    points = width * (72 / MM_PER_INCH)
-    lines = LineCollection(strokes, colors=colour, linewidths=points, capstyle="round", joinstyle="round")
+    points = width * (72 / MM_PER_INCH)  # typographic ones
+    lines = LineCollection(strokes, colors=colour, linewidths=points, capstyle=cap, joinstyle="round")
     lines.set_transform(to_inches + figure.dpi_scale_trans)
-    figure.add_artist(lines)
-    return lines
+    return figure.add_artist(lines)
 
 
 def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:

@@ -151,8 +151,7 @@ def read_trace(text: str, order: tuple[int, int, np.ndarray]) -> np.ndarray:
     `order`: where X and Y stand among the channels, and their directions (2,): 1 for right and down, else -1.
     """
     x, y, signs = order
-    mode, value, change = {x: "!", y: "!"}, {x: 0.0, y: 0.0}, {x: 0.0, y: 0.0}
-    positions = []
+    mode, value, change, positions = {x: "!", y: "!"}, {x: 0.0, y: 0.0}, {x: 0.0, y: 0.0}, []
     for point in filter(str.strip, text.split(",")):
         found = list(VALUE.finditer(point))
         is_read = "".join(match[0] for match in found) == point.rstrip() and len(found) > max(x, y)
@@ -160,12 +159,8 @@ def read_trace(text: str, order: tuple[int, int, np.ndarray]) -> np.ndarray:
             raise ValueError(f"a trace with a point that cannot be read: {point.strip()[:40]!r}")
         for channel in (x, y):
             mode[channel], number = found[channel][1] or mode[channel], found[channel][2]
-            if number == "*":
-                change[channel] = 0.0
-            elif mode[channel] == "!":
-                change[channel] = float(number) - value[channel]
-            else:
-                change[channel] = float(number) + (change[channel] if mode[channel] == '"' else 0.0)
+            base = {"!": -value[channel], "'": 0.0, '"': change[channel]}[mode[channel]]
+            change[channel] = 0.0 if number == "*" else float(number) + base
             value[channel] += change[channel]
         positions.append((value[x], value[y]))
     return np.array(positions).reshape(-1, 2) * signs

@@ -4,6 +4,7 @@ import cmath
 import math
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from lxml import etree
@@ -32,10 +33,8 @@ def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
     width, height = f"{sheet.width:g}", f"{sheet.height:g}"
     size = {"width": f"{width}mm", "height": f"{height}mm", "viewBox": f"0 0 {width} {height}"}
     root = etree.Element("svg", size, nsmap={None: "http://www.w3.org/2000/svg"})
-    pen = {
-        "fill": "none", "stroke": to_hex(drawing.colour), "stroke-width": f"{drawing.pen_width:g}",
-        "stroke-linecap": "round", "stroke-linejoin": "round",
-    }  # fmt: skip
+    pen = {"fill": "none", "stroke": to_hex(drawing.colour), "stroke-width": f"{drawing.pen_width:g}"}
+    pen |= {"stroke-linecap": "round", "stroke-linejoin": "round"}
     for title, strokes in sheet.groups:
         group = etree.SubElement(root, "g", pen)
         if title is not None:
@@ -78,15 +77,11 @@ def read_svg(root: etree._Element, tolerance: float | None = None) -> list[tuple
 def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.ndarray, etree._Element | None]]:
     """All elements shown, in order, `<use>` followed, with their transform (3, 3) and the nearest title of a `<g>`."""
     named = {element.get("id"): element for element in root.iter(etree.Element) if element.get("id")}
-    waiting = [(root, np.eye(3), {}, None, False)]  # a stack, as files may be nested deeper than Python's calls
-    used = 0
+    waiting, used = [(root, np.eye(3), {}, None, False)], 0  # a stack: files may be nested deeper than Python's calls
     while waiting:
         element, transform, inherited, title, is_used = waiting.pop()
-        used += is_used
-        if used > MAX_USED:
+        if (used := used + is_used) > MAX_USED:
             raise ValueError(f"<use> elements that stand for more than {MAX_USED} others, or for themselves")
-        if not isinstance(element.tag, str):  # a comment
-            continue
         name, style = etree.QName(element).localname, dict(element.attrib)  # what its `style` says comes first
         declared = [part.partition(":") for part in element.get("style", "").split(";")]
         style |= {key.strip(): value.strip() for key, _, value in declared}
@@ -108,6 +103,7 @@ def shown_elements(root: etree._Element) -> Iterator[tuple[etree._Element, np.nd
             children = [] if target is None else list(target) if etree.QName(target).localname == "symbol" else [target]
             transform = transform @ read_transform(f"translate({element.get('x', '0')} {element.get('y', '0')})")
             is_used = True
+        children = [child for child in children if isinstance(child.tag, str)]  # no comments
         waiting += [(child, transform, inherited, title, is_used) for child in reversed(children)]
 
 
@@ -234,8 +230,7 @@ def arc(here: complex, end: complex, rx: float, ry: float, angle: float, large: 
     count = math.ceil(abs(span) / (math.pi / 2) - 1e-9)
     reach = 4j / 3 * math.tan(span / count / 4)
     curves = []
-    for number in range(count):
-        begin, stop = (cmath.rect(1, first + span * (number + side) / count) for side in (0, 1))
+    for begin, stop in pairwise([cmath.rect(1, first + span * number / count) for number in range(count + 1)]):
         places = [center + place for place in (begin * (1 + reach), stop * (1 - reach), stop)]
         stretched = [grown * complex(rx * place.real, ry * place.imag) for place in places]
         curves += [(here + end) / 2 + turn * place for place in stretched]
