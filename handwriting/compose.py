@@ -41,8 +41,9 @@ FLAT_LETTERS = set("acemnorsuvwxz")
 TOKEN_CHARACTERS = set(string.digits + string.ascii_uppercase + ":/.,-+()")  # what new words are made of
 MIN_OWN = 0.6  # share of the points of a stroke that its character or word must have: the window runs a little ahead
 ALIGN_BATCH = 32
-SIGNS = {  # the greatest height of each in x-heights, and its number of strokes
-    ".": (0.5, 1), ",": (1.5, 1), ":": (1.8, 2), "-": (0.6, 1), "/": (5, 1), "(": (5, 1), ")": (5, 1), "+": (2, 2)
+SIGNS = {  # limits on a sign's height, top and bottom in x-heights, y downwards, and its number of strokes
+    ".": (0.5, -0.6, 0.4, 1), ",": (1.5, -0.6, 1.5, 1), ":": (1.8, -1.8, 0.5, 2), "-": (0.6, -1.3, 0.0, 1),
+    "/": (5.0, -3.5, 1.5, 1), "(": (5.0, -3.5, 1.5, 1), ")": (5.0, -3.5, 1.5, 1), "+": (2.0, -2.0, 0.4, 2),
 }  # fmt: skip
 NEAREST = 12  # glyphs of a character, those nearest in slant, of which one is taken
 MAX_WRONG = 0.25  # share of a composed line's characters that the recogniser may get wrong
@@ -163,14 +164,14 @@ def cut_words(line: Cutting, strokes: np.ndarray, counts: np.ndarray) -> tuple[l
 def is_usual(glyph: Cutting) -> bool:
     """Whether a glyph has the size and the place of its kind: most that have not were cut wrongly."""
     x, y = glyph.positions.T
-    width, height = np.ptp(x), np.ptp(y)
+    width, height, top, bottom = np.ptp(x), np.ptp(y), y.min(), y.max()
     edges = sorted((stroke.min(), stroke.max()) for stroke in np.split(x, np.flatnonzero(glyph.ends[:-1]) + 1))
     if any(right[0] - left[1] > 0.3 for left, right in pairwise(edges)):
         return False  # a stroke that stands apart is another character's
     if glyph.text in SIGNS:
-        most, count = SIGNS[glyph.text]
-        return height <= most and len(edges) == count and width < 3
-    return 1.0 < height < 4 and width < (0.9 if glyph.text in "1I" else 1.6) * height and -0.6 < y.max() < 0.8
+        most, highest, lowest, count = SIGNS[glyph.text]
+        return height <= most and top >= highest and bottom <= lowest and len(edges) == count and width < 3
+    return 1.0 < height < 4 and width < (0.9 if glyph.text in "1I" else 1.6) * height and -0.6 < bottom < 0.8
 
 
 def random_token(rng: np.random.Generator) -> str:
@@ -237,8 +238,7 @@ def compose_line(
 def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
     """Compose `ROUND` lines after `ROUND` lines, and of each round yield those that the recogniser can read.
 
-    They are made of all training lines with rare characters, and some others. Raises InputError if the network cannot
-    tell the characters of these apart.
+    They are made of all lines with rare characters, and some others. Raises InputError if these cannot be cut.
     """
     training = dataset.lines("train", with_text=True)
     is_rare = line_weights(dataset.texts[training], RARE_SHARE) > 1
@@ -257,8 +257,8 @@ def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator)
         chosen = rng.integers(len(bases), size=ROUND)
         made = [compose_line(bases[n], glyphs, rng, bool(dataset.has_rests)) for n in chosen]
         read = recogniser.read([np.column_stack([offsets, ends]).astype(np.float32) for offsets, ends, _ in made])
-        pairs = zip(made, read, strict=True)
-        yield [line for line, said in pairs if edit_distance(line[2], said) <= MAX_WRONG * len(line[2])]
+        wrong = [edit_distance(text, said) / len(text) for (*_, text), said in zip(made, read, strict=True)]
+        yield [line for line, share in zip(made, wrong, strict=True) if share <= MAX_WRONG]
 
 
 def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
