@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.checks import load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset
-from handwriting.figures import FIGURE_ENDINGS, lines_figure, save_figure
+from handwriting.figures import FIGURE_ENDINGS, save_figure
 from handwriting.program import InputError, Parser, atomic_write, run_cli
 from handwriting.recogniser import Recogniser, align
-from handwriting.strokes import SHORTEST_STEP
+from handwriting.strokes import SHORTEST_STEP, to_strokes
 from handwriting.training.flags import at_least
 from handwriting.writer import generate_conditionally, load_network
 
@@ -236,6 +238,26 @@ def common_errors(lines: list[Ink]) -> str:
             counted = f"{character!r} {found['wrong']} of {found['count']}" if character else f"added {found['wrong']}"
             pieces.append(f"{counted} ({read_as})")
     return "; ".join(pieces) or "none"
+
+
+def lines_figure(lines: list[np.ndarray], titles: list[str] | None = None) -> Figure:
+    """Lines of handwriting, points (T, 3) each, left-aligned below each other, 400 whiteboard units to the inch."""
+    figure, segments, right, y = Figure(), [], 0.0, 0.0
+    axes = figure.add_axes((0, 0, 1, 1))
+    for number, points in enumerate(lines):
+        strokes = to_strokes(points)
+        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
+        if titles:
+            axes.text(0, y, titles[number], fontsize=8, color="gray", va="top")
+            y += 160
+        moved = [stroke - low + [0, y] for stroke in strokes]
+        segments += [stroke if len(stroke) > 1 else np.repeat(stroke, 2, axis=0) for stroke in moved]  # dots are lines
+        right, y = max(right, high[0] - low[0]), y + max(high[1] - low[1], 200) + 120
+    axes.add_collection(LineCollection(segments, colors="black", linewidths=1.2, capstyle="round", joinstyle="round"))
+    axes.set(xlim=(-60, right + 60), ylim=(y - 60, -60), aspect="equal")
+    axes.axis("off")
+    figure.set_size_inches((right + 120) / 400, y / 400)
+    return figure
 
 
 def save_worst(measured: list[tuple[dict[str, Any], list[Ink]]], path: Path) -> None:

@@ -3,9 +3,9 @@
     python benchmarks/segmentation.py    # some two minutes on two cores
 
 The judge is the recogniser, which knows nothing of the window. Lines that it reads without a mistake are aligned with
-their text: the likeliest way to read the text in them (Viterbi, over the labels of CTC) has for each letter a frame where
-it is surest of it. The network's character of the point in the frame's middle should be that letter.
-Beside it stands the same for a line that is cut into equal pieces, one for each character.
+their text: the likeliest way to read the text in them (Viterbi, over the labels of CTC) has for each letter a frame
+where it is surest of it. The network's character of the point in the frame's middle should be that letter. Beside it
+stands the same for a line that is cut into equal pieces, one for each character.
 """
 
 import sys

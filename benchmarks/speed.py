@@ -30,11 +30,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.program import Parser, run_cli
 from handwriting.sampling import Sampler
-from handwriting.training.batches import make_batches
 from handwriting.training.flags import choose_precision, choose_processes, parse_flags
 from handwriting.training.processes import Group, start_group, tune_malloc
 from handwriting.training.run import Run
-from handwriting.training.tasks import make_task
+from handwriting.training.tasks import make_batches, make_task
 from model import Config, Model
 
 CHARS = 79

@@ -33,7 +33,7 @@ from handwriting.data.recordings import to_offsets
 from handwriting.program import InputError, Parser, check_writable, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
 from handwriting.sampling import default_steps
-from handwriting.training.batches import collate, line_weights, make_batches, pad_codes
+from handwriting.training.tasks import collate, line_weights, make_batches, pad_codes
 from handwriting.writer import Network, load_network, write_checked
 from model import Window, window_weights
 

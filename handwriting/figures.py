@@ -1,8 +1,7 @@
-"""Figures as the paper has them: lines of ink, the window over the text, densities of the next point, losses."""
+"""Figures as the paper has them: the window over the text, and the densities of the next point."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,38 +10,13 @@ import torch
 
 from handwriting.program import InputError, atomic_write
 from handwriting.sampling import Line
-from handwriting.strokes import to_strokes
 from model import Mixture, Model, mixture
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 MAX_CELLS = 10**7  # of a map of densities; a long line has some 300,000
-
-
-def lines_figure(lines: list[np.ndarray], titles: list[str] | None = None) -> Figure:
-    """Lines of handwriting, points (T, 3) each, left-aligned below each other, 400 whiteboard units to the inch."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.figure import Figure
-
-    figure, segments, right, y = Figure(), [], 0.0, 0.0
-    axes = figure.add_axes((0, 0, 1, 1))
-    for number, points in enumerate(lines):
-        strokes = to_strokes(points)
-        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
-        if titles:
-            axes.text(0, y, titles[number], fontsize=8, color="gray", va="top")
-            y += 160
-        moved = [stroke - low + [0, y] for stroke in strokes]
-        segments += [stroke if len(stroke) > 1 else np.repeat(stroke, 2, axis=0) for stroke in moved]  # dots are lines
-        right, y = max(right, high[0] - low[0]), y + max(high[1] - low[1], 200) + 120
-    axes.add_collection(LineCollection(segments, colors="black", linewidths=1.2, capstyle="round", joinstyle="round"))
-    axes.set(xlim=(-60, right + 60), ylim=(y - 60, -60), aspect="equal")
-    axes.axis("off")
-    figure.set_size_inches((right + 120) / 400, y / 400)
-    return figure
 
 
 def attention_figure(line: Line) -> Figure:
@@ -70,25 +44,6 @@ def density_figure(model: Model, line: Line, bias: float) -> Figure:
     axes.imshow(density**0.25, extent=extent, cmap="inferno", aspect="equal", interpolation="bilinear")
     axes.axis("off")
     return figure
-
-
-def draw_losses(
-    axes: Axes,
-    log: dict[str, Sequence[float]],
-    steps: dict[str, Sequence[float]] | None = None,
-    label: str = "loss, nats a line (normalised units)",
-) -> None:
-    """Training and validation loss by step. The `label` says what the losses are in.
-
-    `log` has the columns of a log by epoch; those of one by step, if there are any, are the training loss in its place.
-    """
-    training = steps or log
-    axes.plot(training["step"], training["train_loss"], ".-" if steps else "o-", markersize=3, label="training")
-    if log:
-        axes.plot(log["step"], log["validation_loss"], "o-", markersize=3, label="validation")
-    axes.set(xlabel="step", ylabel=label)
-    axes.grid(alpha=0.3)
-    axes.legend()
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -99,7 +99,7 @@ def run_cli(main: Callable[[], None]) -> None:
 
 
 def output_file(path: Path) -> Path:
-    """The regular file that writing to `path` makes or replaces, where a link leads to. Raises InputError for another."""
+    """The regular file that writing to `path` makes or replaces: where a link leads. Raises InputError for another."""
     try:
         target = path.resolve()
         if target.exists() and not target.is_file():

@@ -9,7 +9,8 @@ import torch
 from test_model import ASTRAY, astray, make_model, reference_distribution
 
 from handwriting import sampling
-from handwriting.figures import lines_figure
+from handwriting.ink.formats import Ink
+from handwriting.pages import stack_lines
 from handwriting.sampling import sample_noise, sample_points
 from model import Window, window_weights
 
@@ -178,8 +179,8 @@ def test_the_first_segment_is_drawn():
         model.head.bias[0] = 30.0  # a pen that is never lifted
     (line,) = sample(model, None, [0], 0.0, 30)
     assert len(line.points) == len(line.points) - 1 + 1
-    (stroke,) = lines_figure([line.points]).axes[0].collections[0].get_segments()
-    np.testing.assert_allclose(np.diff(stroke, axis=0), line.points[1:, :2], atol=1e-3)
+    (stroke,) = stack_lines([Ink(line.points)]).lines[0].strokes
+    np.testing.assert_allclose(np.diff(stroke, axis=0), 0.02 * line.points[1:, :2], atol=1e-3)
 
 
 # -------------------------------------------------------------------------------------------------------------- priming

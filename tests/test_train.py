@@ -25,7 +25,7 @@ from handwriting.checks import load_recogniser
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError, Parser
 from handwriting.recogniser import align
-from handwriting.training import batches, optimisation, report, run, start, tasks
+from handwriting.training import optimisation, report, run, start, tasks
 from handwriting.training.flags import PRECISIONS, choose_precision, choose_processes, parse_flags
 from handwriting.training.processes import Group, loopback_interface, start_group
 from handwriting.training.weight_noise import WeightNoise
@@ -79,7 +79,7 @@ def assert_same_weights(a, b) -> None:
 
 def test_batches_hold_every_line_once_among_lines_of_similar_length():
     lengths = np.random.default_rng(0).integers(30, 800, 103)
-    first, again, other = (batches.make_batches(lengths, 10, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (tasks.make_batches(lengths, 10, np.random.default_rng(seed)) for seed in (1, 1, 2))
     for found in (first, other):
         assert sorted(np.concatenate(found)) == list(range(103))
         assert max(map(len, found)) == 10
@@ -92,16 +92,16 @@ def test_batches_hold_every_line_once_among_lines_of_similar_length():
 
 def test_lines_with_rare_characters_are_seen_more_often():
     texts = np.array(["ab"] * 90 + ["a7"] * 8 + ["bQ"] * 2)
-    weights = batches.line_weights(texts, 0.16)
+    weights = tasks.line_weights(texts, 0.16)
     assert weights.tolist() == pytest.approx([1] * 90 + [2] * 8 + [8] * 2)
-    assert (batches.line_weights(texts, 0.0) == 1).all()
-    epochs = [batches.sample_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
+    assert (tasks.line_weights(texts, 0.0) == 1).all()
+    epochs = [tasks.sample_lines(weights, np.random.default_rng(seed)) for seed in range(300)]
     counts = np.mean([np.bincount(lines, minlength=100) for lines in epochs], axis=0)
     np.testing.assert_allclose(counts, weights / weights.mean(), atol=0.15)
     for lines in epochs:  # an epoch has as many lines as ever, each as often as its weight asks
         found = np.bincount(lines, minlength=100)
         assert len(lines) == 100 and (np.abs(found - weights / weights.mean()) < 1).all()
-    assert (batches.sample_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
+    assert (tasks.sample_lines(np.ones(50), np.random.default_rng(0)) == np.arange(50)).all()
 
 
 def test_batches_are_cut_padded_and_masked(dataset):
@@ -154,7 +154,7 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
     nats, squares, points = [], 0.0, 0
     for line in dataset.lines("validation", bool(charset)):
         codes = [torch.tensor([CHARSET.index(character) for character in dataset.texts[line]])] if charset else None
-        x, mask, text = batches.collate([dataset.points(line)], codes)
+        x, mask, text = tasks.collate([dataset.points(line)], codes)
         loss, error = model.losses(x, mask, text)
         nats.append(loss.sum().item())
         squares += error.sum().item()

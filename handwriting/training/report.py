@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 from tqdm import tqdm
 
-from handwriting.figures import draw_losses, save_figure
+from handwriting.figures import save_figure
 from handwriting.training.progress import Row, Sums
 
 # The figures of an evaluation, by the unit of the task.
@@ -81,10 +81,15 @@ def tell(line: str) -> None:
 
 
 def draw_curve(path: Path, epochs: list[Row], steps: list[Row], unit: str) -> None:
-    """Draw training and validation loss by step."""
+    """Draw training and validation loss by step; the training loss is that of the log by step, if it has rows."""
     from matplotlib.figure import Figure  # takes a second to import
 
-    columns = ({name: [row[name] for row in rows] for name in (rows[0] if rows else ())} for rows in (epochs, steps))
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    draw_losses(figure.subplots(), *columns, LABELS[unit]["loss"])
+    axes = figure.subplots()
+    for name, rows, mark in (("train", steps or epochs, ".-" if steps else "o-"), ("validation", epochs, "o-")):
+        found = [row["step"] for row in rows], [row[f"{name}_loss"] for row in rows]
+        axes.plot(*found, mark, markersize=3, label={"train": "training"}.get(name, name))
+    axes.set(xlabel="step", ylabel=LABELS[unit]["loss"])
+    axes.grid(alpha=0.3)
+    axes.legend()
     save_figure(figure, path)

@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 from handwriting.data.dataset import Dataset
-from handwriting.figures import lines_figure, save_figure
+from handwriting.ink.formats import Ink, save
+from handwriting.pages import stack_lines
 from handwriting.program import InputError, atomic_write
 from handwriting.seeds import derived_seed
 from handwriting.training import report
-from handwriting.training.batches import line_weights, make_batches, sample_lines
 from handwriting.training.flags import PRECISIONS, SETTINGS, choose_device, choose_precision
 from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average, restore_optimizer
 from handwriting.training.processes import Group, noted_signals, tune_malloc
 from handwriting.training.progress import Progress, Row, Sums, check_like, naming_what_does_not_fit
-from handwriting.training.tasks import NETWORK_SIZES, deepen, make_task
+from handwriting.training.tasks import NETWORK_SIZES, deepen, line_weights, make_batches, make_task, sample_lines
 from handwriting.training.weight_noise import RATE, WeightNoise
 from model import Model
 from utils import load_checkpoint, save_checkpoint
@@ -258,12 +258,14 @@ class Run:
 
     def draw_samples(self, name: str) -> bool:
         """Draw lines that the network writes. Returns whether there is anything to draw."""
-        lines = self.task.sample(self.network)
-        if lines:
-            save_figure(lines_figure(lines), self.path(name, ".png"))
-        elif self.options.task != "read":
-            report.tell("no picture of samples: the network wrote nothing that can be drawn")
-        return bool(lines)
+        if self.options.task == "read":
+            return False
+        try:
+            save([stack_lines([Ink(points) for points in self.task.sample(self.network)])], self.path(name, ".png"))
+        except InputError as error:  # of a network that has gone astray: no ink, or too much
+            report.tell(f"no picture of samples: {error}")
+            return False
+        return True
 
     def path(self, name: str, suffix: str = ".pt") -> Path:
         """Where the run's file of that name is."""
