@@ -175,7 +175,6 @@ class Writer:
         hand = load_style(style) if isinstance(style, str | Path) else style
         self.style = Path(style).stem if isinstance(style, str | Path) else hand.style if hand else ""
         self.hand = self.read_hand(hand) if hand else None
-        self._own_hands: dict[str, Primed] = {}  # by what they say
 
     def prepare(self, text: str) -> Prepared:
         """A text as the network can write it, as one line. Raises InputError as `Alphabet.prepare`."""
@@ -197,28 +196,21 @@ class Writer:
         blank = alphabet.encode(" " * (" " in alphabet.characters))
         return points, np.append(said.codes, blank)
 
-    def own_hand(self, text: str) -> Primed:
-        """The hand of the writer's seed, worked out once, for writing a page of text in which all is replaced.
+    @cached_property
+    def own_hand(self) -> Primed | None:
+        """The hand of the writer's seed, for pages. None if the network did not learn the characters of `HAND_TEXT`.
 
         Of some lines that the network makes up it is the first that is read without a mistake, or else the best: what
-        follows is no better than the line that it goes on from. They say `HAND_TEXT`, or the beginning of the text if
-        the network did not learn all of that.
+        follows is no better than the line that it goes on from.
         """
-        alphabet = self.network.alphabet
-        if set(HAND_TEXT) <= set(alphabet.learned):
-            said = alphabet.spell(HAND_TEXT)
-        else:
-            letters = alphabet.spell(" ".join(text.split())).letters
-            said = alphabet.spell(" ".join(letters.split())[: len(HAND_TEXT)].strip())
-        if said.text not in self._own_hands:
-            seeds = [derived_seed("hand", self.seed, number) for number in range(HANDS)]
-            lines = self.network.sampler.write([said.codes] * HANDS, seeds, self.bias, default_steps(said.text))
-            lines = [replace(line, text=said.letters) for line in lines]
-            verdicts = check_lines(lines, with_recogniser=True)
-            best = min(range(HANDS), key=lambda n: (*verdicts[n].sort_key[:3], n))
-            hand = self.to_ink(lines[best], said, seeds[best])
-            self._own_hands[said.text] = self.network.sampler.prime(*self.read_hand(hand))
-        return self._own_hands[said.text]
+        if not set(HAND_TEXT) <= set(self.network.alphabet.learned):
+            return None
+        said, seeds = self.prepare(HAND_TEXT), [derived_seed("hand", self.seed, number) for number in range(HANDS)]
+        lines = self.network.sampler.write([said.codes] * HANDS, seeds, self.bias, default_steps(said.text))
+        lines = [replace(line, text=said.letters) for line in lines]
+        keys = [verdict.sort_key[:3] for verdict in check_lines(lines, with_recogniser=True)]
+        best = keys.index(min(keys))
+        return self.network.sampler.prime(*self.read_hand(self.to_ink(lines[best], said, seeds[best])))
 
     def write_raw(
         self, texts: Sequence[Prepared], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
@@ -287,7 +279,7 @@ class Writer:
         A line's seed follows from the writer's and from where the line is in the text. `redo` has for some lines, by
         number from 1 (blank ones do not count), which other try at them is wanted. `report` is told of each line.
         """
-        hand = self.primed or self.own_hand(text)
+        hand = self.primed or self.own_hand
 
         def write(lines: Sequence[TextLine], attempt: int = 0) -> list[Ink]:
             texts = [self.network.alphabet.spell(line.text) for line in lines]

@@ -88,6 +88,7 @@ def test_the_shipped_network_writes_a_page():
 
 
 def test_the_own_hand_is_worked_out_once(small, monkeypatch):
+    monkeypatch.setattr(writer_module, "HAND_TEXT", "ab cab")
     primes = []
     prime = small.network.sampler.prime
     monkeypatch.setattr(small.network.sampler, "prime", lambda *given: primes.append(given) or prime(*given))
@@ -213,7 +214,7 @@ def test_the_same_seed_gives_the_same_page(checkpoints):
     first, again, other = (
         Writer(checkpoints / "blanks.pt", retries=0, seed=seed).page(TEXT, PAGE)[0].lines for seed in (3, 3, 4)
     )
-    assert len(first) > 3 and all(same_ink(a.ink, b.ink) for a, b in zip(first, again, strict=True))
+    assert len(first) > 2 and all(same_ink(a.ink, b.ink) for a, b in zip(first, again, strict=True))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(np.concatenate(a.strokes), np.concatenate(b.strokes))
     assert not same_ink(first[0].ink, other[0].ink)
@@ -269,7 +270,8 @@ def test_what_is_to_be_redone_is_numbers(text):
 # The command line
 
 
-def test_a_letter_is_written_from_a_file(checkpoints, tmp_path, capsys):
+def test_a_letter_is_written_from_a_file(checkpoints, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(writer_module, "HAND_TEXT", "ab cab")
     (tmp_path / "letter.txt").write_text("\ufeffab c\u00e1b\n\n\u00e1 cabcabcabcabcabc\n", encoding="utf-8")
     given = ["--checkpoint", checkpoints / "blanks.pt", "--page", "60x60", "--margins", "10"]
     run("--file", tmp_path / "letter.txt", *given, "--output", tmp_path / "letter.json")
