@@ -31,8 +31,9 @@ PAGE = PageFormat(100, 100, margins=(10, 10, 10, 10))
 
 
 @pytest.fixture
-def small(checkpoints):
-    """A writer with a small network."""
+def small(checkpoints, monkeypatch):
+    """A writer with a small network, whose own hand says what that network knows."""
+    monkeypatch.setattr(writer_module, "HAND_TEXT", "ab cab")
     return Writer(checkpoints / "blanks.pt", retries=0)
 
 
@@ -88,7 +89,6 @@ def test_the_shipped_network_writes_a_page():
 
 
 def test_the_own_hand_is_worked_out_once(small, monkeypatch):
-    monkeypatch.setattr(writer_module, "HAND_TEXT", "ab cab")
     primes = []
     prime = small.network.sampler.prime
     monkeypatch.setattr(small.network.sampler, "prime", lambda *given: primes.append(given) or prime(*given))
@@ -210,7 +210,7 @@ def test_a_page_keeps_paragraphs_and_blank_lines(small):
         assert np.median(level.baseline) == pytest.approx(y, abs=1.5)
 
 
-def test_the_same_seed_gives_the_same_page(checkpoints):
+def test_the_same_seed_gives_the_same_page(checkpoints, small):
     first, again, other = (
         Writer(checkpoints / "blanks.pt", retries=0, seed=seed).page(TEXT, PAGE)[0].lines for seed in (3, 3, 4)
     )
@@ -270,8 +270,7 @@ def test_what_is_to_be_redone_is_numbers(text):
 # The command line
 
 
-def test_a_letter_is_written_from_a_file(checkpoints, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(writer_module, "HAND_TEXT", "ab cab")
+def test_a_letter_is_written_from_a_file(checkpoints, tmp_path, capsys, small):
     (tmp_path / "letter.txt").write_text("\ufeffab c\u00e1b\n\n\u00e1 cabcabcabcabcabc\n", encoding="utf-8")
     given = ["--checkpoint", checkpoints / "blanks.pt", "--page", "60x60", "--margins", "10"]
     run("--file", tmp_path / "letter.txt", *given, "--output", tmp_path / "letter.json")
