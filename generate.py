@@ -85,7 +85,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--jitter", type=float, help="mm that lines are off their places by, more or less (default: 0)")
     add("--smooth", action="store_true", help="draw strokes as smooth curves through their points")
     add("--redo", type=parse_redo, metavar="LINES", help="write these lines anew, as 7, or 7,9:2 for another try at 9")
-    add("--progress", action="store_true", help="tell each line when it is written")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, help=f"file to write: .{', .'.join(FORMATS)} (default: examples/TASK.png)")
     add("--format", help="ending of the files of --batch (default: png)")

@@ -208,7 +208,7 @@ class Pages(Request):
 
     told = "a page"
     takes = (
-        "text file page landscape margins x_height line_spacing align ruled plot_rules jitter smooth redo progress "
+        "text file page landscape margins x_height line_spacing align ruled plot_rules jitter smooth redo "
         "style prime prime_text"
     )
     usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
@@ -235,14 +235,7 @@ class Pages(Request):
 
     def write(self, text: str) -> WrittenText:
         """The text in lines of ink that fit the page."""
-        with tqdm(unit=" lines", disable="progress" not in self.given) as bar:
-
-            def report(ink: Ink) -> None:
-                bar.update()
-                if not bar.disable:
-                    bar.write(ink.text, file=sys.stderr)
-
-            written = self.writer.write_text(text, self.page_format, self.given.get("redo"), report)
+        written = self.writer.write_text(text, self.page_format, self.given.get("redo"))
         for word in written.broken:
             note(f"broke {word!r} with a hyphen: it is wider than a line")
         return written

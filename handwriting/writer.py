@@ -1,7 +1,7 @@
 """Writing as people ask for it: lines and pages in one hand, checked, and written again where they are wrong."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -270,25 +270,18 @@ class Writer:
         text, _ = self.network.alphabet.prepare_page(text)
         return lay_out(self.write_text(text, page_format), page_format, self.seed, smoothed)
 
-    def write_text(
-        self, text: str, page_format: PageFormat, redo: Mapping[int, int] | None = None,
-        report: Callable[[Ink], None] | None = None,
-    ) -> WrittenText:  # fmt: skip
+    def write_text(self, text: str, page_format: PageFormat, redo: Mapping[int, int] | None = None) -> WrittenText:
         """Write what `Alphabet.prepare_page` makes of a text in one hand, broken into lines that fit the page.
 
         A line's seed follows from the writer's and from where the line is in the text. `redo` has for some lines, by
-        number from 1 (blank ones do not count), which other try at them is wanted. `report` is told of each line.
+        number from 1 (blank ones do not count), which other try at them is wanted.
         """
         hand = self.primed or self.own_hand
 
         def write(lines: Sequence[TextLine], attempt: int = 0) -> list[Ink]:
             texts = [self.network.alphabet.spell(line.text) for line in lines]
             seeds = [derived_seed("line", self.seed, line.paragraph, line.start, attempt) for line in lines]
-            inks = self.write_lines(texts, seeds, hand)
-            for ink in inks:
-                if report:
-                    report(ink)
-            return inks
+            return self.write_lines(texts, seeds, hand)
 
         written = write_text(text, write, page_format)
         places = [place for place, ink in enumerate(written.inks) if ink is not None]

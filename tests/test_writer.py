@@ -339,7 +339,7 @@ def test_a_wrong_line_of_a_page_is_named_by_its_number(checkpoints, tmp_path, mo
 
 WRONG_FLAGS = [
     (["ab", "--redo", "1"], "--redo"), (["ab", "--landscape"], "--page writes on pages"),
-    (["ab", "--ruled"], "--ruled"), (["ab", "--smooth"], "--smooth"), (["ab", "--progress"], "--progress"),
+    (["ab", "--ruled"], "--ruled"), (["ab", "--smooth"], "--smooth"), 
     (["ab", "--margins", "5"], "--margins"), (["ab", "--format", "svg"], "--format"),
     (["ab", "--page", "A4", "--samples", "2"], "--samples"), (["ab", "--page", "A4", "--steps", "90"], "--steps"),
     (["ab", "--page", "A4", "--attention"], "--attention"), (["--file", "x", "--density"], "--density"),
