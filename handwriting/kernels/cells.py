@@ -5,8 +5,6 @@ The gates of a layer stand in the order output, input, forget, candidate: the th
 the three that lead to the cell. cells.c has the same order.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib
@@ -24,7 +22,6 @@ from handwriting.program import note
 
 OUTPUT, INPUT, FORGET, CANDIDATE = range(4)
 SIGMOIDS = slice(OUTPUT, FORGET + 1)  # the gates that are sigmoids; the candidate is a tanh
-
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 
 

@@ -1,7 +1,5 @@
 """One point of some lines at a time, for writing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -16,17 +14,12 @@ from handwriting.kernels.window import MIN_EXPONENT
 
 MAX_HALF = torch.finfo(torch.half).max
 MAX_DIFFERENCE = 0.02  # in parts of the greatest number: what half precision and bfloat16 round is less
-
-
 Product = Callable[[Tensor], Tensor]
-Products = tuple[list[Product], Product, Product | None]
+Products = tuple[list[Product], Product, Product | None]  # of each layer's gates, the head, and the window
 
 
 def pack_products(model: nn.Module) -> Products:
-    """The products for the gates of each layer, for the head, and for the window, of a `Model` that the kernels know.
-
-    They are with rows of a `Decoder`, (B, columns) -> (B, N).
-    """
+    """The products of a `Model` that the kernels know, with the rows of a `Decoder`, (B, columns) -> (B, N)."""
     H, inputs, gates = model.config.cell_size, 3 + model.config.num_chars, []  # inputs: x and w together
     for n, layer in enumerate(model.layers):
         of_input, of_hidden, bias = gate_weights(getattr(layer, "cell", layer))
@@ -41,8 +34,7 @@ def pack_products(model: nn.Module) -> Products:
 def pack_product(weight: Tensor, bias: Tensor) -> Product:
     """The product of a linear layer (N, I) with rows [1, 1, ...] (B, 2 + I): the ones are for the bias.
 
-    The first is for what half precision has of it, the second for the rest. (PyTorch would add it in an operation of
-    its own.) A network trained in float32 is rounded to half precision, as it is for export.
+    The first is for what half precision has of it, the second for the rest. Float32 networks are rounded to that.
     """
     high = bias.clamp(-MAX_HALF, MAX_HALF).half().to(bias.dtype)
     weight = torch.cat([high[:, None], (bias - high)[:, None], weight], dim=1).detach().cpu()
@@ -81,7 +73,7 @@ class Decoder:
             columns = F.pad(text.masked_fill(text < 0, C), (0, 1), value=C) + torch.arange(B)[:, None] * (C + 1)
             self.columns = columns.flatten().numpy()
 
-    def select(self, lines: np.ndarray, text: Tensor | None = None) -> Decoder:
+    def select(self, lines: np.ndarray, text: Tensor | None = None) -> "Decoder":
         """A decoder that goes on from these lines, their numbers (n,), with their own texts or others (n, U)."""
         if text is None and self.text is not None:
             text = self.text[lines]
@@ -90,15 +82,11 @@ class Decoder:
         return other
 
     def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Read normalised points x (B, 3).
-
-        Returns what `sampling.PlainDecoder.step` does. Read kappa before the next step.
-        """
+        """What `sampling.PlainDecoder.step` does. Read kappa before the next step."""
         self.x[:] = x
         phi = kappa = None
         gates, candidate, h, (of_gates, of_head, of_window) = self.gates, self.gates[CANDIDATE], self.h, self.products
-        layers = zip(of_gates, self.reads, self.cells, self.hs, strict=True)
-        for n, (product, read, cell, place) in enumerate(layers):
+        for n, (product, read, cell, place) in enumerate(zip(of_gates, self.reads, self.cells, self.hs, strict=True)):
             self.gates_by_line.copy_(product(read).view_as(self.gates_by_line))
             self.sigmoids.sigmoid_()
             np.tanh(candidate, out=candidate)

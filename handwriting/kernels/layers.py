@@ -10,8 +10,6 @@ Products, what goes into the gates, and states are in the type of the states. Ga
 gradients, all that adds up over the line, are in the type of the weights.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +22,6 @@ from handwriting.kernels.window import FusedWindow
 BLOCK = 4  # points whose narrow inputs are multiplied at once: the results stay in the processor's cache
 CHUNK_ROWS = 1600  # points times lines that go into one product where many can
 WIDTH_STEP = 32  # rows of a multiple of it are multiplied up to a third faster; narrow ones are quick already
-
-
 PARAMETERS = {
     nn.LSTM: ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"],  # of one layer, one direction, no projection
     nn.LSTMCell: ["weight_ih", "weight_hh", "bias_ih", "bias_hh"],
@@ -34,10 +30,7 @@ PARAMETERS = {
 
 
 def takes(layer: nn.Module | None, kind: type[nn.Module], like: Tensor, shape: tuple[int, int] | None = None) -> bool:
-    """Whether a layer is the nn.LSTM, nn.LSTMCell or nn.Linear that `kind` says, in the type of `like`.
-
-    Nothing may be hooked in, and `shape`, if it is given, is that of the first weight.
-    """
+    """Whether a layer is a plain `kind` of the type of `like`, without hooks, its first weight of `shape` if given."""
     if type(layer) is not kind or layer._forward_hooks or layer._forward_pre_hooks or not can_run(like.device):
         return False
     names = [name for name, parameter in layer.named_parameters() if parameter.dtype == like.dtype]
@@ -47,10 +40,7 @@ def takes(layer: nn.Module | None, kind: type[nn.Module], like: Tensor, shape: t
 
 
 def takes_window_lstm(layer: nn.Module, points: Tensor, characters: Tensor, *before: Tensor) -> bool:
-    """Whether `window_lstm` gives what this `WindowLSTM` does: at one point of made-up numbers it must.
-
-    So whoever changes its `step` need not think of the kernel.
-    """
+    """Whether `window_lstm` gives what this `WindowLSTM` does at one made-up point: its `step` may be changed."""
     H, _, C, K = (tensor.shape[1] for tensor in before)
     parts = ("cell", nn.LSTMCell, (4 * H, 3 + C)), ("window", nn.Linear, (3 * K, H))
     are_known = [takes(getattr(layer, name, None), kind, points, shape) for name, kind, shape in parts]
@@ -191,10 +181,7 @@ def window_lstm(
     layer: nn.Module, matmul_dtype: torch.dtype,
     points: Tensor, characters: Tensor, hidden: Tensor, cell: Tensor, w: Tensor, kappa: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
-    """`WindowLSTM.forward`, with hidden (T, B, H) and w (T, B, C) in the type of the products.
-
-    There is no gradient by alpha and beta.
-    """
+    """`WindowLSTM.forward`: hidden (T, B, H), w (T, B, C) in the products' type; no gradient by alpha and beta."""
     of_input, of_hidden, bias = gate_weights(layer.cell)
     low, keep, (C, H) = product_type(bias.dtype, matmul_dtype), torch.is_grad_enabled(), (w.shape[1], hidden.shape[1])
     of_point, of_window = of_input.split([points.shape[2], C], dim=1)

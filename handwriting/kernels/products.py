@@ -1,7 +1,5 @@
 """Products of one weight with many rows, in the type that the processor multiplies fastest."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -28,9 +26,9 @@ def multiplies_bfloat16() -> bool:
 
 
 def pack_linear(weight: Tensor, rows: int) -> Callable[..., Tensor]:
-    """The function (x (n, I), added (n, N) = None) -> x @ weight.T + added, for one weight (N, I) and many x.
+    """(x (n, I), added (n, N) = None) -> x @ weight.T + added, all of one type, for one weight (N, I) and many x.
 
-    All are of one type. It is quickest for n = `rows`.
+    It is quickest for n = `rows`.
     """
     if weight.dtype == torch.bfloat16 and HAS_BF16_PACKING:
         return pack_linear_bf16(weight, rows)
@@ -47,10 +45,9 @@ def pack_linear_bf16(weight: Tensor, rows: int) -> Callable[..., Tensor]:
     linear = torch.ops.mkldnn._linear_pointwise
 
     def product(x: Tensor, added: Tensor | None = None) -> Tensor:
-        alone = added is None
-        return (
-            linear.default(x, packed, None, "none", [], "") if alone else linear.binary(x, added, packed, None, "add")
-        )
+        if added is None:
+            return linear.default(x, packed, None, "none", [], "")
+        return linear.binary(x, added, packed, None, "add")
 
     return product
 

@@ -1,7 +1,5 @@
 """The soft window over whole lines, forwards and backwards."""
 
-from __future__ import annotations
-
 import math
 
 import torch
