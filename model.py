@@ -101,10 +101,9 @@ class WindowLSTM(nn.Module):
     def step(
         self, x: Tensor, characters: Tensor, hidden: Tensor, cell: Tensor, w: Tensor, kappa: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Window]:
-        """One point.
+        """One point: x (B, 3), characters (B, U, C); of the point before hidden, cell (B, H), w (B, C), kappa (B, K).
 
-        x (B, 3), characters (B, U, C); of the point before hidden and cell (B, H), w (B, C), kappa (B, K). Returns
-        hidden, cell, w and the window's parameters (B, K) of this point.
+        Returns hidden, cell, w and the window's parameters (B, K) of this point.
         """
         hidden, cell = self.cell(torch.cat([x, w], dim=-1), (hidden, cell))  # (eq. 52)
         alpha, beta, advance = self.window(hidden).clamp(max=self.max_log).exp().chunk(3, dim=-1)  # (eq. 48-50)
@@ -120,14 +119,13 @@ class WindowLSTM(nn.Module):
 
         Returns hidden (T, B, H) and w (T, B, C) of all points, the last cell (B, H), and the window (T, B, K).
         """
-        hiddens, ws, windows = [], [], []
+        steps = []
         for x in points:
             hidden, cell, w, window = self.step(x, characters, hidden, cell, w, kappa)
             kappa = window.kappa
-            hiddens.append(hidden)
-            ws.append(w)
-            windows.append(window)
-        return torch.stack(hiddens), torch.stack(ws), cell, Window(*map(torch.stack, zip(*windows, strict=True)))
+            steps.append((hidden, w, *window))
+        hiddens, ws, *windows = map(torch.stack, zip(*steps, strict=True))
+        return hiddens, ws, cell, Window(*windows)
 
 
 # --------------------------------------------------------------------------- the mixture and its loss (section 4.1)
@@ -217,8 +215,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config = config
-        self.matmul_dtype = torch.float32
+        self.config, self.matmul_dtype = config, torch.float32
         H, C = config.cell_size, config.num_chars
         self.layers = nn.ModuleList()
         for n in range(config.num_layers):
@@ -247,9 +244,8 @@ class Model(nn.Module):
     def initial_state(self, batch_size: int) -> State:
         """All zeros: the pen has not moved and the window stands before the first character (kappa 0, u from 1)."""
         c, zeros = self.config, self.mean.new_zeros
-        layers = (c.num_layers, batch_size, c.cell_size)
-        window_size = c.K if c.num_chars else 0
-        return State(zeros(layers), zeros(layers), zeros(batch_size, c.num_chars), zeros(batch_size, window_size))
+        layers, kappa = (c.num_layers, batch_size, c.cell_size), (batch_size, c.K if c.num_chars else 0)
+        return State(zeros(layers), zeros(layers), zeros(batch_size, c.num_chars), zeros(kappa))
 
     def forward(
         self, points: Tensor, characters: Tensor | None = None, state: State | None = None
@@ -274,8 +270,7 @@ class Model(nn.Module):
         state = self.initial_state(points.shape[1]) if state is None else state
         inputs, w, window = [points], state.window[None], None  # inputs: what each layer reads beside other layers' h
         hiddens, cells = [], []  # of each layer, (T, B, H) and (B, H)
-        for n, layer in enumerate(self.layers):
-            before = state.hidden[n], state.cell[n]
+        for layer, *before in zip(self.layers, state.hidden, state.cell, strict=True):
             if isinstance(layer, WindowLSTM):
                 hidden, w, cell, window = self.run_window(layer, points, characters, *before, state.window, state.kappa)
                 inputs, window = [points, w], Window(*window)  # upper layers see x_t and w_t (eq. 53)
