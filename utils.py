@@ -28,8 +28,7 @@ def save_checkpoint(
 ) -> None:
     """Write a network of a task with its sizes, statistics and characters, and `training` for resuming.
 
-    `half` stores the weights in half precision; an InputError names one that this cannot hold. The file has nothing but
-    tensors and plain Python values.
+    `half` stores the weights in half precision; an InputError names one that this cannot hold.
     """
     weights = network.state_dict()
     if half:
@@ -50,17 +49,6 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Any
 
     Raises InputError for a file that is missing, damaged, or not a checkpoint of this project.
     """
-    content = read_checkpoint(path, device)
-    try:
-        network = build_network(content)
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: its contents do not fit together ({reason})") from None
-    return network.to(device).eval(), content
-
-
-def read_checkpoint(path: Path, device: str | torch.device) -> dict[str, Any]:
-    """The content of a checkpoint of this version. Raises InputError for a missing or damaged file, or another."""
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train one with train.py, or name another one")
     with path.open("rb") as file:
@@ -74,14 +62,16 @@ def read_checkpoint(path: Path, device: str | torch.device) -> dict[str, Any]:
     if not isinstance(content, dict) or repr(content.get("version")) != str(VERSION):
         raise InputError(f"{path}: not a checkpoint of this version of the project")
     content.setdefault("task", "synthesis" if content.get("charset") else "rand_write")
-    return content
+    try:
+        network = build_network(content)
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: its contents do not fit together ({reason})") from None
+    return network.to(device).eval(), content
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Raise ValueError or zipfile.BadZipFile for what is not a .zip as torch.save writes it, or is damaged.
-
-    PyTorch does not compare the checksums of what it reads.
-    """
+    """Raise ValueError or BadZipFile for no .zip as torch.save writes it, or a damaged one: PyTorch checks no sums."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
