@@ -17,17 +17,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.checks import find_recogniser
 from handwriting.ink.formats import Ink
+from handwriting.ink.geometry import resample
 from handwriting.program import InputError, Parser, run_cli
-from handwriting.recogniser import (
-    BLANK,
-    MAX_POINTS,
-    SPACING,
-    Recogniser,
-    collate_features,
-    features,
-    resample,
-    straighten,
-)
+from handwriting.recogniser import BLANK, MAX_POINTS, SPACING, Recogniser, collate_features, features, straighten
 from handwriting.seeds import derived_seed
 from handwriting.strokes import to_strokes
 from handwriting.writer import Writer
@@ -70,7 +62,7 @@ def resampled_places(points: np.ndarray) -> np.ndarray:
     places, first = [], 0
     for stroke, length in zip(strokes, lengths, strict=True):
         ways = np.append(0.0, length)
-        wanted = np.linspace(0, ways[-1], len(resample(stroke, spacing)))
+        wanted = np.linspace(0, ways[-1], max(2, len(resample(stroke, spacing))))  # a dot is two points
         places.append(first + np.abs(ways - wanted[:, None]).argmin(1))
         first += len(stroke)
     return np.concatenate(places)

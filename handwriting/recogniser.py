@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handwriting.ink import geometry
+from handwriting.ink.geometry import resample
 from handwriting.strokes import to_strokes
 
 SPACING = 1 / 3  # between resampled points, in standard deviations of a line's height: some 15 points a character
@@ -24,6 +24,7 @@ READ_BATCH = 32  # lines read at once
 READ_PADDING = 64  # lengths are rounded up to it: PyTorch keeps a program in memory for each that it has met
 MAX_POINTS = 20_000  # resampled points of a line; recorded lines have at most some 1,500
 BLANK = 0  # the label of no character (CTC); character number c of the alphabet has the label c + 1
+BOUNDS = dict(num_layers=(int, 1, 1000), cell_size=(int, 1, 10**5), channels=(int, 2, 10**5), dropout=(float, 0, 0.999))
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,7 @@ class RecogniserConfig:
     dropout: float = 0.2
 
     def __post_init__(self):
-        for name, kind, least, most in (
-            ("num_layers", int, 1, 1000), ("cell_size", int, 1, 10**5), ("channels", int, 2, 10**5),
-            ("dropout", float, 0, 0.999),
-        ):  # fmt: skip
+        for name, (kind, least, most) in BOUNDS.items():
             if type(value := getattr(self, name)) not in (int, kind) or not least <= value <= most:
                 raise ValueError(f"{name} must be a number from {least} to {most}, not {value!r}")
 
@@ -61,12 +59,6 @@ def straighten(strokes: list[np.ndarray]) -> list[np.ndarray]:
     return np.split(points, np.cumsum([len(stroke) for stroke in strokes])[:-1])
 
 
-def resample(stroke: np.ndarray, spacing: float) -> np.ndarray:
-    """Points (n, 2) -> points (m, 2) at equal distances of about `spacing` along the same path, with both ends."""
-    points = geometry.resample(stroke, spacing)
-    return points if len(points) > 1 else np.repeat(points, 2, axis=0)  # a dot has two ends, too
-
-
 def distort(strokes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
     """Straightened strokes in another hand: wider, higher, slanted, rotated and shaken a little."""
     width, height = np.exp(rng.normal(0, 0.12, 2))
@@ -82,15 +74,14 @@ def features(points: np.ndarray, rng: np.random.Generator | None = None) -> np.n
     With an `rng` the ink is distorted first. A resampled point has: its offset from the one before within the stroke
     (2); its offset from the end of the stroke before, compressed (2); its height; and whether it begins a stroke.
     """
-    strokes = straighten(to_strokes(points))
-    spacing = SPACING
+    strokes, spacing = straighten(to_strokes(points)), SPACING
     if rng is not None:
         strokes, spacing = distort(strokes, rng), SPACING * np.exp(rng.normal(0, 0.1))
     length = sum(np.hypot(*np.diff(stroke, axis=0).T).sum() for stroke in strokes)
     spacing = max(spacing, length / MAX_POINTS)  # flat ink is very long beside its height
     strokes = [resample(stroke, spacing) for stroke in strokes]
-    begins = np.zeros(sum(map(len, strokes)), dtype=bool)
-    begins[np.cumsum([0] + [len(stroke) for stroke in strokes[:-1]])] = True
+    strokes = [stroke if len(stroke) > 1 else stroke.repeat(2, axis=0) for stroke in strokes]  # a dot has two ends, too
+    begins = np.concatenate([np.arange(len(stroke)) == 0 for stroke in strokes])
     path = np.concatenate(strokes)  # (N, 2)
     offsets = np.diff(path, axis=0, prepend=path[:1])
     within = np.where(begins[:, None], 0, offsets / SPACING)
@@ -127,8 +118,7 @@ class Recogniser(nn.Module):
 
     def __init__(self, config: RecogniserConfig):
         super().__init__()
-        self.config, H = config, config.cell_size
-        self.matmul_dtype = torch.float32
+        self.config, self.matmul_dtype, H = config, torch.float32, config.cell_size
         widths = (FEATURES, config.channels // 2, config.channels, config.channels)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(inputs, outputs, 5, stride, padding=2)
@@ -156,15 +146,10 @@ class Recogniser(nn.Module):
             labels = self.head(x)
         return labels.to(self.head.weight.dtype).log_softmax(-1), lengths
 
-    def losses(self, x: Tensor, lengths: Tensor, text: Tensor) -> Tensor:
-        """Loss of each line in nats (B,), for the input of `forward` and text (B, U), -1 for padding."""
-        return self.losses_of(*self(x, lengths), text)
+    def losses(self, log_probabilities: Tensor, frames: Tensor, text: Tensor) -> Tensor:
+        """Loss of each line in nats (B,) (CTC), for what `forward` returns and text (B, U), -1 for padding.
 
-    def losses_of(self, log_probabilities: Tensor, frames: Tensor, text: Tensor) -> Tensor:
-        """Minus the log probability of each text (CTC), in nats (B,), for what `forward` returns.
-
-        A line with fewer frames than its text needs has loss 0 in training, so that nothing is learned from it, and an
-        infinite one in evaluation.
+        A line with too few frames for its text has loss 0 in training, to teach nothing, and else an infinite one.
         """
         targets = text + 1, frames, (text >= 0).sum(1)
         return F.ctc_loss(log_probabilities, *targets, BLANK, reduction="none", zero_infinity=self.training)
@@ -184,15 +169,10 @@ class Recogniser(nn.Module):
         return found
 
     def texts_of(self, log_probabilities: Tensor, frames: Tensor) -> list[str]:
-        """The text of each line's likeliest labels, for what `forward` returns."""
-        return ["".join(self.config.charset[code] for code in codes) for codes in best_path(log_probabilities, frames)]
-
-
-def best_path(log_probabilities: Tensor, frames: Tensor) -> list[list[int]]:
-    """The likeliest label of each frame, repeats and blanks taken out: codes of each line. (S, B, C + 1), (B,)."""
-    labels = log_probabilities.argmax(-1).T.cpu()  # (B, S)
-    lines = (torch.unique_consecutive(line[:count]) for line, count in zip(labels, frames.tolist(), strict=True))
-    return [(line[line != BLANK] - 1).tolist() for line in lines]
+        """Each line's text for what `forward` returns: the likeliest label of each frame, less repeats and blanks."""
+        labels = log_probabilities.argmax(-1).T.cpu()  # (B, S)
+        lines = (torch.unique_consecutive(line[:count]) for line, count in zip(labels, frames.tolist(), strict=True))
+        return ["".join(self.config.charset[label - 1] for label in line[line != BLANK].tolist()) for line in lines]
 
 
 def align(text: str, read: str) -> list[tuple[str, str]]:

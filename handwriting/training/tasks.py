@@ -194,7 +194,7 @@ class Reading(Task):
         return Recogniser(RecogniserConfig(self.charset, num_layers=options.num_layers, cell_size=options.cell_size))
 
     def batch(self, lines: np.ndarray, device: torch.device, seeds: Sequence[int] | None = None) -> tuple:
-        """The arguments of `Recogniser.losses` for lines (B,). With seeds (B,), for training, the ink is distorted."""
+        """Features, lengths and texts of lines (B,). With seeds (B,), for training, the ink is distorted."""
         rngs = [None] * len(lines) if seeds is None else map(np.random.default_rng, seeds)
         inks = [features(self.dataset.points(line), rng) for line, rng in zip(lines, rngs, strict=True)]
         x, lengths = collate_features(inks)
@@ -203,14 +203,14 @@ class Reading(Task):
     def loss(self, model: Recogniser, batch: tuple) -> tuple[Tensor, int]:
         """The sum of a batch's losses in nats, (), and how many characters it has."""
         count = int((batch[2] >= 0).sum())
-        return model.losses(*batch).sum(), count
+        return model.losses(*model(*batch[:2]), batch[2]).sum(), count
 
     def measure(self, model: Recogniser, lines: np.ndarray) -> list[float]:
         """Sums over lines (B,): losses in nats, edit distances, characters."""
         x, lengths, text = self.batch(lines, model.head.weight.device)
         found = model(x, lengths)
         errors = sum(map(edit_distance, self.dataset.texts[lines].tolist(), model.texts_of(*found)))
-        return [model.losses_of(*found, text).sum().item(), errors, int((text >= 0).sum())]
+        return [model.losses(*found, text).sum().item(), errors, int((text >= 0).sum())]
 
     def figures(self, _: Recogniser, lines: int, nats: float, errors: float, characters: float) -> dict[str, float]:
         """Loss (nats a line), per_character (nats) and error_rate (edit distance a character)."""
