@@ -43,9 +43,9 @@ def sample_noise(
 ) -> np.ndarray:
     """The random numbers that `sample_points` needs for `points` points of each of B lines: (points, B, 3 + M).
 
-    Each line has its own generator, and its own bias (eq. 61, 62), which works on these numbers, once for all points.
-    A deviation's factor exp(-b) is that of the two normal numbers; and the greatest sum of b-sharpened log probability
-    and noise is that of log probability and noise divided by 1 + b.
+    Two are normal, one is logistic, and M are Gumbel's. Each line has its own generator, and its own bias (eq. 61, 62),
+    which works on these numbers once for all points: the normal ones get a deviation's factor exp(-b), and to divide
+    Gumbel's by 1 + b chooses the component that log probabilities sharpened by b would.
     """
     pieces = []
     for generator, bias in zip(generators, biases, strict=True):
@@ -60,9 +60,8 @@ def sample_noise(
 def sample_points(outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M): (B, 3), normalised.
 
-    noise (B, 3 + M) from `sample_noise`: two normal numbers, one logistic, and M of Gumbel's distribution, by which the
-    greatest sum of log probability and noise has the component's probability; the biases have been at work on it. The
-    parameters are those of `mixture`, but only the chosen component's are worked out.
+    noise (B, 3 + M) is from `sample_noise`: by its Gumbel part a component has the greatest sum of log probability and
+    noise with its probability. The parameters are those of `mixture`, worked out for the chosen component alone.
     """
     components = outputs[:, 1:].reshape(len(outputs), 6, -1)  # (B, 6, M)
     chosen = (components[:, PI] + noise[:, 3:]).argmax(1)  # (B,)
@@ -100,10 +99,10 @@ class PlainDecoder:
         return other
 
     def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Read normalised points x (B, 3).
+        """Read normalised points x (B, 3). Returns raw outputs (B, 1 + 6M), phi (B, U + 1) and kappa (B, K, 1).
 
-        Returns the raw outputs (B, 1 + 6M), phi of (eq. 46) (B, U + 1), for u up to one beyond a line's text, and the
-        last of them again further on, and kappa (B, K, 1). Without a window the last two are None.
+        phi (eq. 46) is for u up to one beyond a line's text, and the last of them again further on. Without a window
+        phi and kappa are None.
         """
         points = torch.from_numpy(x)[None].to(self.model.mean)
         outputs, self.state, window = self.model(points, self.characters, self.state)
@@ -120,9 +119,7 @@ def has_written_text(phi: np.ndarray, kappa: np.ndarray, lengths: np.ndarray) ->
     equal, too small for floating point: the last counts as the greatest then, if the window is beyond the text.
     """
     is_last_greatest = phi[:, ::-1].argmax(1) == 0
-    if not is_last_greatest.any():
-        return is_last_greatest
-    return is_last_greatest & (kappa.max((1, 2)) > lengths + 0.5)
+    return is_last_greatest & (kappa.max((1, 2)) > lengths + 0.5) if is_last_greatest.any() else is_last_greatest
 
 
 class Primed(NamedTuple):
@@ -239,11 +236,3 @@ class Sampler:
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted
         phi = None if finished is None else phi[start:, prefix : length + 1]
         return Line(points, outputs[start:] if outputs.shape[1] else None, phi, finished)
-
-
-def sample(
-    model: Model, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
-    with_outputs: bool = False,
-) -> list[Line]:  # fmt: skip
-    """`Sampler.write`, once."""
-    return Sampler(model).write(texts, seeds, bias, steps, with_outputs)

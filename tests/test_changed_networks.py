@@ -6,7 +6,7 @@ import torch
 from test_kernels import graph_of, switched_on  # noqa: F401 - a fixture
 from test_model import make_model, make_points, make_text
 
-from handwriting.sampling import PlainDecoder, Sampler, sample
+from handwriting.sampling import PlainDecoder, Sampler
 from model import Config, Model, Window, WindowLSTM, window_weights
 
 kernels = pytest.importorskip("handwriting.kernels")
@@ -152,7 +152,7 @@ def test_a_changed_network_is_trained_and_written_as_it_stands(change, monkeypat
         losses, _ = model.losses(points, torch.ones(12, 3, dtype=torch.bool), text)
         gradients = torch.autograd.grad(losses.sum(), list(model.parameters()), allow_unused=True)
         model.eval()
-        (line,) = sample(model, [np.array([1, 2, 3])], [0], 0.0, 20, with_outputs=True)
+        (line,) = Sampler(model).write([np.array([1, 2, 3])], [0], 0.0, 20, with_outputs=True)
         model.train()
         found.append((losses, *gradients, torch.from_numpy(line.points), torch.from_numpy(line.outputs)))
     for a, b in zip(*found, strict=True):

@@ -1,7 +1,6 @@
 """The sampler against the mixture's distribution, and lines alone against lines side by side."""
 
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +13,10 @@ from handwriting.pages import stack_lines
 from handwriting.sampling import sample_noise, sample_points
 from model import Window, window_weights
 
-sample = partial(sampling.sample, with_outputs=True)
+
+def sample(model, *arguments):
+    """The lines of a sampler, with the network's outputs."""
+    return sampling.Sampler(model).write(*arguments, with_outputs=True)
 
 
 @pytest.mark.parametrize("bias", [0.0, 1.0])

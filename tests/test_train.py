@@ -698,13 +698,13 @@ def test_samples_have_texts_of_the_data(dataset, tmp_path, monkeypatch):
     )
     charset = np.array(sorted(" \u0430\u0431\u0432\u0433\u0434"))
     save_dataset(replace(dataset, texts=texts, charset=charset), tmp_path / "cyrillic.npz")
-    asked, sample = [], tasks.sample
+    asked, write = [], tasks.Sampler.write
 
-    def sampled(model, codes, *arguments, **settings):
+    def written(sampler, codes, *arguments, **settings):
         asked.extend("".join(charset[text]) for text in codes)
-        return sample(model, codes, *arguments, **settings)
+        return write(sampler, codes, *arguments, **settings)
 
-    monkeypatch.setattr(tasks, "sample", sampled)
+    monkeypatch.setattr(tasks.Sampler, "write", written)
     flags = ["--task", "synthesis", "--num_epochs", 1, "--sample_every", 1]
     run_in_process(tmp_path / "cyrillic.npz", tmp_path, *flags)
     assert len(asked) == len(set(asked)) == 3

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from handwriting.alphabet import Alphabet
 from handwriting.data.dataset import Dataset
 from handwriting.recogniser import Recogniser, RecogniserConfig, collate_features, edit_distance, features
-from handwriting.sampling import default_steps, sample
+from handwriting.sampling import Sampler, default_steps
 from handwriting.training.processes import Group
 from model import Config, Model
 
@@ -179,7 +179,7 @@ class Writing(Task):
             texts = [self.codes[line].numpy() for line in chosen]
             steps = [default_steps(self.dataset.texts[line]) for line in chosen]
         was_training = model.training
-        lines = [line.points for line in sample(model.eval(), texts, seeds, bias=0.5, steps=steps)]
+        lines = [line.points for line in Sampler(model.eval()).write(texts, seeds, bias=0.5, steps=steps)]
         model.train(was_training)
         return [points for points in lines if len(points) > 1 and np.isfinite(points).all()]
 
