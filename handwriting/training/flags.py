@@ -43,10 +43,8 @@ def at_least(least: float, kind: type = int, below: float = 2**63, word: str | N
 
 def make_parser() -> argparse.ArgumentParser:
     """All flags, with their types, bounds and defaults."""
-    kind = argparse.ArgumentDefaultsHelpFormatter
-    parser = Parser(
-        description="Train a network of Graves (2013) on prepared data, or evaluate one.", formatter_class=kind
-    )
+    about = "Train a network of Graves (2013) on prepared data, or evaluate one."
+    parser = Parser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     whole, number, share, decay = at_least(1), at_least(1e-12, float), at_least(0, float), at_least(0, float, below=1)
     size = {name: at_least(least, below=most + 1) for name, (least, most) in BOUNDS.items()}
     add = parser.add_argument_group("task and files").add_argument
@@ -92,10 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
-    """All flags, those that are not given with the default of the task, and as `given` the names of those that are.
-
-    Raises InputError for flags that are wrong or of no use to the task.
-    """
+    """All flags, with the task's defaults, and as `given` the names of those given; InputError for bad ones."""
     parser = make_parser()
     defaults = {"learning_rate": 8e-4} | vars(parser.parse_args([]))
     found = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults))))

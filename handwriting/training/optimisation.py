@@ -12,10 +12,7 @@ from handwriting.training.progress import check_like
 
 
 class GravesRMSprop(torch.optim.Optimizer):
-    """RMSprop as in the paper (eq. 38-45): gradient centred, 1e-4 inside the root, momentum 0.9.
-
-    torch.optim.RMSprop adds its epsilon outside of the root, which is not the same step.
-    """
+    """RMSprop as in the paper (eq. 38-45). torch.optim.RMSprop differs: it adds its epsilon outside of the root."""
 
     def __init__(self, parameters, lr: float = 1e-4):
         super().__init__(parameters, {"lr": lr, "decay": 0.95, "momentum": 0.9, "epsilon": 1e-4})
@@ -40,7 +37,7 @@ class GravesRMSprop(torch.optim.Optimizer):
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Go on from a saved `state_dict`. Of its groups only the step size counts: all else follows from the settings.
+    """Go on from a saved `state_dict`, of whose groups only the step size counts.
 
     Raises LookupError, TypeError or ValueError if it is not one of this optimiser and its weights.
     """
@@ -70,8 +67,7 @@ def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) 
 def moving_average(model: nn.Module, decay: float, updates: int = 0) -> AveragedModel:
     """The exponential moving average of a network's weights, its `module`, after so many updates.
 
-    In update t, counted from 0, the old average counts min(decay, (1 + t) / (10 + t)): the first weights, which are
-    random, are forgotten soon.
+    The old average counts min(decay, (1 + t) / (10 + t)) in update t, from 0: first weights are forgotten soon.
     """
 
     @torch.no_grad()

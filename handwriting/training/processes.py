@@ -1,8 +1,7 @@
-"""The processes of a training run: how they start, sum up numbers, and end together.
+"""The processes of a training run: how they start, sum up numbers (over gloo or NCCL), and end together.
 
-Each has the whole network and takes its part of every batch; their gradients are added up, over gloo on processors and
-NCCL on GPUs. Process 0 writes the files and speaks for all. A process that is killed closes its connections, which is
-an error in the step of each other one. Several machines and GPUs were never tried, nor several processes on Windows.
+Process 0 writes the files and speaks for all. A process that is killed closes its connections, which is an error in
+the step of each other one. Several machines and GPUs were never tried, nor several processes on Windows.
 """
 
 import contextlib
@@ -37,10 +36,9 @@ PATIENCE = 600  # seconds that a process waits for the others in a step before t
 
 
 class Group:
-    """The processes of a run, seen from process `rank` of `size`; `Group()` is one process alone.
+    """The processes of a run, seen from process `rank` of `size`, `local_size` of them on this machine.
 
-    `with group:` ends all together: an error in any process is raised as InputError in process 0, and ends the others
-    without a word. On one machine there are `local_size` of them.
+    `with group:` ends all together: process 0 raises an error of any as InputError, the others end without a word.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None):
@@ -71,10 +69,6 @@ class Group:
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
         return tensor.tolist()
-
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process."""
-        return self.sums(flag)[0] > 0
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give the parameters the sum of all processes' gradients; None counts as zeros."""
@@ -117,15 +111,15 @@ class Group:
 
 
 def loopback_interface() -> str | None:
-    """The name of the machine's connection to itself, which stays when others go. None on Windows: gloo has none."""
+    """The name of the machine's connection to itself, which stays when others go. Gloo has none on Windows."""
     names = [] if sys.platform == "win32" else [name for _, name in socket.if_nameindex()]
     return next((name for name in names if name.startswith("lo")), None)
 
 
 def start_group(size: int, work: Callable[..., object], *arguments: Any) -> Group:
-    """Start `size` - 1 processes that each call work(*arguments, group), and return their group: this is process 0.
+    """Start processes that each call work(*arguments, group), and share this one's threads; return the group's rank 0.
 
-    They share the threads that PyTorch uses here, and end when this process ends, however it does.
+    They end when this process ends, however it does.
     """
     if loopback := loopback_interface():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
@@ -155,39 +149,30 @@ def _child(rank: int, size: int, port: int, threads: int, work: Callable[..., ob
 
 
 def tune_malloc() -> None:
-    """Have glibc keep the memory that a step frees for the next one: the kernel clears every page that it gives anew.
-
-    That took up to a third of a step's time. By mallopt(3), and for pieces of up to 32 MiB, the most it takes.
-    """
+    """Have glibc keep what a step frees for the next: clearing new pages took up to a third of its time. mallopt(3)."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the most it takes
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 @contextlib.contextmanager
 def run_lock(folder: Path, task: str) -> Iterator[None]:
-    """Keep other runs of the task out of the folder while this is open. The lock goes when its process does.
-
-    Raises InputError if another run has it. Systems and disks without such locks do without.
-    """
+    """Keep other runs of the task out of the folder: InputError if there is one. The lock ends with its process."""
     with (folder / f".{task}.lock").open("a") as file:
         try:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another run of {task} is on there; choose another --model_dir") from None
-        except OSError:
+        except OSError:  # a disk without such locks
             pass
         yield
 
 
 @contextlib.contextmanager
 def noted_signals(rank: int) -> Iterator[SimpleNamespace]:
-    """Have Ctrl-C and SIGTERM only counted, in `count`, at which a run looks between its steps.
-
-    While its `ends_work` is set, process 0 raises KeyboardInterrupt for all but the first of them.
-    """
+    """Only `count` Ctrl-C and SIGTERM; while `ends_work` is set, the second raises KeyboardInterrupt in process 0."""
     noted = SimpleNamespace(count=0, ends_work=False)
 
     def note(_number: int, _frame: object) -> None:

@@ -70,8 +70,8 @@ PARTS = {
 def check_like(value: Any, usual: Any, name: str) -> None:
     """Raise ValueError unless a part of a checkpoint is like the usual one.
 
-    A dict has the usual names, and perhaps more; a list has any number of things like the usual one; a number is of
-    the usual type, or whole; a tensor has the usual shape and no NaN. Whole numbers and steps are never negative.
+    A dict may have more names; a list has any number of things like the usual one; a number is of the usual type, or
+    whole; a tensor has the usual shape and no NaN. Whole numbers and steps are never negative.
     """
     if isinstance(usual, dict):
         fits = isinstance(value, dict) and usual.keys() <= value.keys()

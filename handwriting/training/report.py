@@ -1,6 +1,5 @@
 """What a run tells, made from its figures: lines for the screen, and the curve."""
 
-import math
 import sys
 import threading
 from pathlib import Path
@@ -9,7 +8,7 @@ from torch import nn
 from tqdm import tqdm
 
 from handwriting.figures import save_figure
-from handwriting.training.progress import Row, Sums
+from handwriting.training.progress import Row
 
 # The figures of an evaluation, by the unit of the task.
 LABELS = {
@@ -50,28 +49,13 @@ def epoch_line(row: Row, unit: str) -> str:
     )
 
 
-def best_line(score: float, unit: str, path: Path) -> str:
-    """What the best network of a run that is done is, and where."""
-    if not (math.isfinite(score) and path.is_file()):
-        return f"done, without {path}: no validation figure was finite (try a lower --learning_rate), or it was deleted"
-    best = f"loss {score:.1f} nats a line" if unit == "point" else f"error rate {score:.2%} of characters"
-    return f"done: best validation {best}, in {path}"
-
-
-def step_line(step: Sums, epoch: Sums, unit: str) -> str:
-    """The figures of a step, and the speed of the epoch so far."""
-    return (
-        f"loss {step.nats / step.lines:.1f} nats a line, {step.nats / step.units:.3f} a {unit}, gradient "
-        f"{step.norm:.0f}, {epoch.units / epoch.seconds:.0f} {unit}s/s"
-    )
-
-
 def progress_bar(total: int, done: int, is_shown: bool) -> tqdm:
     """The bar of a run's steps. In place of it, a log file gets a line a minute."""
-    is_screen = sys.stderr.isatty()
-    where = {"file": sys.stderr, "mininterval": 0.5} if is_screen else {"file": sys.stdout, "mininterval": 60}
+    file, interval = (sys.stderr, 0.5) if sys.stderr.isatty() else (sys.stdout, 60)
     tqdm.set_lock(threading.RLock())  # its own is for processes, and one that is killed leaves a semaphore behind
-    return tqdm(total=total, initial=done, unit=" steps", smoothing=0.05, disable=not is_shown, **where)
+    return tqdm(
+        total=total, initial=done, unit=" steps", smoothing=0.05, disable=not is_shown, file=file, mininterval=interval
+    )
 
 
 def tell(line: str) -> None:

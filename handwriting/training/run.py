@@ -1,7 +1,7 @@
 """One training run: its loop, its checkpoints, its evaluations. `Run.fit` and `Run.step` are the whole of training.
 
-A run has one process or several. Each takes every n-th line of a batch, whose lines are sorted by length, so that all
-have equal work. The gradients and sums of every step go to all, so that all skip the same steps and stop at the same.
+Each of its processes takes every n-th line of a batch, whose lines are sorted by length, so that all have equal work.
+Gradients and sums of every step go to all, so that all skip the same steps and stop at the same.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,19 +36,11 @@ MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a ru
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 
 
-class Checkpoint(NamedTuple):
-    """A checkpoint that a run goes on from."""
-
-    path: Path
-    network: nn.Module
-    content: dict[str, Any]
-
-
 class Run:
     """One training run: what it works on, and how far it has come. Processes that share one set its `group`."""
 
-    def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: Checkpoint | None = None):
-        """Options as of `parse_flags`. Raises InputError if they, the data and the checkpoint do not fit together."""
+    def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: Path | None = None):
+        """Options as of `parse_flags`. Raises InputError if they, the data and a checkpoint do not fit together."""
         self.options, self.device = options, choose_device(options.device)
         self.task = make_task(options.task, dataset, options.timesteps, augment=options.augment)
         for split in ("train", "validation"):
@@ -61,10 +53,11 @@ class Run:
         self.last_step = options.num_epochs * self.steps_per_epoch
         self.fingerprint = dataset.fingerprint()
         self.progress, self.epoch_rows, self.step_rows = Progress(), [], []
+        self.changed: list[str] = []  # settings that are other than before the run was resumed
 
         torch.manual_seed(options.seed)
-        self.model = resumed.network if resumed else self.new_network()
-        self.model.to(self.device).train()
+        network, content = load_checkpoint(resumed) if resumed else (self.new_network(), {})
+        self.model = network.to(self.device).train()
         self.model.matmul_dtype = choose_precision(options.precision, self.device)
         options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
         self.average = moving_average(self.model, options.ema) if options.ema else None
@@ -77,12 +70,12 @@ class Run:
         self.beside = {"raw_weights": self.model} if self.average else {}
         self.beside |= {"weight_noise": self.noise} if self.noise else {}
         if resumed:
-            self.restore(resumed)
+            self.restore(resumed, content)
         self.network = self.average.module if self.average else self.model
         self.group = Group()
 
     def new_network(self) -> nn.Module:
-        """The network that the run begins with, untrained or that of --init. Raises InputError if that does not fit."""
+        """The network that the run begins with, untrained or that of --init; InputError if that does not fit."""
         options, path = self.options, self.options.init
         if not path:
             return self.task.new_network(options)
@@ -114,22 +107,27 @@ class Run:
                 bar.set_description(f"epoch {progress.epoch + 1}")
                 for batch in self.epoch_batches()[progress.batch :]:
                     is_over = time.perf_counter() > deadline or progress.step >= (options.max_steps or math.inf)
-                    if group.any(signals.count > 0 or is_over):
+                    if group.sums(signals.count > 0 or is_over) != [0]:
                         return self.stop(bar)
                     step = self.step(batch)
-                    bar.set_postfix_str(report.step_line(step, progress.epoch_sums, unit), refresh=False)
+                    losses = f"loss {step.nats / step.lines:.1f} nats a line, {step.nats / step.units:.3f} a {unit}"
+                    speed = f"{progress.epoch_sums.units / progress.epoch_sums.seconds:.0f} {unit}s/s"
+                    bar.set_postfix_str(f"{losses}, gradient {step.norm:.0f}, {speed}", refresh=False)
                     bar.update()
-                if group.any(signals.count > 0):
+                if group.sums(signals.count > 0) != [0]:
                     return self.stop(bar)
                 self.finish_epoch(self.evaluate(signals))
         if group.rank == 0:
-            report.tell(report.best_line(progress.best, unit, self.path("best")))
+            best, path = progress.best, self.path("best")
+            figure = f"loss {best:.1f} nats a line" if unit == "point" else f"error rate {best:.2%} of characters"
+            result = f"done: best validation {figure}, in {path}"
+            if not (math.isfinite(best) and path.is_file()):
+                reason = "no validation figure was finite (try a lower --learning_rate), or it was deleted"
+                result = f"done, without {path}: {reason}"
+            report.tell(result)
 
     def step(self, batch: np.ndarray) -> Sums:
-        """Learn from one batch of lines (B,), sorted by length, with the other processes. Returns the step's figures.
-
-        Raises InputError after too many steps in a row whose loss or gradient is not finite.
-        """
+        """Learn from a batch of lines (B,), sorted by length, with the other processes. Returns the step's figures."""
         options, group, progress, started = self.options, self.group, self.progress, time.perf_counter()
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(options, progress.step, self.steps_per_epoch) * parameters["rate"]
@@ -174,10 +172,7 @@ class Run:
         return [self.lines[sampled[batch]] for batch in batches]
 
     def evaluate(self, signals: SimpleNamespace) -> Row:
-        """The figures of the network on the validation split.
-
-        Evaluating takes minutes: a second Ctrl-C ends it. The run is saved then, and goes on with the evaluation.
-        """
+        """The figures of the network on the validation split. This takes minutes: a second Ctrl-C saves and ends it."""
         started, signals.ends_work = time.perf_counter(), True
         try:
             found = self.task.evaluate(self.network, self.group)
@@ -240,8 +235,8 @@ class Run:
 
     def step_row(self) -> Row:
         """The row of the log by step for the steps since its last one."""
-        progress, rate = self.progress, self.optimizer.param_groups[0]["lr"]
-        return {"step": progress.step, **progress.row_sums.means(self.task.unit), "learning_rate": rate}
+        means, rate = self.progress.row_sums.means(self.task.unit), self.optimizer.param_groups[0]["lr"]
+        return {"step": self.progress.step, **means, "learning_rate": rate}
 
     def write_logs(self) -> None:
         """Write the logs as .csv files, that by step with the steps since its last row, and draw the curve."""
@@ -250,9 +245,9 @@ class Run:
         steps = self.step_rows + ([self.step_row()] if self.progress.row_sums.steps else [])
         for name, rows in (("log", self.epoch_rows), ("steps", steps)):
             if rows:
-                lines = [list(rows[0]), *([f"{row[column]:.6g}" for column in rows[0]] for row in rows)]
+                table = [[row[column] for column in rows[0]] for row in rows]
                 with atomic_write(self.path(name, ".csv")) as file:
-                    file.write("".join(f"{','.join(line)}\n" for line in lines).encode())
+                    np.savetxt(file, table, "%.6g", ",", header=",".join(rows[0]), comments="")
         if self.epoch_rows or steps:
             report.draw_curve(self.path("loss", ".png"), self.epoch_rows, steps, self.task.unit)
 
@@ -268,7 +263,7 @@ class Run:
         return True
 
     def path(self, name: str, suffix: str = ".pt") -> Path:
-        """Where the run's file of that name is."""
+        """The run's file of that name."""
         return self.options.model_dir / f"{self.options.task}_{name}{suffix}"
 
     def save(self, name: str) -> None:
@@ -281,13 +276,14 @@ class Run:
             **{name: module.state_dict() for name, module in self.beside.items()},
         )  # fmt: skip
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, path: Path, content: dict[str, Any]) -> None:
         """Go on from a checkpoint. Raises InputError if it was made with other data, or does not fit together."""
-        path, network, content = checkpoint
         if content["fingerprint"] != self.fingerprint:
             data, folder = self.options.data, self.options.model_dir
             raise InputError(f"{data}: not the data that the run in {folder} was begun with")
         with naming_what_does_not_fit(path):
+            settings = content["settings"]
+            self.changed = [n for n in ("processes", "precision") if settings.get(n) != getattr(self.options, n)]
             sums = {name: Sums(**content["progress"][name]) for name in ("epoch_sums", "row_sums")}
             self.progress = progress = Progress(**(content["progress"] | sums))
             if progress.step != progress.epoch * self.steps_per_epoch + progress.batch:
@@ -296,7 +292,7 @@ class Run:
             for rows in (self.epoch_rows, self.step_rows):
                 check_like(rows, [dict.fromkeys(row, 0.0) for row in rows[:1]], "log")
             if self.average:  # a checkpoint's network has the averaged weights
-                self.average = moving_average(network, self.options.ema, progress.step - progress.skipped)
+                self.average = moving_average(self.model, self.options.ema, progress.step - progress.skipped)
             for name, module in self.beside.items():
                 check_like(content[name], dict(module.state_dict()), name)
                 module.load_state_dict(content[name] | dict(module.named_buffers()))

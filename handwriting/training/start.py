@@ -13,7 +13,7 @@ from handwriting.training.flags import FIXED, SETTINGS, choose_device, choose_pr
 from handwriting.training.processes import Group, run_lock, start_group
 from handwriting.training.progress import PARTS, check_like, naming_what_does_not_fit
 from handwriting.training.report import describe_scale
-from handwriting.training.run import Checkpoint, Run, newest_checkpoints
+from handwriting.training.run import Run, newest_checkpoints
 from utils import load_checkpoint
 
 
@@ -30,35 +30,33 @@ def start_run(options: argparse.Namespace, group: Group | None = None) -> None:
         resumed = settle(options, group)
         run = make_run(options, resumed)
         if is_first:
+            check_writable(run.path("log", ".csv"))  # now, not after an epoch
             folder.mkdir(parents=True, exist_ok=True)
             if is_new:
                 stack.enter_context(run_lock(folder, task))
                 if newest_checkpoints(folder, task):
                     raise InputError(f"{folder}: another run of {task} was quicker; choose another --model_dir")
-            tell_start(run, resumed)
+            tell_start(run)
         if group is None and options.processes > 1:
-            path = resumed.path if resumed else None
-            group = stack.enter_context(start_group(options.processes, join_run, options, path))
+            group = stack.enter_context(start_group(options.processes, join_run, options, resumed))
         run.fit(group or Group())
 
 
-def join_run(options: argparse.Namespace, resumed: Path | None, group: Group) -> None:
-    """What each process does that `start_run` starts: the same run, from the settled options."""
-    make_run(options, Checkpoint(resumed, *load_checkpoint(resumed)) if resumed else None).fit(group)
-
-
-def make_run(options: argparse.Namespace, resumed: Checkpoint | None) -> Run:
-    """The run of the options, ready to be trained."""
+def make_run(options: argparse.Namespace, resumed: Path | None) -> Run:
+    """The run of the settled options."""
     dataset = load_dataset(options.data)
     try:
-        run = Run(options, dataset, resumed)
+        return Run(options, dataset, resumed)
     except RuntimeError as error:
         raise InputError(f"a network of these sizes cannot be made here ({str(error).splitlines()[0]})") from None
-    check_writable(run.path("log", ".csv"))  # now, not after an epoch
-    return run
 
 
-def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | None:
+def join_run(options: argparse.Namespace, resumed: Path | None, group: Group) -> None:
+    """What each process does that `start_run` starts: the same run."""
+    make_run(options, resumed).fit(group)
+
+
+def settle(options: argparse.Namespace, group: Group | None) -> Path | None:
     """Complete the options, under those that are given, with the settings of the run that is resumed, if one is.
 
     Returns its checkpoint; None for a new run. Raises InputError for what a run cannot have, or cannot change to.
@@ -66,14 +64,25 @@ def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | Non
     folder, task, given, resumed = options.model_dir, options.task, options.given, None
     if options.resume and options.init:
         raise InputError("--init begins a new run and --resume goes on with one; leave one of them out")
+    found = newest_checkpoints(folder, task)
+    if found and not options.resume:
+        raise InputError(f"{folder}: holds a run of {task} already; --resume it, or choose another --model_dir")
     if options.resume:
-        resumed = newest_checkpoint(folder, task)
-        settings, step = resumed.content["settings"], resumed.content["progress"]["step"]
+        if not found:
+            raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
+        contents = {path: load_checkpoint(path)[1] for path in found}
+        for path, content in contents.items():
+            if content["task"] != task or "progress" not in content:
+                raise InputError(f"{path}: holds no run of {task}; weights alone can be the --init of a new one")
+            with naming_what_does_not_fit(path):
+                check_like(content, PARTS, "content")
+        resumed = max(found, key=lambda path: contents[path]["progress"]["step"])  # the one that has come furthest
+        settings, step = contents[resumed]["settings"], contents[resumed]["progress"]["step"]
         names = [name for name in SETTINGS if name in settings]
         try:
             saved = make_parser().parse_args([f"--{name}={settings[name]}" for name in names])
         except InputError as error:
-            raise InputError(f"{resumed.path}: its settings cannot be used ({error})") from None
+            raise InputError(f"{resumed}: its settings cannot be used ({error})") from None
         for name in names:
             value = getattr(saved, name)
             if name not in given:
@@ -82,8 +91,6 @@ def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | Non
                 raise InputError(f"--{name}: cannot change within a run; that in {folder} has {value}")
         if options.max_steps and options.max_steps <= step:
             raise InputError(f"--max_steps: the run is at step {step} already; give a higher one")
-    elif newest_checkpoints(folder, task):
-        raise InputError(f"{folder}: holds a run of {task} already; --resume it, or choose another --model_dir")
     options.processes = group.size if group else choose_processes(options)
     local, gpus = group.local_size if group else options.processes, torch.cuda.device_count()  # on this machine
     if choose_device(options.device).type == "cuda" and local > gpus:
@@ -93,25 +100,11 @@ def settle(options: argparse.Namespace, group: Group | None) -> Checkpoint | Non
     return resumed
 
 
-def newest_checkpoint(folder: Path, task: str) -> Checkpoint:
-    """The checkpoint of the run in `folder` that has come furthest. Raises InputError if there is none."""
-    found = [Checkpoint(path, *load_checkpoint(path)) for path in newest_checkpoints(folder, task)]
-    if not found:
-        raise InputError(f"{folder}: no run of {task} to resume there; leave --resume out to begin one")
-    for path, _, content in found:
-        if content["task"] != task or "progress" not in content:
-            raise InputError(f"{path}: holds no run of {task}; weights alone can be the --init of a new one")
-        with naming_what_does_not_fit(path):
-            check_like(content, PARTS, "content")
-    return max(found, key=lambda checkpoint: checkpoint.content["progress"]["step"])
-
-
-def tell_start(run: Run, resumed: Checkpoint | None) -> None:
+def tell_start(run: Run) -> None:
     """Print what a run is, and what is other than before it was resumed."""
     options = run.options
-    for name in ("processes", "precision"):
-        if resumed and getattr(options, name) != resumed.content["settings"].get(name):
-            print(f"--{name}: other than before; the run goes on, but not as it would have to the last digit")
+    for name in run.changed:
+        print(f"--{name}: other than before; the run goes on, but not as it would have to the last digit")
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
     print(f"data: {options.data} ({run.task.dataset.rests})")

@@ -26,8 +26,7 @@ MAX_REPEATED = 8  # times that a line with a rare character is seen where anothe
 def line_weights(texts: np.ndarray, rare_share: float) -> np.ndarray:
     """How often each line is seen beside a line of common characters alone, (N,), for texts (N,).
 
-    A line with a character that is on fewer than `rare_share` of the lines is seen as often as if that character was on
-    this share of them, but at most `MAX_REPEATED` times as often. Its rarest character counts.
+    A line is seen as if its rarest character was on `rare_share` of the lines, at most `MAX_REPEATED` times as often.
     """
     lines_with = Counter(character for text in texts for character in set(text))
     wanted = rare_share * len(texts)
@@ -42,9 +41,9 @@ def sample_lines(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
-    """Put lines of similar length together: arrays of indices into `lengths`, in random order if there is an `rng`.
+    """Put lines of similar length together: arrays of indices into `lengths`.
 
-    With `rng` lengths are blurred by up to 5 %, so that a line has other neighbours in each epoch.
+    With `rng` in random order, and lengths blurred by up to 5 %, so that a line has other neighbours in each epoch.
     """
     key = lengths if rng is None else lengths * rng.uniform(0.95, 1.05, len(lengths))
     order = np.argsort(key, kind="stable")
@@ -53,10 +52,7 @@ def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator 
 
 
 def change_hand(points: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Points (T, 3) in another hand: width, height and slant of the whole line are changed at random.
-
-    `strength` is the standard deviation of the logarithms of width and height, and of the slant.
-    """
+    """Points (T, 3) with the line's slant and the logarithms of its width and height changed by normal noise."""
     width, height = np.exp(rng.normal(0, strength, 2))
     matrix = np.array([[width, 0], [rng.normal(0, strength), height]])  # of (x, y) as a row
     return np.column_stack([points[:, :2] @ matrix, points[:, 2]])
@@ -85,34 +81,25 @@ def collate(
 
 
 class Task:
-    """What both kinds of task share.
+    """What both kinds of task share. The loss is given for a line and a `unit`; the best network has the least `score`.
 
-    Each adds its `unit` (what the loss is given for beside a line), the figure that is the `score` (least for the best
-    network), its network, its batches and their loss, what it measures in an evaluation, and samples.
+    Each adds its network, its batches and their loss, and what it measures in an evaluation.
     """
 
     def __init__(self, dataset: Dataset, with_text: bool, charset: str | None, timesteps: int = 10**9, augment=0.0):
-        """On the dataset's lines with a text, or on all. `charset` is that of a checkpoint; None: the data's.
-
-        For training, lines are cut to `timesteps` predictions, and the hand changed with the strength `augment`.
-        """
+        """On the dataset's lines with a text, or on all. `charset` is that of a checkpoint; None: the data's."""
         self.dataset, self.with_text, self.augment = dataset, with_text, augment
         self.most_points = timesteps + 1
         own = "".join(dataset.charset) if with_text else ""
         self.charset = own if charset is None else charset  # a character's code is its place here
         self.char_counts = dataset.char_counts.tolist() if with_text else []  # how often the training lines have each
-        encode = Alphabet(self.charset).encode
-        self.codes = (
-            [torch.from_numpy(encode(text)) for text in dataset.texts.tolist()] if self.charset else None
-        )  # (U,)
+        encode, texts = Alphabet(self.charset).encode, dataset.texts.tolist()
+        self.codes = [torch.from_numpy(encode(text)) for text in texts] if self.charset else None  # (U,) each
         self.num_points = np.diff(dataset.starts)  # of each line
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
-        """The task's `figures` over the whole validation split, and how many `lines` that has.
-
-        The batches are dealt out to the processes of the group; all get the same.
-        """
+        """The task's `figures` over the whole validation split, and its `lines`: the same in all of the group."""
         group, was_training, sums = group or Group(), model.training, np.zeros(3)
         lines = self.dataset.lines("validation", self.with_text)
         batches = make_batches(self.num_points[lines], batch_size)
@@ -141,9 +128,9 @@ class Writing(Task):
         points = [self.dataset.points(line) for line in lines]
         if seeds is not None:
             points = [line[: self.most_points] for line in points]
-        if seeds is not None and self.augment:
-            rngs = map(np.random.default_rng, seeds)
-            points = [change_hand(line, self.augment, rng) for line, rng in zip(points, rngs, strict=True)]
+            if self.augment:
+                rngs = map(np.random.default_rng, seeds)
+                points = [change_hand(line, self.augment, rng) for line, rng in zip(points, rngs, strict=True)]
         return collate(points, [self.codes[line] for line in lines] if self.codes else None, device)
 
     def loss(self, model: Model, batch: tuple) -> tuple[Tensor, int]:
@@ -157,10 +144,9 @@ class Writing(Task):
         return [value.cpu().double().sum().item() for value in (*model.losses(*batch), batch[1])]
 
     def figures(self, model: Model, lines: int, nats: float, squares: float, points: float) -> dict[str, float]:
-        """Losses: loss and loss_raw (nats a line in normalised and in whiteboard units), per_point and per_point_raw.
+        """Nats a line and a point, normalised and (raw) in whiteboard units; sse: squared error a point, normalised.
 
-        Also sse (squared error a point, normalised units) and points. A density in whiteboard units is smaller by the
-        product of the deviations.
+        A density in whiteboard units is smaller by the product of the deviations.
         """
         scale = model.std.log().sum().item()
         return {
@@ -169,10 +155,7 @@ class Writing(Task):
         }  # fmt: skip
 
     def sample(self, model: Model) -> list[np.ndarray]:
-        """Lines that the network writes, points (T, 3): at random, or the first texts of the validation split.
-
-        A line that is not finite is left out.
-        """
+        """Lines that the network writes, finite points (T, 3): at random, or the validation split's first texts."""
         seeds, texts, steps = [*range(SAMPLE_LINES)], None, SAMPLE_STEPS
         if self.codes:
             chosen = np.resize(self.dataset.lines("validation", True), SAMPLE_LINES)
@@ -185,7 +168,7 @@ class Writing(Task):
 
 
 class Reading(Task):
-    """The task `read`: a `Recogniser` learns to read recorded lines. It writes no samples."""
+    """The task `read`: a `Recogniser` learns to read recorded lines."""
 
     unit, score = "character", "error_rate"  # the loss is infinite if one line has too few frames for its text
 
@@ -216,10 +199,6 @@ class Reading(Task):
         """Loss (nats a line), per_character (nats) and error_rate (edit distance a character)."""
         return {"loss": nats / lines, "per_character": nats / characters, "error_rate": errors / characters}
 
-    def sample(self, _: Recogniser) -> list[np.ndarray]:
-        """No lines."""
-        return []
-
 
 def make_task(
     name: str, dataset: Dataset, timesteps: int = 10**9, charset: str | None = None, augment: float = 0.0
@@ -231,7 +210,7 @@ def make_task(
 
 
 def deepen(network: Model, num_layers: int) -> Model:
-    """A network of more layers that computes the same: the output has no weight yet for what the new layers say."""
+    """A network of more layers that computes the same: its output gives the new ones no weight yet."""
     deeper = Model(dataclasses.replace(network.config, num_layers=num_layers))
     nn.init.zeros_(deeper.head.weight)
     weights = deeper.state_dict()  # the same memory
