@@ -26,7 +26,7 @@ from handwriting.data.dataset import load_dataset
 from handwriting.program import InputError, run_cli
 from handwriting.training.flags import choose_device, choose_precision, parse_flags
 from handwriting.training.processes import Group
-from handwriting.training.report import LABELS, describe_scale
+from handwriting.training.run import LABELS, describe_scale
 from handwriting.training.start import start_run
 from handwriting.training.tasks import make_task
 from utils import load_checkpoint, save_checkpoint

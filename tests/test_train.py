@@ -25,7 +25,7 @@ from handwriting.checks import load_recogniser
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError, Parser
 from handwriting.recogniser import align
-from handwriting.training import optimisation, report, run, start, tasks
+from handwriting.training import optimisation, run, start, tasks
 from handwriting.training.flags import PRECISIONS, choose_precision, choose_processes, parse_flags
 from handwriting.training.processes import Group, loopback_interface, start_group
 from handwriting.training.weight_noise import WeightNoise
@@ -45,7 +45,7 @@ def one_thread_and_no_curves(request, monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setattr(tasks, "SAMPLE_STEPS", 30)
     if "curves" not in request.fixturenames:
-        monkeypatch.setattr(report, "draw_curve", lambda *_: None)
+        monkeypatch.setattr(run, "draw_curve", lambda *_: None)
     yield
     torch.set_num_threads(threads)
 
@@ -441,7 +441,7 @@ def test_best_reader_is_the_one_that_reads_best(dataset, tmp_path, capsys, monke
     texts[dataset.lines("validation", True)[0]] = "ab" * 100
     save_dataset(replace(dataset, texts=texts), tmp_path / "long.npz")
     labels, rates, original = [], [0.9, 0.5, 0.5, 0.7], tasks.Reading.evaluate
-    monkeypatch.setattr(report, "save_figure", lambda figure, _: labels.append(figure.axes[0].get_ylabel()))
+    monkeypatch.setattr(run, "save_figure", lambda figure, _: labels.append(figure.axes[0].get_ylabel()))
 
     def evaluate(*arguments):
         return original(*arguments) | {"error_rate": rates[len(read_rows())]}
@@ -478,7 +478,7 @@ def made_once(factory, name, make) -> Path:
         if not (base / name).exists():
             torch.set_num_threads(1)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(report, "draw_curve", lambda *_: None)
+                patch.setattr(run, "draw_curve", lambda *_: None)
                 make(base / f"{name} in progress")
             (base / f"{name} in progress").rename(base / name)
     return base / name
@@ -549,14 +549,14 @@ def test_death_while_writing_loses_an_epoch_at_most(data_file, unbroken, tmp_pat
 def test_a_row_that_a_kill_has_lost_is_written_by_the_resumed_run(data_file, tmp_path, monkeypatch):
     """The run dies between its second checkpoint and its report."""
 
-    epoch_line = report.epoch_line
+    epoch_line = run.epoch_line
 
     def die(row, unit):
         if row["epoch"] == 2:
             raise KeyboardInterrupt
         return epoch_line(row, unit)
 
-    monkeypatch.setattr(report, "epoch_line", die)
+    monkeypatch.setattr(run, "epoch_line", die)
     with pytest.raises(KeyboardInterrupt):
         run_in_process(data_file, tmp_path, "--num_epochs", 2)
     assert [row["epoch"] for row in read_log(tmp_path, "rand_write")] == ["1"]

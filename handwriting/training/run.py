@@ -6,6 +6,8 @@ Gradients and sums of every step go to all, so that all skip the same steps and 
 
 import argparse
 import math
+import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from handwriting.data.dataset import Dataset
+from handwriting.figures import save_figure
 from handwriting.ink.formats import Ink, save
 from handwriting.pages import stack_lines
 from handwriting.program import InputError, atomic_write
 from handwriting.seeds import derived_seed
-from handwriting.training import report
 from handwriting.training.flags import PRECISIONS, SETTINGS, choose_device, choose_precision
 from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average, restore_optimizer
 from handwriting.training.processes import Group, noted_signals, tune_malloc
@@ -34,6 +37,18 @@ from utils import load_checkpoint, save_checkpoint
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
+
+# The figures of an evaluation, by the unit of the task.
+LABELS = {
+    "point": {
+        "loss": "loss, nats a line, normalised units", "loss_raw": "loss, nats a line, whiteboard units",
+        "per_point": "loss, nats a point, normalised units", "per_point_raw": "loss, nats a point, whiteboard units",
+        "sse": "SSE a point, normalised units",
+    },
+    "character": {
+        "loss": "loss, nats a line", "per_character": "loss, nats a character", "error_rate": "characters read wrong",
+    },
+}  # fmt: skip
 
 
 class Run:
@@ -100,7 +115,7 @@ class Run:
         group.connect()
         tune_malloc()
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
-        bar = report.progress_bar(self.last_step, progress.step, is_shown=group.rank == 0)
+        bar = progress_bar(self.last_step, progress.step, is_shown=group.rank == 0)
         with bar, noted_signals(group.rank) as signals:
             self.write_logs()  # a run that was killed may have written a checkpoint and not its row
             while progress.epoch < options.num_epochs:
@@ -124,7 +139,7 @@ class Run:
             if not (math.isfinite(best) and path.is_file()):
                 reason = "no validation figure was finite (try a lower --learning_rate), or it was deleted"
                 result = f"done, without {path}: {reason}"
-            report.tell(result)
+            tell(result)
 
     def step(self, batch: np.ndarray) -> Sums:
         """Learn from a batch of lines (B,), sorted by length, with the other processes. Returns the step's figures."""
@@ -179,7 +194,7 @@ class Run:
         except KeyboardInterrupt:  # in process 0, which ends the others
             self.save("interrupted")
             self.write_logs()
-            report.tell("stopped in an evaluation; go on with --resume")
+            tell("stopped in an evaluation; go on with --resume")
             raise
         finally:
             signals.ends_work = False
@@ -211,7 +226,7 @@ class Run:
             path.unlink(missing_ok=True)
         self.path("interrupted").unlink(missing_ok=True)
         self.path("samples_interrupted", ".png").unlink(missing_ok=True)
-        report.tell(report.epoch_line(row, unit))
+        tell(epoch_line(row, unit))
         self.write_logs()
         every = options.sample_every
         if every and (progress.epoch % every == 0 or progress.epoch == options.num_epochs):
@@ -227,7 +242,7 @@ class Run:
         has_samples = self.options.sample_every and self.draw_samples("samples_interrupted")
         files = "log, curve and samples" if has_samples else "log and curve"
         row, unit = self.step_rows[-1] if self.step_rows else self.step_row(), self.task.unit
-        report.tell(
+        tell(
             f"stopped at step {self.progress.step} of {self.last_step}; training loss by step {row['step']}: "
             f"{row['train_loss']:.1f} nats a line, {row[f'train_per_{unit}']:.4f} a {unit}; {files} are in "
             f"{self.options.model_dir}; go on with --resume"
@@ -249,7 +264,7 @@ class Run:
                 with atomic_write(self.path(name, ".csv")) as file:
                     np.savetxt(file, table, "%.6g", ",", header=",".join(rows[0]), comments="")
         if self.epoch_rows or steps:
-            report.draw_curve(self.path("loss", ".png"), self.epoch_rows, steps, self.task.unit)
+            draw_curve(self.path("loss", ".png"), self.epoch_rows, steps, self.task.unit)
 
     def draw_samples(self, name: str) -> bool:
         """Draw lines that the network writes. Returns whether there is anything to draw."""
@@ -258,7 +273,7 @@ class Run:
         try:
             save([stack_lines([Ink(points) for points in self.task.sample(self.network)])], self.path(name, ".png"))
         except InputError as error:  # of a network that has gone astray: no ink, or too much
-            report.tell(f"no picture of samples: {error}")
+            tell(f"no picture of samples: {error}")
             return False
         return True
 
@@ -314,3 +329,58 @@ def epoch_checkpoints(folder: Path, task: str) -> list[Path]:
 def newest_checkpoints(folder: Path, task: str) -> list[Path]:
     """Where a run can be resumed: the last epoch's checkpoint, and that of an interrupted epoch."""
     return epoch_checkpoints(folder, task)[-1:] + list(folder.glob(f"{task}_interrupted.pt"))
+
+
+def describe_scale(network: nn.Module) -> str:
+    """What ink is brought to before a network sees it: its losses depend on that."""
+    if not hasattr(network, "std"):
+        return "each line is brought to one height, and its slope taken out"
+    (mx, my), (sx, sy) = network.mean.tolist(), network.std.tolist()
+    return f"normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units"
+
+
+def epoch_line(row: Row, unit: str) -> str:
+    """The figures of an epoch, from its row of the log."""
+    weights = f", weights {row['description_length']:.1f}" if "description_length" in row else ""
+    found = {name.removeprefix("validation_"): value for name, value in row.items()}
+    if unit == "point":
+        validation = (
+            f"{found['loss']:.1f} a line, {found['per_point']:.4f} a point (normalised; whiteboard units: "
+            f"{found['loss_raw']:.1f} and {found['per_point_raw']:.4f}), SSE {found['sse']:.3f}"
+        )
+    else:
+        validation = f"{found['loss']:.2f} a line, {found['error_rate']:.2%} of characters wrong"
+    return (
+        f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line{weights}, validation {validation}; "
+        f"gradient {row['gradient_norm']:.0f}, {row[f'{unit}s_per_second']:.0f} {unit}s/s, step {row['step']}, "
+        f"{row['minutes']:.1f} min, {row['skipped_steps']} skipped"
+    )
+
+
+def progress_bar(total: int, done: int, is_shown: bool) -> tqdm:
+    """The bar of a run's steps. In place of it, a log file gets a line a minute."""
+    file, interval = (sys.stderr, 0.5) if sys.stderr.isatty() else (sys.stdout, 60)
+    tqdm.set_lock(threading.RLock())  # its own is for processes, and one that is killed leaves a semaphore behind
+    shown = {"file": file, "mininterval": interval, "disable": not is_shown}
+    return tqdm(total=total, initial=done, unit=" steps", smoothing=0.05, **shown)
+
+
+def tell(line: str) -> None:
+    """Print a line, above the bar if there is one."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def draw_curve(path: Path, epochs: list[Row], steps: list[Row], unit: str) -> None:
+    """Draw training and validation loss by step; the training loss is that of the log by step, if it has rows."""
+    from matplotlib.figure import Figure  # takes a second to import
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, rows, mark in (("train", steps or epochs, ".-" if steps else "o-"), ("validation", epochs, "o-")):
+        found = [row["step"] for row in rows], [row[f"{name}_loss"] for row in rows]
+        axes.plot(*found, mark, markersize=3, label={"train": "training"}.get(name, name))
+    axes.set(xlabel="step", ylabel=LABELS[unit]["loss"])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)

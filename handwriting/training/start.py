@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 
 import torch
@@ -12,8 +11,7 @@ from handwriting.program import InputError, check_writable
 from handwriting.training.flags import FIXED, SETTINGS, choose_device, choose_processes, make_parser
 from handwriting.training.processes import Group, run_lock, start_group
 from handwriting.training.progress import PARTS, check_like, naming_what_does_not_fit
-from handwriting.training.report import describe_scale
-from handwriting.training.run import Run, newest_checkpoints
+from handwriting.training.run import Run, describe_scale, newest_checkpoints
 from utils import load_checkpoint
 
 
@@ -36,7 +34,18 @@ def start_run(options: argparse.Namespace, group: Group | None = None) -> None:
                 stack.enter_context(run_lock(folder, task))
                 if newest_checkpoints(folder, task):
                     raise InputError(f"{folder}: another run of {task} was quicker; choose another --model_dir")
-            tell_start(run)
+            for name in run.changed:
+                print(f"--{name}: other than before; the run goes on, but not as it would have to the last digit")
+            weights = sum(parameter.numel() for parameter in run.model.parameters())
+            print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
+            print(f"data: {options.data} ({run.task.dataset.rests})")
+            print(describe_scale(run.model))
+            print(
+                f"{task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
+                f"{run.device} with {str(run.model.matmul_dtype).removeprefix('torch.')} products, in "
+                f"{options.processes} process{'es' * (options.processes > 1)}",
+                flush=True,
+            )
         if group is None and options.processes > 1:
             group = stack.enter_context(start_group(options.processes, join_run, options, resumed))
         run.fit(group or Group())
@@ -98,20 +107,3 @@ def settle(options: argparse.Namespace, group: Group | None) -> Path | None:
     if options.processes > options.batch_size:
         raise InputError(f"--processes {options.processes}: more than the {options.batch_size} lines of a batch")
     return resumed
-
-
-def tell_start(run: Run) -> None:
-    """Print what a run is, and what is other than before it was resumed."""
-    options = run.options
-    for name in run.changed:
-        print(f"--{name}: other than before; the run goes on, but not as it would have to the last digit")
-    weights = sum(parameter.numel() for parameter in run.model.parameters())
-    print(f"settings: {', '.join(f'{name} {getattr(options, name)}' for name in SETTINGS)}")
-    print(f"data: {options.data} ({run.task.dataset.rests})")
-    print(describe_scale(run.model))
-    print(
-        f"{options.task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
-        f"{run.device} with {str(run.model.matmul_dtype).removeprefix('torch.')} products, in {options.processes} "
-        f"process{'es' * (options.processes > 1)}"
-    )
-    sys.stdout.flush()

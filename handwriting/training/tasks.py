@@ -68,8 +68,7 @@ def collate(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Pad lines of points (T + 1, 3) in whiteboard units, and the codes (U,) of their texts, each to one length.
 
-    Returns the arguments of `Model.losses`: points (T + 1, B, 3), mask (T, B), and text (B, U) with -1 for padding, or
-    None without codes.
+    Returns the arguments of `Model.losses`: points (T + 1, B, 3), mask (T, B), text (B, U), padded with -1, or None.
     """
     lengths = np.array([len(line) for line in lines])
     points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
