@@ -114,12 +114,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parse_redo(text: str) -> dict[int, int]:
     """`7` or `7,9:2` -> for lines 7 and 9 the number of the other try, 1 by default."""
-    redo = {}
-    for part in text.split(","):
-        line, _, attempt = part.partition(":")
-        redo[int(line)] = int(attempt or 1)
-        if not 0 <= redo[int(line)] < MOST_ATTEMPTS:
-            raise ValueError("the number of a try is too large")
+    pairs = (part.partition(":") for part in text.split(","))
+    redo = {int(line): int(attempt or 1) for line, _, attempt in pairs}
+    if not all(0 <= attempt < MOST_ATTEMPTS for attempt in redo.values()):
+        raise ValueError("the number of a try is too large")
     return redo
 
 

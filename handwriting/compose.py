@@ -30,7 +30,7 @@ from handwriting.bulk import BIASES
 from handwriting.checks import load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
-from handwriting.program import InputError, Parser, check_writable, run_cli
+from handwriting.program import InputError, Parser, check_range, check_writable, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
 from handwriting.sampling import default_steps
 from handwriting.training.tasks import collate, line_weights, make_batches, pad_codes
@@ -337,8 +337,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="of what is random in the new lines (default: %(default)s)")
     options = parser.parse_args(arguments)
     for name, most in (("lines", 100_000), ("written", 100_000), ("seed", 2**62)):
-        if not 0 <= getattr(options, name) <= most:
-            raise InputError(f"--{name} must be from 0 to {most}, not {getattr(options, name)}")
+        check_range(f"--{name}", getattr(options, name), 0, most)
     if not options.lines + options.written:
         raise InputError("--lines and --written are both 0: nothing to add")
     check_writable(options.output)

@@ -28,14 +28,12 @@ from handwriting.seeds import derived_seed
 from handwriting.writer import (
     LINE_BIAS,
     PAGE_BIAS,
-    RANDOM_STEPS,
     RETRIES,
     Writer,
-    check_ink,
     check_numbers,
     generate_unconditionally,
     load_network,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -76,10 +74,9 @@ class Request:
 
     def __init__(self, given: dict[str, Any]):
         """`given` has the flags that are given, and no others."""
-        for name in given:
-            if name not in f"{COMMON} {self.takes}".split():
-                flag = name if name == "text" else f"--{name}"
-                raise InputError(f"{self.told} takes no {flag}; leave one of them out{self.hint}")
+        for name in sorted(given.keys() - f"{COMMON} {self.takes}".split()):
+            flag = name if name == "text" else f"--{name}"
+            raise InputError(f"{self.told} takes no {flag}; leave one of them out{self.hint}")
         self.given, self.seed, self.retries = given, given.get("seed", 0), given.get("retries", RETRIES)
         self.checkpoint, self.bias = given.get("checkpoint"), given.get("bias", self.usual_bias)
         check_numbers(seed=self.seed, retries=self.retries, bias=self.bias)
@@ -195,10 +192,8 @@ class Random(Lines):
 
     def write(self, seeds: Any) -> list[tuple[Ink, Line]]:
         """Each line as ink, and as the sampler wrote it."""
-        given = self.checkpoint, self.retries, "density" in self.given
-        lines = generate_unconditionally(len(seeds), self.steps or RANDOM_STEPS, self.bias, self.seed, *given)
-        for line in lines:
-            check_ink(line)
+        given = {"checkpoint": self.checkpoint, "retries": self.retries, "with_outputs": "density" in self.given}
+        lines = generate_unconditionally(bias=self.bias, seed=self.seed, **self.pick("samples", "steps"), **given)
         made = zip(lines, seeds, strict=True)
         return [(Ink(line.points, seed=seed, bias=self.bias, fault=line.fault), line) for line, seed in made]
 

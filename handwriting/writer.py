@@ -127,12 +127,17 @@ def generate_unconditionally(
 
     `bias` >= 0 makes the hand more even (section 5.4). Line number i has the seed `seed` + i. A line in which the pen
     rests is written again, up to `retries` times; what is still wrong then is in `Line.fault`. `with_outputs` keeps
-    what the network said at each point. Raises InputError for a checkpoint or number that cannot be used.
+    what the network said at each point. Raises InputError for a checkpoint or number that cannot be used, and for a
+    network that goes astray.
     """
     check_numbers(samples=samples, steps=steps, bias=bias, seed=seed, retries=retries)
     network, caps = load_network(checkpoint, "rand_write"), [steps] * samples
     check_size(network, None, caps, with_outputs)
-    return write_checked(network, None, range(seed, seed + samples), [bias] * samples, caps, retries, with_outputs)
+    seeds, biases = range(seed, seed + samples), [bias] * samples
+    lines = write_checked(network, None, seeds, biases, caps, retries, with_outputs)
+    for line in lines:
+        check_ink(line)
+    return lines
 
 
 def generate_conditionally(
