@@ -81,7 +81,7 @@ class Alphabet:
 
     def spell(self, text: str) -> Prepared:
         """A line of a text in which all that the network lacks is replaced, ready to be written."""
-        letters = self._letters(text)
+        letters = "".join(self._letter(character) or character for character in text)
         return Prepared(text, letters, self.encode(letters))
 
     def replace(self, text: str) -> tuple[str, list[str]]:
@@ -91,12 +91,8 @@ class Alphabet:
         """
         pairs = [self._written(character) for character in unicodedata.normalize("NFC", text)]
         replaced = "".join(piece for piece, _ in pairs)
-        refuse_others(self._letters(replaced).replace("\n", ""), self.learned)
+        refuse_others("".join(self._letter(c) or c for c in replaced if c != "\n"), self.learned)
         return replaced, list(dict.fromkeys(told for _, told in pairs if told))
-
-    def _letters(self, text: str) -> str:
-        """What the network writes of a text, a character for each."""
-        return "".join(self._letter(character) or character for character in text)
 
     def _letter(self, character: str) -> str:
         """What the network writes of a character that is drawn in part, a blank for one that is drawn; else ""."""

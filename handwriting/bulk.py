@@ -1,7 +1,4 @@
-"""Many texts, each written into a file of its own: hands and biases are chosen by the seed, and a manifest tells all.
-
-The manifest has a line of JSON for each text that is done. A batch that was stopped goes on where it was.
-"""
+"""Many texts, each written into a file of its own, and a manifest with a line of JSON for each that is done."""
 
 import json
 import math
@@ -93,10 +90,7 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
 def done_rows(
     folder: Path, plans: Sequence[Plan], ending: str, checkpoint: str
 ) -> tuple[list[ManifestRow], list[Plan]]:
-    """The rows of what is written already, and the plans of the rest.
-
-    Raises InputError if it was written by other plans or by another checkpoint (hash).
-    """
+    """The rows of what is written already, and the plans of the rest. Raises InputError for another batch's rows."""
     planned, done = {plan.number: plan for plan in plans}, []
     for row in read_manifest(folder):
         plan = planned.get(row["number"])
@@ -139,9 +133,7 @@ def save_inks(
     inks: Iterable[tuple[Plan, Ink | None, str]], folder: Path, ending: str, checkpoint: str,
     done: Sequence[ManifestRow] = (), drawing: Drawing | None = None, plotter: Plotter | None = None,
 ) -> Iterator[ManifestRow]:  # fmt: skip
-    """Save what `write_inks` yields, each in a file of `folder`. Yields a row of the manifest for each, after the
-    `done_rows`. `checkpoint` is the network's hash.
-    """
+    """Save what `write_inks` yields, each in a file of `folder`. Yields rows of the manifest, the done ones first."""
     with atomic_write(folder / MANIFEST) as file:  # without what a stopped batch left of a row, and files that are gone
         file.write(b"".join(map(row_line, done)))
     yield from done

@@ -66,10 +66,7 @@ def longest_rest(points: np.ndarray) -> int:
 
 
 def load_recogniser(path: Path | str | None = None, device: str | torch.device = "cpu") -> Recogniser:
-    """The recogniser in a checkpoint, by default the one that this project ships.
-
-    Raises InputError for a file that is missing, damaged or not a recogniser.
-    """
+    """The recogniser in a checkpoint, by default the one that ships. Raises InputError for a file that has none."""
     path = SHIPPED_RECOGNISER if path is None else Path(path)
     recogniser, content = load_checkpoint(path, device)
     if content["task"] != "read":
@@ -87,10 +84,7 @@ def find_recogniser() -> Recogniser | None:
 
 
 def check_lines(lines: list, with_recogniser: bool) -> list[Verdict]:
-    """A verdict on each of the lines (`sampling.Line`). `with_recogniser`: lines with a text that it knows are read.
-
-    Raises InputError for a recogniser that cannot be used.
-    """
+    """A verdict on each of the lines (`sampling.Line`). `with_recogniser`: lines with a text that it knows are read."""
     recogniser = find_recogniser() if with_recogniser and any(line.text for line in lines) else None
     known = set(recogniser.config.charset) if recogniser else set()
     can_tell = [n for n, line in enumerate(lines) if line.text.strip() and set(line.text) <= known]

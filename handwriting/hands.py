@@ -38,8 +38,8 @@ def load_style(style: str | Path) -> Ink:
 def load_hand(path: Path | str, text: str | None = None) -> Ink:
     """The ink in a file and what it says: `text`, or by default what the file tells.
 
-    Ink in .json and .npz is as a network wrote it, in whiteboard units; any other is brought to what recorded lines are
-    like. Raises InputError for ink that cannot be read, or that cannot say the text.
+    Ink that no network wrote is brought to what recorded lines are like. Raises InputError for ink that cannot be read,
+    or that cannot say the text.
     """
     ink = read_ink(path)
     text = " ".join((ink.text if text is None else text).split())

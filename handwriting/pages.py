@@ -1,7 +1,5 @@
 """Pages: a text broken into lines by the width of its ink, and the written lines placed on paper, in millimetres."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -267,12 +265,6 @@ def leveled(ink: Ink, x_height: float) -> list[np.ndarray]:
 def ink_width(ink: Ink, x_height: float) -> float:
     """How wide a line of ink is when it is level, in whiteboard units."""
     return float(np.ptp(np.concatenate(leveled(ink, x_height))[:, 0]))
-
-
-def fits(ink: Ink, written: WrittenText, place: int, page_format: PageFormat) -> bool:
-    """Whether ink can be line number `place` of a written text."""
-    width = written.scale * ink_width(ink, page_format.x_height / written.scale)
-    return width <= page_format.text_width - written.lines[place].indent
 
 
 def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smoothed: bool = False) -> list[Page]:

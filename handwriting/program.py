@@ -1,7 +1,5 @@
 """How a program ends, what it tells the user, and files that are written whole or not at all."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import os

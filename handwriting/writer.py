@@ -14,7 +14,7 @@ from handwriting.checks import check_lines
 from handwriting.hands import load_style
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
-from handwriting.pages import PageFormat, TextLine, WrittenText, fits, lay_out, write_text
+from handwriting.pages import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
 from handwriting.program import InputError, check_range
 from handwriting.sampling import Line, Primed, Sampler, default_steps
 from handwriting.seeds import derived_seed
@@ -295,9 +295,13 @@ class Writer:
             if not 1 <= number <= len(places):
                 raise InputError(f"there is no line {number} to write anew; the text has {len(places)} lines")
             place = places[number - 1]
-            tries = (write([written.lines[place]], attempt + MOST_ATTEMPTS * n)[0] for n in range(REDO_TRIES))
-            inks[place] = next((ink for ink in tries if fits(ink, written, place, page_format)), None)
-            if inks[place] is None:
+            line, room = written.lines[place], page_format.text_width - written.lines[place].indent
+            for n in range(REDO_TRIES):
+                (ink,) = write([line], attempt + MOST_ATTEMPTS * n)
+                if written.scale * ink_width(ink, page_format.x_height / written.scale) <= room:
+                    inks[place] = ink
+                    break
+            else:
                 again = f"try --redo {number}:{attempt + 1}"
                 raise InputError(f"line {number} is too wide for the page each time that it is written anew; {again}")
         return replace(written, inks=inks)

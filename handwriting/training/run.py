@@ -226,7 +226,7 @@ class Run:
             path.unlink(missing_ok=True)
         self.path("interrupted").unlink(missing_ok=True)
         self.path("samples_interrupted", ".png").unlink(missing_ok=True)
-        tell(epoch_line(row, unit))
+        tell(f"epoch {row['epoch']}: " + ", ".join(f"{name} {row[name]:.6g}" for name in row if name != "epoch"))
         self.write_logs()
         every = options.sample_every
         if every and (progress.epoch % every == 0 or progress.epoch == options.num_epochs):
@@ -337,24 +337,6 @@ def describe_scale(network: nn.Module) -> str:
         return "each line is brought to one height, and its slope taken out"
     (mx, my), (sx, sy) = network.mean.tolist(), network.std.tolist()
     return f"normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units"
-
-
-def epoch_line(row: Row, unit: str) -> str:
-    """The figures of an epoch, from its row of the log."""
-    weights = f", weights {row['description_length']:.1f}" if "description_length" in row else ""
-    found = {name.removeprefix("validation_"): value for name, value in row.items()}
-    if unit == "point":
-        validation = (
-            f"{found['loss']:.1f} a line, {found['per_point']:.4f} a point (normalised; whiteboard units: "
-            f"{found['loss_raw']:.1f} and {found['per_point_raw']:.4f}), SSE {found['sse']:.3f}"
-        )
-    else:
-        validation = f"{found['loss']:.2f} a line, {found['error_rate']:.2%} of characters wrong"
-    return (
-        f"epoch {row['epoch']}: training {row['train_loss']:.1f} nats a line{weights}, validation {validation}; "
-        f"gradient {row['gradient_norm']:.0f}, {row[f'{unit}s_per_second']:.0f} {unit}s/s, step {row['step']}, "
-        f"{row['minutes']:.1f} min, {row['skipped_steps']} skipped"
-    )
 
 
 def progress_bar(total: int, done: int, is_shown: bool) -> tqdm:

@@ -1,7 +1,5 @@
 """Which lines a step learns from, and the tasks: each with its network, its batches, its loss and its figures."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from collections import Counter
