@@ -1,8 +1,7 @@
 """Build the package: `handwriting`, with the modules and networks of the top level inside.
 
-In the repository model.py, utils.py and generate.py are on the top level. Installed there, they would be in the way of
-a program's own utils.py. So the built package has them as `handwriting.model` and so on, its imports name them so, and
-the networks are in handwriting/save/. All else is in pyproject.toml.
+On the top level of an installation, model.py, utils.py and generate.py would be in the way of a program's own utils.py.
+So the built package has them as `handwriting.model` and so on, and the networks in handwriting/save/.
 """
 
 import re

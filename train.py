@@ -6,9 +6,8 @@
     python train.py --evaluate save/synthesis_best.pt
     torchrun --nproc_per_node 4 train.py --task synthesis
 
-The loop is `Run.fit` in handwriting/training/run.py. Losses are in nats (eq. 26). A figure for a line is the mean over
-lines of the sum over a line's points, as in the paper's tables 2 and 3; in normalised units it depends on the mean and
-deviation that the offsets are normalised by.
+The loop is `Run.fit` in handwriting/training/run.py. Losses are in nats (eq. 26), a line's as in the paper's tables 2
+and 3; in normalised units they depend on the mean and deviation that the offsets are normalised by.
 """
 
 import signal

@@ -1,7 +1,4 @@
-"""Handwriting by a recurrent network. `from handwriting import Writer` is where to begin, see README.md.
-
-What is named here is imported when it is first asked for: most rooms of the package do without PyTorch.
-"""
+"""Handwriting by a recurrent network. What is named here is imported when it is first asked for."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

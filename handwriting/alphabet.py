@@ -50,9 +50,8 @@ class Alphabet:
     def prepare(self, texts: Sequence[str]) -> tuple[list[Prepared], list[str]]:
         """Make texts ready to be written, each as one line.
 
-        What the network did not learn and nobody draws (curly quotes, long dashes, ...) is replaced by what it did.
-        Returns also a note for each character that is not written as it is. Raises InputError that names characters
-        that cannot be written, and for a text without characters or with too many.
+        Characters that it lacks are replaced, such as curly quotes. Returns also a note for each that is not written as
+        it is. Raises InputError for characters that cannot be written, and a text without characters or with too many.
         """
         replaced, notes = self.replace("\n".join(" ".join(text.split()) for text in texts))
         lines = replaced.split("\n")[: len(texts)]
@@ -67,10 +66,7 @@ class Alphabet:
         return [self.spell(line) for line in lines], notes
 
     def prepare_page(self, text: str) -> tuple[str, list[str]]:
-        """Likewise for a text of several lines, each a paragraph; blanks at the beginning of a line stay.
-
-        Returns the text whose pieces `spell` takes.
-        """
+        """Likewise a text of paragraphs, whose pieces `spell` takes; blanks at the beginning of a line stay."""
         lines = text.expandtabs(4).splitlines()
         replaced, notes = self.replace("\n".join(" ".join(line.split()) for line in lines))
         if not replaced.strip():
@@ -85,10 +81,7 @@ class Alphabet:
         return Prepared(text, letters, self.encode(letters))
 
     def replace(self, text: str) -> tuple[str, list[str]]:
-        """A text of one or more lines with what the network did not learn replaced, and a note for each such character.
-
-        Raises InputError that names the characters that cannot be written.
-        """
+        """A text of some lines with characters replaced, and a note for each. Raises InputError for unknown ones."""
         pairs = [self._written(character) for character in unicodedata.normalize("NFC", text)]
         replaced = "".join(piece for piece, _ in pairs)
         refuse_others("".join(self._letter(c) or c for c in replaced if c != "\n"), self.learned)

@@ -3,9 +3,8 @@
     python -m handwriting.compose --data data/iam-ondb.npz --output data/composed.npz --lines 4000
     python -m handwriting.compose --data data/composed.npz --output data/written.npz --lines 0 --written 4000
 
-IAM-OnDB has each digit some 40 to 260 times, too few to learn dates, times and prices from. So digits, signs and
-capitals are cut out of training lines and set between words of others, at their size, baseline and slant. And a network
-that loses its place in some lines learns from its own good ones, which the recogniser reads without a mistake.
+IAM-OnDB has too few digits to learn dates, times and prices from. So digits, signs and capitals are cut out of training
+lines and set between words of others. And a network learns from its own lines, those that are read without a mistake.
 """
 
 import signal

@@ -32,10 +32,7 @@ def attention_figure(line: Line) -> Figure:
 
 
 def density_figure(model: Model, line: Line, bias: float) -> Figure:
-    """The densities of a line with its outputs, see `density_map`, as in the paper's figure 10.
-
-    The colours follow the fourth root, or the dense spots within strokes would hide the rest.
-    """
+    """The densities of a line with its outputs, as in the paper's figure 10; colours follow their fourth root."""
     from matplotlib.figure import Figure
 
     density, extent = density_map(model, line, bias)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from handwriting.ink.formats import MARGIN, MM_PER_UNIT, Ink, Page, Placed
+from handwriting.ink.formats import Ink, Page, Placed
 from handwriting.ink.geometry import find_level, smooth
 from handwriting.program import InputError, check_range
 from handwriting.seeds import derived_seed
@@ -14,7 +14,6 @@ from handwriting.seeds import derived_seed
 PAPERS = {"a4": (210.0, 297.0), "a5": (148.0, 210.0), "letter": (215.9, 279.4)}  # mm
 PAPER = re.compile(r"(\d+(?:\.\d+)?)[xX×](\d+(?:\.\d+)?)")
 ALIGN = ("left", "center", "right")
-MIN_LINE, LINE_GAP = 4.0, 2.4  # mm, of lines that are not laid out: the least height of one, and what is between two
 BASELINE = 0.7  # where the baseline is in the height of a line: tall letters need more room than descenders
 
 # A character's usual advance, as a share of the mean one: from the recorded lines by least squares, to one digit.
@@ -297,14 +296,3 @@ def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smooth
             pages[-1].lines.append(Placed(ink, strokes))
         row += 1
     return pages
-
-
-def stack_lines(inks: Sequence[Ink]) -> Page:
-    """Lines below each other, left-aligned and as they were written, on a page that just holds them."""
-    placed, y, right = [], MARGIN, 0.0
-    for ink in inks:
-        strokes = [stroke * MM_PER_UNIT for stroke in ink.strokes]
-        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
-        placed.append(Placed(ink, [stroke - low + [MARGIN, y] for stroke in strokes]))
-        right, y = max(right, high[0] - low[0]), y + max(high[1] - low[1], MIN_LINE) + LINE_GAP
-    return Page(float(right) + 2 * MARGIN, float(y) - LINE_GAP + MARGIN, placed)

@@ -1,8 +1,7 @@
 """What can be asked for on the command line: lines, random lines, pages, a sheet of styles, a batch.
 
-Each is a class that checks all its flags before any work. Its methods are the stations of writing, each of which takes
-what the one before returned: the texts made ready (`prepare`), their ink (`write`), its place on pages (`place`), files
-(`save`).
+Each is a class that checks all its flags before any work. Its methods are the stations of writing: the texts made ready
+(`prepare`), their ink (`write`), its place on pages (`place`), files (`save`).
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from handwriting.alphabet import Prepared
 from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, make_writers, save_inks, write_inks
 from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure
 from handwriting.hands import list_styles, load_hand
-from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, save
+from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, save, stack_lines
 from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import Drawing
-from handwriting.pages import PageFormat, WrittenText, lay_out, parse_margins, parse_page, stack_lines
+from handwriting.pages import PageFormat, WrittenText, lay_out, parse_margins, parse_page
 from handwriting.program import InputError, ResultError, check_writable, note
 from handwriting.sampling import Line
 from handwriting.seeds import derived_seed

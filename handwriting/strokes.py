@@ -1,9 +1,8 @@
 """What a line of ink is, and what a pen on a whiteboard is like.
 
-A line is **points**, an array (T, 3) with a row for each reading of the pen: how far it went in x and in y since the
-row before, and whether it is lifted afterwards (1) or not (0). Or it is **strokes**, a list with an array (n, 2) for
-each: the positions from where the pen touches down to where it is lifted. x grows to the right and y downwards, in
-whiteboard units unless it is said otherwise.
+A line is **points** (T, 3), a row for each reading of the pen: how far it went in x and in y since the row before, and
+whether it is lifted afterwards (1) or not (0). Or it is **strokes**, a list of positions (n, 2), from where the pen
+touches down to where it is lifted. y grows downwards, in whiteboard units unless it is said otherwise.
 """
 
 import numpy as np

@@ -146,10 +146,9 @@ def generate_conditionally(
 ) -> list[Line]:  # fmt: skip
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
-    The text that is written is in `Line.text`: without accents, which `Writer` draws. `steps` is the most steps of a
-    line, by default plenty for its text. Lines are written again, too, if `steps` cut them off or more than a tenth is
-    read wrong; with `retries` 0 they are not read. All else is as for `generate_unconditionally`; characters that
-    cannot be written are an InputError that names them.
+    What is written is in `Line.text`: without accents, which `Writer` draws. `steps` is the most steps of a line, by
+    default plenty. Lines are written again, too, if `steps` cut them off or more than a tenth is read wrong; with
+    `retries` 0 they are not read. InputError names characters that cannot be written, too.
     """
     check_numbers(samples=samples, steps=steps)
     writer = Writer(checkpoint, None, bias, seed, retries)

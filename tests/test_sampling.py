@@ -8,8 +8,7 @@ import torch
 from test_model import ASTRAY, astray, make_model, reference_distribution
 
 from handwriting import sampling
-from handwriting.ink.formats import Ink
-from handwriting.pages import stack_lines
+from handwriting.ink.formats import Ink, stack_lines
 from handwriting.sampling import sample_noise, sample_points
 from model import Window, window_weights
 

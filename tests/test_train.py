@@ -549,14 +549,11 @@ def test_death_while_writing_loses_an_epoch_at_most(data_file, unbroken, tmp_pat
 def test_a_row_that_a_kill_has_lost_is_written_by_the_resumed_run(data_file, tmp_path, monkeypatch):
     """The run dies between its second checkpoint and its report."""
 
-    epoch_line = run.epoch_line
-
-    def die(row, unit):
-        if row["epoch"] == 2:
+    def die(line):
+        if line.startswith("epoch 2"):
             raise KeyboardInterrupt
-        return epoch_line(row, unit)
 
-    monkeypatch.setattr(run, "epoch_line", die)
+    monkeypatch.setattr(run, "tell", die)
     with pytest.raises(KeyboardInterrupt):
         run_in_process(data_file, tmp_path, "--num_epochs", 2)
     assert [row["epoch"] for row in read_log(tmp_path, "rand_write")] == ["1"]

@@ -26,6 +26,7 @@ FORMATS = ("svg", "pdf", "png", "gif", "webp", "gcode", "xml", "json", "npz", "i
 DOT = 0.3  # mm: what is smaller is drawn as a stroke of this length, for pens that need to move
 MM_PER_UNIT = 0.02  # of a line that is drawn without a page: letters are some 2.5 mm high
 MARGIN = 5.0  # mm around such a line
+MIN_LINE, LINE_GAP = 4.0, 2.4  # mm, of lines that are not laid out: the least height of one, and what is between two
 INK_VERSION = 1  # of .json and .npz
 DETAILS = ("text", "seed", "bias", "style", "checkpoint", "fault")  # of a line, in .json and .npz
 
@@ -64,10 +65,7 @@ class Ink:
 
     def page(self) -> "Page":
         """The line alone on a page that just holds it."""
-        strokes = [stroke * MM_PER_UNIT for stroke in self.strokes]
-        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
-        width, height = (high - low + 2 * MARGIN).tolist()
-        return Page(width, height, [Placed(self, [stroke - low + MARGIN for stroke in strokes])])
+        return stack_lines([self])
 
     def save(self, path: Path | str, drawing: Drawing | None = None, plotter: Plotter | None = None) -> list[Path]:
         """Write a file as its ending says, see `save`."""
@@ -112,6 +110,17 @@ class Page:
 
     def _repr_svg_(self) -> str:
         return svg_bytes(self.sheet(), Drawing()).decode().partition("?>")[2].strip()  # a part of the notebook's page
+
+
+def stack_lines(inks: Sequence[Ink]) -> Page:
+    """Lines below each other, left-aligned and as they were written, on a page that just holds them."""
+    placed, y, right = [], MARGIN, 0.0
+    for ink in inks:
+        strokes = [stroke * MM_PER_UNIT for stroke in ink.strokes]
+        low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
+        placed.append(Placed(ink, [stroke - low + [MARGIN, y] for stroke in strokes]))
+        right, y = max(right, high[0] - low[0]), y + max(high[1] - low[1], MIN_LINE) + LINE_GAP
+    return Page(float(right) + 2 * MARGIN, float(y) - LINE_GAP + MARGIN, placed)
 
 
 def check_ending(path: Path) -> str:

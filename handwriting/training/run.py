@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from handwriting.data.dataset import Dataset
 from handwriting.figures import save_figure
-from handwriting.ink.formats import Ink, save
-from handwriting.pages import stack_lines
+from handwriting.ink.formats import Ink, save, stack_lines
 from handwriting.program import InputError, atomic_write
 from handwriting.seeds import derived_seed
 from handwriting.training.flags import PRECISIONS, SETTINGS, choose_device, choose_precision
