@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Where that folder was deleted nothing is left, or a __pycache__ without origin. What is missing inside it is an error.
+# The folder may be deleted; a __pycache__ that is left of it has no origin. A file missing inside it is an error.
 if getattr(find_spec("handwriting.kernels"), "origin", None):
     from handwriting import kernels
 else:
@@ -54,7 +54,7 @@ class State(NamedTuple):
 
     hidden: Tensor  # (num_layers, B, H)
     cell: Tensor  # (num_layers, B, H)
-    window: Tensor  # (B, C), w of (eq. 47)
+    w: Tensor  # (B, C), what the window shows (eq. 47)
     kappa: Tensor  # (B, K)
 
 
@@ -62,7 +62,7 @@ class State(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Parameters of the soft window, each (..., K). From `Model.forward` only kappa carries a gradient for certain."""
+    """Parameters of the soft window, each (..., K). Only kappa has a gradient where a kernel ran."""
 
     alpha: Tensor  # importance (eq. 49)
     beta: Tensor  # inverse width (eq. 50)
@@ -79,7 +79,7 @@ def window_weights(window: Window, num_chars: int) -> Tensor:
 class WindowLSTM(nn.Module):
     """The first layer of synthesis: an LSTM whose cells place a window over the text and read it at the next point.
 
-    It always computes in the type of its weights; only its kernel knows lower precision.
+    It computes in the type of its weights; `Model.matmul_dtype` changes its kernel only.
     """
 
     # Guard against overflow: logarithms are cut off here. A trained window's go up to 12 where it leaves the text; with
@@ -268,14 +268,14 @@ class Model(nn.Module):
         if not len(points):
             raise ValueError("there are no points to read")
         state = self.initial_state(points.shape[1]) if state is None else state
-        inputs, w, window = [points], state.window[None], None  # inputs: what each layer reads beside other layers' h
+        inputs, w, window = [points], state.w[None], None  # inputs: what each layer reads beside other layers' h
         hiddens, cells = [], []  # of each layer, (T, B, H) and (B, H)
-        for layer, *before in zip(self.layers, state.hidden, state.cell, strict=True):
+        for layer, hidden, cell in zip(self.layers, state.hidden, state.cell, strict=True):
             if isinstance(layer, WindowLSTM):
-                hidden, w, cell, window = self.run_window(layer, points, characters, *before, state.window, state.kappa)
+                hidden, w, cell, window = self.run_window(layer, points, characters, hidden, cell, state.w, state.kappa)
                 inputs, window = [points, w], Window(*window)  # upper layers see x_t and w_t (eq. 53)
             else:
-                hidden, cell = self.run_lstm(layer, inputs + hiddens[-1:], *before)  # skip connection
+                hidden, cell = self.run_lstm(layer, inputs + hiddens[-1:], hidden, cell)  # skip connection
             hiddens.append(hidden)
             cells.append(cell)
         last = torch.stack([hidden[-1] for hidden in hiddens]).to(points.dtype)
@@ -299,13 +299,13 @@ class Model(nn.Module):
         zero = points.new_zeros(())
         return torch.where(mask, torch.cat(losses), zero), torch.where(mask, torch.cat(errors), zero)
 
-    # The parts of a network that there are kernels for. What stands below the kernel's two lines is the same, plainly.
+    # Each of these: if there is a kernel that fits, it computes; else the lines below it do the same in plain PyTorch.
 
-    def run_window(self, layer: WindowLSTM, points: Tensor, *before: Tensor) -> tuple[Tensor, Tensor, Tensor, Window]:
+    def run_window(self, layer: WindowLSTM, points: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor, Window]:
         """`WindowLSTM.forward`, whose arguments and results these are."""
-        if kernels and len(points) > 1 and kernels.takes_window_lstm(layer, points, *before):
-            return kernels.window_lstm(layer, self.matmul_dtype, points, *before)
-        return layer(points, *before)
+        if kernels and len(points) > 1 and kernels.takes_window_lstm(layer, points, *others):
+            return kernels.window_lstm(layer, self.matmul_dtype, points, *others)
+        return layer(points, *others)
 
     def run_lstm(self, layer: nn.LSTM, inputs: list[Tensor], hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """A layer without a window (eq. 7-11, no peepholes) over a line.

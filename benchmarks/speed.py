@@ -153,7 +153,7 @@ def shared_steps(task: str, dataset: Dataset, batches: list[np.ndarray], group: 
     group.connect()
     run.group = group
     for batch in batches:
-        group.any(False)  # all begin at once
+        group.sums(0.0)  # all begin at once
         yield run.step(batch)
 
 
@@ -219,16 +219,19 @@ def measure_training(task: str, dataset: Dataset, repeats: int) -> dict[str, flo
         processes.append(context.Process(target=function, args=(end, *arguments)))
         processes[-1].start()
         end.close()  # ours: the process has its own
-    for number, batch in enumerate(batches):
-        points = int((lengths[batch] - 1).sum())
-        for name, pipe in pipes.items():
-            pipe.send(lines[batch])
-            seconds = pipe.recv()
-            if number >= WARM_UP:
-                rates[name].append(points / seconds)
-    for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send(None)
-        process.join()
+    try:
+        for number, batch in enumerate(batches):
+            points = int((lengths[batch] - 1).sum())
+            for name, pipe in pipes.items():
+                pipe.send(lines[batch])
+                seconds = pipe.recv()
+                if number >= WARM_UP:
+                    rates[name].append(points / seconds)
+    finally:  # after an error, too, or the others wait for ever
+        for pipe, process in zip(pipes.values(), processes, strict=True):
+            if process.is_alive():
+                pipe.send(None)
+            process.join()
     return {name: statistics.median(values) for name, values in rates.items()}
 
 

@@ -26,13 +26,13 @@ import torch
 from tqdm import tqdm
 
 from handwriting.bulk import BIASES
-from handwriting.checks import load_recogniser
+from handwriting.checks import MOST_WRONG, load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
 from handwriting.program import InputError, Parser, check_range, check_writable, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
-from handwriting.sampling import default_steps
-from handwriting.training.tasks import collate, line_weights, make_batches, pad_codes
+from handwriting.sampling import default_steps, pad_codes
+from handwriting.training.tasks import collate, line_weights, make_batches
 from handwriting.writer import Network, load_network, write_checked
 from model import Window, window_weights
 
@@ -45,7 +45,6 @@ SIGNS = {  # limits on a sign's height, top and bottom in x-heights, y downwards
     "/": (5.0, -3.5, 1.5, 1), "(": (5.0, -3.5, 1.5, 1), ")": (5.0, -3.5, 1.5, 1), "+": (2.0, -2.0, 0.4, 2),
 }  # fmt: skip
 NEAREST = 12  # glyphs of a character, those nearest in slant, of which one is taken
-MAX_WRONG = 0.25  # share of a composed line's characters that the recogniser may get wrong
 MAX_CHARACTERS = 45  # of a new line
 RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share of lines are cut,
 OTHER_LINES = 400  # and of the others
@@ -93,7 +92,7 @@ def cut_lines(network: Network, recogniser: Recogniser, dataset: Dataset, lines:
     for batch in tqdm(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="cutting", disable=None):
         inks, texts = [dataset.points(line) for line in lines[batch]], dataset.texts[lines[batch]].tolist()
         points, _, _ = collate(inks)
-        codes = pad_codes([torch.from_numpy(network.alphabet.encode(text)) for text in texts])
+        codes = pad_codes([network.alphabet.encode(text) for text in texts])
         _, _, windows = model(model.normalise(points[:-1]), model.one_hot(codes))
         for b, (ink, text, read) in enumerate(zip(inks, texts, recogniser.read(inks), strict=True)):
             window = Window(*(parameter[: len(ink) - 1, b] for parameter in windows))
@@ -257,7 +256,7 @@ def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator)
         made = [compose_line(bases[n], glyphs, rng, bool(dataset.has_rests)) for n in chosen]
         read = recogniser.read([np.column_stack([offsets, ends]).astype(np.float32) for offsets, ends, _ in made])
         wrong = [edit_distance(text, said) / len(text) for (*_, text), said in zip(made, read, strict=True)]
-        yield [line for line, share in zip(made, wrong, strict=True) if share <= MAX_WRONG]
+        yield [line for line, share in zip(made, wrong, strict=True) if share <= MOST_WRONG]
 
 
 def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:

@@ -1,7 +1,7 @@
 """What can be asked for on the command line: lines, random lines, pages, a sheet of styles, a batch.
 
-Each is a class that checks all its flags before any work. Its methods are the stations of writing: the texts made ready
-(`prepare`), their ink (`write`), its place on pages (`place`), files (`save`).
+Each is a class that checks all its flags before any work. Its methods are the stations that follow: `prepare` texts,
+`write` ink, `place` it on pages, `save` files.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Sheets(NamedTuple):
 class Request:
     """What the flags ask for, checked before any work. Each kind has the stations of `generate.main`."""
 
-    told: str  # how messages begin that tell of a flag that does not fit
-    takes: str  # flags beside `COMMON`
+    subject: str  # how messages begin that tell of a flag that does not fit
+    own_flags: str  # flags beside `COMMON`
     usual_bias: Any  # None: each line has its own
     usual_output: str  # within examples/
     hint = ""  # what else to say of a flag that does not fit
@@ -73,9 +73,9 @@ class Request:
 
     def __init__(self, given: dict[str, Any]):
         """`given` has the flags that are given, and no others."""
-        for name in sorted(given.keys() - f"{COMMON} {self.takes}".split()):
+        for name in sorted(given.keys() - f"{COMMON} {self.own_flags}".split()):
             flag = name if name == "text" else f"--{name}"
-            raise InputError(f"{self.told} takes no {flag}; leave one of them out{self.hint}")
+            raise InputError(f"{self.subject} takes no {flag}; leave one of them out{self.hint}")
         self.given, self.seed, self.retries = given, given.get("seed", 0), given.get("retries", RETRIES)
         self.checkpoint, self.bias = given.get("checkpoint"), given.get("bias", self.usual_bias)
         check_numbers(seed=self.seed, retries=self.retries, bias=self.bias)
@@ -143,7 +143,7 @@ class Request:
 class Lines(Request):
     """Texts, each as a line, below each other."""
 
-    told, takes = "a line", "text samples steps style prime prime_text attention density"
+    subject, own_flags = "a line", "text samples steps style prime prime_text attention density"
     usual_bias, usual_output = LINE_BIAS, "synthesis.png"
     hint = "; --page writes on pages"
     has_text = True
@@ -181,7 +181,7 @@ class Lines(Request):
 class Random(Lines):
     """Lines at random, below each other."""
 
-    told, takes, hint = "--task rand_write", "samples steps density", ""
+    subject, own_flags, hint = "--task rand_write", "samples steps density", ""
     usual_bias, usual_output = 0.0, "rand_write.png"
     has_text = False
 
@@ -200,8 +200,8 @@ class Random(Lines):
 class Pages(Request):
     """A text of any length on pages."""
 
-    told = "a page"
-    takes = (
+    subject = "a page"
+    own_flags = (
         "text file page landscape margins x_height line_spacing align ruled plot_rules jitter smooth redo "
         "style prime prime_text"
     )
@@ -242,7 +242,7 @@ class Pages(Request):
 class Styles(Request):
     """A sheet of the hands that there are: each writes its name."""
 
-    told, takes = "--list_styles", "list_styles"
+    subject, own_flags = "--list_styles", "list_styles"
     usual_bias, usual_output, line_name = PAGE_BIAS, "styles.png", "{ink.style}"
 
     def prepare(self) -> list[tuple[Writer, Prepared]]:
@@ -264,7 +264,7 @@ class Styles(Request):
 class Batch(Request):
     """Each line of a text in a file of its own, with a manifest; what is written already is skipped."""
 
-    told, takes = "--batch", "batch format style"
+    subject, own_flags = "--batch", "batch format style"
     usual_bias, usual_output = None, "batch"
 
     def __init__(self, given: dict[str, Any]):

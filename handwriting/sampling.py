@@ -29,7 +29,7 @@ class Line:
     outputs: np.ndarray | None  # (T, 1 + 6M) float32 if they were wanted: read them with `mixture`
     phi: np.ndarray | None  # (T, U + 1) float32: window weights (eq. 46); the last column is beyond the text
     finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
-    text: str = ""  # what was written
+    text: str = ""  # what was written, as the network knows it: `Prepared.letters`
     fault: str = ""  # what `checks.Verdict` finds wrong with it, "" if nothing
 
 
@@ -44,8 +44,8 @@ def sample_noise(
     """The random numbers that `sample_points` needs for `points` points of each of B lines: (points, B, 3 + M).
 
     Two are normal, one is logistic, and M are Gumbel's. Each line has its own generator, and its own bias (eq. 61, 62),
-    which works on these numbers once for all points: the normal ones get a deviation's factor exp(-b), and to divide
-    Gumbel's by 1 + b chooses the component that log probabilities sharpened by b would.
+    which works on these numbers once for all points: the normal ones get a deviation's factor exp(-b), and Gumbel's are
+    divided by 1 + b, for log pi + G / (1 + b) is greatest where (1 + b) log pi + G is (eq. 62).
     """
     pieces = []
     for generator, bias in zip(generators, biases, strict=True):
@@ -131,14 +131,20 @@ class Primed(NamedTuple):
 
 
 def first_new_step(points: np.ndarray, phi: np.ndarray, prefix: int) -> int:
-    """The step that leads to the first stroke of a primed line's own text: the pen may finish the prime before.
+    """The step after which a primed line's own text begins: the pen may first finish the prime's last stroke.
 
     points (T, 3) and phi (T, U + 1) of the steps from the prime's end, over the prime's `prefix` characters and the
     line's own; U + 1 is 0 without a text.
     """
     is_new = phi.argmax(1) >= prefix if phi.shape[1] else np.array([True])
-    lifts = np.flatnonzero(points[: is_new.argmax(), 2]) if is_new.any() else []  # before the window is on the text
+    lifts = np.flatnonzero(points[: is_new.argmax(), 2]) if is_new.any() else []  # before the window is on the new text
     return lifts[-1] + 1 if len(lifts) else 0
+
+
+def pad_codes(texts: Sequence[np.ndarray | Tensor]) -> Tensor:
+    """Codes (U,) of B texts -> (B, U), -1 for padding."""
+    codes = [torch.as_tensor(text, dtype=torch.long) for text in texts]
+    return nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
 
 
 class Sampler:
@@ -159,8 +165,7 @@ class Sampler:
         """Texts (codes, (U,)) -> (B, U), -1 for padding; None for None. Raises ValueError for unknown codes."""
         if texts is None:
             return None
-        codes = [torch.as_tensor(text, dtype=torch.long) for text in texts]
-        text = nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
+        text = pad_codes(texts)
         if text.numel() and text.max() >= self.model.config.num_chars:
             raise ValueError(f"codes must be below {self.model.config.num_chars}, the size of the alphabet")
         return text
@@ -170,7 +175,7 @@ class Sampler:
     def prime(self, points: np.ndarray, codes: np.ndarray) -> Primed:
         """Read a hand (section 5.5): ink (P, 3) in the form of `Line.points`, and the codes (U,) of what it says.
 
-        The window ends on the prime's text. What follows it is written as if it had not been in sight before.
+        While the prime is read the window sees its text alone; `write` puts the new text behind it.
         """
         decoder = self.start([codes] if self.model.config.num_chars else None, 1)
         xs = self.model.normalise(torch.from_numpy(points).to(self.model.mean)).cpu().numpy()

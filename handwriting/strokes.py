@@ -11,8 +11,8 @@ import numpy as np
 # 30 ms or less.
 PERIOD = 0.0133  # s, from one reading to the next
 USUAL_STEP = 18.0  # whiteboard units, the median length of a step within a stroke
-# A pen that rests is read on: in 5 % of the steps it moves less than this. A network that has learned to rest may never
-# stop resting, and a bias (eq. 62) makes that likelier. The smallest letters are ten times as high.
+# The board goes on recording while the pen rests: in 5 % of the steps it moves less than this. A network that has
+# learned to rest may never stop, and a bias (eq. 62) makes that likelier. The smallest letters are ten times as high.
 SHORTEST_STEP = 3.0  # whiteboard units
 
 

@@ -46,7 +46,7 @@ def test_fused_window_layer_has_the_outputs_and_gradients_of_the_plain_one(T, B,
     characters = model.one_hot(make_text(B, U, [U] + [max(U - 2, 1)] * (B - 1)))
     points = make_points(T, B).requires_grad_()
     state = State(*(torch.rand_like(s).requires_grad_() for s in model.initial_state(B)))
-    before = state.hidden[0], state.cell[0], state.window, state.kappa
+    before = state.hidden[0], state.cell[0], state.w, state.kappa
     inputs = [points, *state, *layer.parameters()]
 
     def run(layer_function):
@@ -159,7 +159,7 @@ def test_fused_window_layer_passes_gradcheck():
     model = make_model(cell_size=3, K=2)
     layer, state = model.layers[0], model.initial_state(2)
     characters = model.one_hot(make_text(2, 4, [4, 2]))
-    before = state.hidden[0], state.cell[0], state.window, state.kappa
+    before = state.hidden[0], state.cell[0], state.w, state.kappa
     names, parameters = zip(*layer.named_parameters(), strict=True)
 
     def run(points, *values):

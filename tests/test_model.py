@@ -110,8 +110,8 @@ def test_window_weights_are_the_sum_of_the_paper():
 
 def loop_from_the_paper(layer: WindowLSTM, points, text, state):
     """(eq. 46-51) and the LSTM for one line, number by number. Returns hidden (T, H), windows (T, C), kappa (T, K)."""
-    K, C, cell = layer.window.out_features // 3, state.window.shape[1], layer.cell
-    w, h, c = state.window[0], state.hidden[0, 0], state.cell[0, 0]
+    K, C, cell = layer.window.out_features // 3, state.w.shape[1], layer.cell
+    w, h, c = state.w[0], state.hidden[0, 0], state.cell[0, 0]
     kappa = [float(k) for k in state.kappa[0]]
     hiddens, windows, kappas = [], [], []
     for x in points:
@@ -137,7 +137,7 @@ def test_window_layer_is_the_loop_of_the_paper():
     lengths = [5, 2, 4]
     points, text = make_points(9, 3), make_text(3, 5, lengths)
     state = model.initial_state(3)
-    before = state.hidden[0], state.cell[0], state.window, state.kappa
+    before = state.hidden[0], state.cell[0], state.w, state.kappa
     hidden, windows, _, window = model.layers[0](points, model.one_hot(text), *before)
     for b, length in enumerate(lengths):
         expected = loop_from_the_paper(model.layers[0], points[:, b], text[b, :length], model.initial_state(1))
@@ -202,7 +202,7 @@ def test_upper_layers_see_the_window_of_the_same_point():
     model = make_model(2, 6)
     points, characters = make_points(6, 2), model.one_hot(make_text(2, 5, [5, 3]))
     state = model.initial_state(2)
-    hidden, w, _, _ = model.layers[0](points, characters, state.hidden[0], state.cell[0], state.window, state.kappa)
+    hidden, w, _, _ = model.layers[0](points, characters, state.hidden[0], state.cell[0], state.w, state.kappa)
     upper, _ = model.layers[1](torch.cat([points, w, hidden], dim=-1))
     torch.testing.assert_close(model(points, characters)[0], model.head(torch.cat([hidden, upper], dim=-1)))
 

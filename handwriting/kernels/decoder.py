@@ -137,7 +137,7 @@ def pack_model(model: nn.Module) -> Products | None:
     for point in torch.arange(1.0, 10.0).sin().view(3, 1, 1, 3).to(model.mean):
         wanted, state, _ = model(point, characters, state)
         found, _, kappa = decoder.step(point[0].cpu().numpy())
-        for a, b in [(found, wanted[0])] + ([(decoder.w, state.window), (kappa[..., 0], state.kappa)] if C else []):
+        for a, b in [(found, wanted[0])] + ([(decoder.w, state.w), (kappa[..., 0], state.kappa)] if C else []):
             b = b.cpu().numpy()
             if not np.abs(a - b).max() <= MAX_DIFFERENCE * np.abs(b).max():  # true for NaN
                 return None

@@ -76,8 +76,9 @@ class FusedLSTM(torch.autograd.Function):
         """x (T, B, I) with a column of ones, weight (4H, I) with the bias for it, recurrent (4H, C + H), and of the
         point before the line states (B, C + H) and cell (B, H). `keep` what the way back needs, or else not.
 
-        The product with x is in the type of x, the other in that of `before`. Of a `window` follow weight, bias and
-        kappa (B, K). Returns states (T, B, C + H), the last cell (B, H), and kappas (T, B, K), None without a window.
+        The product with x is in the type of x, the other in that of `before`. The weight, bias and kappa (B, K) of a
+        `window` follow, so that autograd asks for their gradients; it has its own copies. Returns states (T, B, C + H),
+        the last cell (B, H), and kappas (T, B, K), None without a window.
         """
         (T, B, width), H, low = x.shape, cell.shape[1], before.dtype
         C, length = before.shape[1] - H, max(1, CHUNK_ROWS // B)
@@ -92,8 +93,8 @@ class FusedLSTM(torch.autograd.Function):
         h, kept = cell.new_empty(B, H), []  # of each chunk gates (n, B, 4, H) and cells (n + 1, B, H), one before it
         for t in range(T):
             if t % input_points == 0:
-                of_inputs = input_product(x[t : t + input_points].reshape(-1, width)).to(low)
-                of_input = of_inputs.view(-1, B, 4 * H).unbind(0)
+                products = input_product(x[t : t + input_points].reshape(-1, width)).to(low)
+                product = products.view(-1, B, 4 * H).unbind(0)
             n = t % length  # of this point in its chunk
             if n == 0:
                 if keep or not kept:
@@ -102,7 +103,7 @@ class FusedLSTM(torch.autograd.Function):
                 gates, cells = (tensor.unbind(0) for tensor in kept[-2:])
                 cells[0].copy_(cell)
             cell = cells[n + 1]
-            cells_forward(recurrent_product(state[t], of_input[t % input_points]), cells[n], gates[n], cell, h)
+            cells_forward(recurrent_product(state[t], product[t % input_points]), cells[n], gates[n], cell, h)
             hs[t + 1].copy_(h)
             if window:
                 ws[t + 1].copy_(window.forward(t, h))
@@ -185,7 +186,7 @@ def window_lstm(
     of_input, of_hidden, bias = gate_weights(layer.cell)
     low, keep, (C, H) = product_type(bias.dtype, matmul_dtype), torch.is_grad_enabled(), (w.shape[1], hidden.shape[1])
     of_point, of_window = of_input.split([points.shape[2], C], dim=1)
-    padding = padding_to_step(C + H)  # it stands for more characters, which no text has
+    padding = padding_to_step(C + H)  # columns of zeros, as if the alphabet were larger
     of_window, w, characters = (F.pad(tensor, (0, padding)) for tensor in (of_window, w, characters))
     window = FusedWindow(len(points), keep, layer, characters, kappa.detach())
     states, cell, kappas = FusedLSTM.apply(

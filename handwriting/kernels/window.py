@@ -15,7 +15,8 @@ class FusedWindow:
     """The window of a `WindowLSTM` at T points of B lines, forwards (eq. 46-51) and backwards (eq. 56-60).
 
     `forward` is called for t from 0 upwards; then, any number of times, `start_backward`, `backward` downwards, and
-    `parameter_gradients`. What has one value for each Gaussian has the shape (B, K, 1).
+    `parameter_gradients`. What has one value for each Gaussian has the shape (B, K, 1). A plural name is a tensor,
+    its singular the list of its parts, by t.
     """
 
     def __init__(self, T: int, keep: bool, layer: nn.Module, characters: Tensor, kappa: Tensor):
@@ -46,18 +47,18 @@ class FusedWindow:
     def start_backward(self, d_kappas: Tensor) -> None:
         """d_kappas (T, B, K): the gradient of the loss by the kappas."""
         self.characters_t = self.characters.transpose(1, 2).contiguous()  # (B, C, U)
-        # By what is cut off the gradient is 0. A hair off: the last digits of two exponentials may differ.
+        # What is clamped has gradient 0. The 1.0001 and 0.9999: the last digits of two exponentials may differ.
         F.threshold_(self.bells, 1.0001 * math.exp(MIN_EXPONENT), 0.0)  # (exponentials of -inf take ten times as long)
-        signs = (self.parameters < 0.9999 * math.exp(self.max_log)).to(self.parameters.dtype)
-        signs.chunk(3, dim=2)[1].neg_()  # the minus of (eq. 58)
-        self.signs = signs.unbind(0)
+        factors = (self.parameters < 0.9999 * math.exp(self.max_log)).to(self.parameters.dtype)
+        factors.chunk(3, dim=2)[1].neg_()  # the minus of (eq. 58)
+        self.factors = factors.unbind(0)
         self.d_parameters = torch.empty_like(self.parameters)  # before the exponential of (eq. 49-51)
         self.d_rows = self.d_parameters.unbind(0)
         self.d_alpha, self.d_beta, self.d_advance = (p[..., None].unbind(0) for p in self.d_parameters.chunk(3, dim=2))
         self.d_kappas, self.d_kappa = d_kappas[..., None].unbind(0), torch.zeros_like(self.kappas[0])
         self.distance, self.d_phi = torch.empty_like(self.bell[0]), torch.empty_like(self.phi)
         self.epsilons = self.phi.new_empty(3, *self.distance.shape)  # epsilon times 1, kappa - u, and (kappa - u)^2
-        self.moments = self.phi.new_empty(3, *self.d_kappa.shape)  # their sums over the text
+        self.moments = self.phi.new_empty(3, *self.d_kappa.shape)  # their sums over u
         self.epsilon, self.moment = self.epsilons.unbind(0), self.moments.unbind(0)
 
     def backward(self, t: int, d_w: Tensor, d_h: Tensor) -> None:
@@ -65,15 +66,15 @@ class FusedWindow:
         (epsilon, epsilon_1, epsilon_2), (moment_0, moment_1, moment_2) = self.epsilon, self.moment
         distance = torch.sub(self.kappa[t + 1], self.u, out=self.distance)  # (B, K, U)
         torch.mul(self.bell[t], self.alpha[t], out=epsilon)
-        epsilon.mul_(torch.bmm(d_w, self.characters_t, out=self.d_phi))  # (eq. 56)
+        epsilon.mul_(torch.bmm(d_w, self.characters_t, out=self.d_phi))  # (eq. 56): alpha bell (d_w . character)
         torch.mul(epsilon, distance, out=epsilon_1)
         torch.mul(epsilon_1, distance, out=epsilon_2)
         torch.sum(self.epsilons, 3, keepdim=True, out=self.moments)
         self.d_alpha[t].copy_(moment_0)  # (eq. 57)
-        torch.mul(moment_2, self.beta[t], out=self.d_beta[t])  # (eq. 58), but for its sign
+        torch.mul(moment_2, self.beta[t], out=self.d_beta[t])  # (eq. 58), its sign is in `factors`
         self.d_kappa.add_(self.d_kappas[t]).addcmul_(self.beta[t], moment_1, value=-2)  # (eq. 59)
         torch.mul(self.advance[t], self.d_kappa, out=self.d_advance[t])  # (eq. 60)
-        d_h.addmm_(self.d_rows[t].mul_(self.signs[t]), self.weight)
+        d_h.addmm_(self.d_rows[t].mul_(self.factors[t]), self.weight)
 
     def parameter_gradients(self, hiddens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Given h (T, B, H) the gradients by the window's weight and bias, and by the first kappa (B, K)."""

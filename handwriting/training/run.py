@@ -81,8 +81,8 @@ class Run:
         make_optimizer = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}[options.optimizer]
         self.optimizer = make_optimizer(groups, lr=options.learning_rate)
         # what a checkpoint has beside the network that is evaluated, sampled from and kept
-        self.beside = {"raw_weights": self.model} if self.average else {}
-        self.beside |= {"weight_noise": self.noise} if self.noise else {}
+        self.extra_modules = {"raw_weights": self.model} if self.average else {}
+        self.extra_modules |= {"weight_noise": self.noise} if self.noise else {}
         if resumed:
             self.restore(resumed, content)
         self.network = self.average.module if self.average else self.model
@@ -287,7 +287,7 @@ class Run:
             settings={name: getattr(self.options, name) for name in SETTINGS}, fingerprint=self.fingerprint,
             progress=asdict(self.progress), log=self.epoch_rows, step_log=self.step_rows,
             optimizer=self.optimizer.state_dict(),
-            **{name: module.state_dict() for name, module in self.beside.items()},
+            **{name: module.state_dict() for name, module in self.extra_modules.items()},
         )  # fmt: skip
 
     def restore(self, path: Path, content: dict[str, Any]) -> None:
@@ -307,7 +307,7 @@ class Run:
                 check_like(rows, [dict.fromkeys(row, 0.0) for row in rows[:1]], "log")
             if self.average:  # a checkpoint's network has the averaged weights
                 self.average = moving_average(self.model, self.options.ema, progress.step - progress.skipped)
-            for name, module in self.beside.items():
+            for name, module in self.extra_modules.items():
                 check_like(content[name], dict(module.state_dict()), name)
                 module.load_state_dict(content[name] | dict(module.named_buffers()))
             restore_optimizer(self.optimizer, content["optimizer"])

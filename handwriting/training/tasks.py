@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from handwriting.alphabet import Alphabet
 from handwriting.data.dataset import Dataset
 from handwriting.recogniser import Recogniser, RecogniserConfig, collate_features, edit_distance, features
-from handwriting.sampling import Sampler, default_steps
+from handwriting.sampling import Sampler, default_steps, pad_codes
 from handwriting.training.processes import Group
 from model import Config, Model
 
@@ -54,11 +54,6 @@ def change_hand(points: np.ndarray, strength: float, rng: np.random.Generator) -
     width, height = np.exp(rng.normal(0, strength, 2))
     matrix = np.array([[width, 0], [rng.normal(0, strength), height]])  # of (x, y) as a row
     return np.column_stack([points[:, :2] @ matrix, points[:, 2]])
-
-
-def pad_codes(codes: list[Tensor]) -> Tensor:
-    """Codes (U,) of B texts -> (B, U), -1 for padding."""
-    return nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
 
 
 def collate(
