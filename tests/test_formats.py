@@ -64,6 +64,7 @@ def test_ink_refuses_wrong_shapes():
 def test_a_notebook_shows_ink():
     for shown in (write_line("ab"), make_page()):
         assert etree.fromstring(shown._repr_svg_()).tag.endswith("svg")  # no file, so no declaration of an encoding
+        assert len(repr(shown)) < 200  # a terminal shows no arrays
 
 
 # Drawings

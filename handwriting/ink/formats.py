@@ -35,9 +35,10 @@ DETAILS = ("text", "seed", "bias", "style", "checkpoint", "fault")  # of a line,
 class Ink:
     """One written line, as a network writes it or as it was read from a file. Raises ValueError for wrong shapes."""
 
-    points: np.ndarray  # (T, 3) float32: x and y offset in whiteboard units, y downwards; end-of-stroke bit
+    points: np.ndarray = field(repr=False)  # (T, 3) float32: x and y offset in whiteboard units, y down; end of stroke
     text: str = ""
-    characters: np.ndarray | None = None  # (T,) int64: the place in `text` of each point's character, -1: none
+    # (T,) int64: the place in `text` of each point's character, -1: none
+    characters: np.ndarray | None = field(default=None, repr=False)
     seed: int | None = None
     bias: float | None = None
     style: str = ""
@@ -88,8 +89,8 @@ class Page:
 
     width: float  # mm
     height: float  # mm
-    lines: list[Placed]
-    rules: list[np.ndarray] = field(default_factory=list)  # (2, 2) in mm: lines on the paper
+    lines: list[Placed] = field(repr=False)
+    rules: list[np.ndarray] = field(default_factory=list, repr=False)  # (2, 2) in mm: lines on the paper
     plots_rules: bool = False  # whether a plotter is to draw the rules too, before all else
 
     def sheet(self) -> Sheet:
