@@ -4,6 +4,8 @@ import os
 import pickletools
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -62,12 +64,19 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Any
     if not isinstance(content, dict) or repr(content.get("version")) != str(VERSION):
         raise InputError(f"{path}: not a checkpoint of this version of the project")
     content.setdefault("task", "synthesis" if content.get("charset") else "rand_write")
-    try:
+    with naming_what_does_not_fit(path):
         network = build_network(content)
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+    return network.to(device).eval(), content
+
+
+@contextmanager
+def naming_what_does_not_fit(path: Path) -> Iterator[None]:
+    """Raise InputError that names a checkpoint, in place of what comes of values in it that were never saved by us."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: its contents do not fit together ({reason})") from None
-    return network.to(device).eval(), content
 
 
 def check_archive(file: IO[bytes]) -> None:

@@ -108,7 +108,7 @@ def done_rows(
 
 def make_writers(plans: Sequence[Plan], checkpoint: Path | None, retries: int) -> dict[str | None, Writer]:
     """A writer for each style of some plans. Raises InputError for a style that cannot be used."""
-    return {plan.style: Writer(checkpoint, plan.style, PAGE_BIAS, 0, retries) for plan in plans}
+    return {style: Writer(checkpoint, style, PAGE_BIAS, 0, retries) for style in dict.fromkeys(p.style for p in plans)}
 
 
 def write_inks(plans: Sequence[Plan], writers: dict[str | None, Writer]) -> Iterator[tuple[Plan, Ink | None, str]]:

@@ -114,7 +114,8 @@ class Request:
             raise InputError("--prime_text is what the ink of --prime says; give that, too")
         hand: Any = given.get("style")
         if hand == "random":
-            hand = list_styles()[derived_seed("style", self.seed) % len(list_styles())]
+            names = list_styles()
+            hand = names[derived_seed("style", self.seed) % len(names)]
         elif "prime" in given:
             hand = load_hand(given["prime"], given.get("prime_text"))
         return Writer(self.checkpoint, hand, self.bias, self.seed, self.retries)

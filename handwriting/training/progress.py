@@ -1,15 +1,10 @@
 """How far a training run has come, and whether what a checkpoint says of that can be so."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-
-from handwriting.program import InputError
 
 Row = dict[str, float]  # of a log, by the names of its columns
 
@@ -90,13 +85,3 @@ def check_like(value: Any, usual: Any, name: str) -> None:
         fits = type(value) in (int, type(usual)) and (type(value) is float or 0 <= value < 2**63)
     if not fits:
         raise ValueError(f"its {name} is not what a run writes")
-
-
-@contextlib.contextmanager
-def naming_what_does_not_fit(path: Path) -> Iterator[None]:
-    """Raise InputError that names a checkpoint, in place of what comes of values in it that were never of a run."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: its contents do not fit together ({reason})") from None

@@ -27,11 +27,11 @@ from handwriting.seeds import derived_seed
 from handwriting.training.flags import PRECISIONS, SETTINGS, choose_device, choose_precision
 from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average, restore_optimizer
 from handwriting.training.processes import Group, noted_signals, tune_malloc
-from handwriting.training.progress import Progress, Row, Sums, check_like, naming_what_does_not_fit
+from handwriting.training.progress import Progress, Row, Sums, check_like
 from handwriting.training.tasks import NETWORK_SIZES, deepen, line_weights, make_batches, make_task, sample_lines
 from handwriting.training.weight_noise import RATE, WeightNoise
 from model import Model
-from utils import load_checkpoint, save_checkpoint
+from utils import load_checkpoint, naming_what_does_not_fit, save_checkpoint
 
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
@@ -309,7 +309,7 @@ class Run:
                 self.average = moving_average(self.model, self.options.ema, progress.step - progress.skipped)
             for name, module in self.extra_modules.items():
                 check_like(content[name], dict(module.state_dict()), name)
-                module.load_state_dict(content[name] | dict(module.named_buffers()))
+                module.load_state_dict(content[name] | dict(module.named_buffers()))  # statistics that were checked
             restore_optimizer(self.optimizer, content["optimizer"])
         path = self.path("best")
         content = load_checkpoint(path)[1] if path.is_file() else {}

@@ -10,9 +10,9 @@ from handwriting.data.dataset import load_dataset
 from handwriting.program import InputError, check_writable
 from handwriting.training.flags import FIXED, SETTINGS, choose_device, choose_processes, make_parser
 from handwriting.training.processes import Group, run_lock, start_group
-from handwriting.training.progress import PARTS, check_like, naming_what_does_not_fit
+from handwriting.training.progress import PARTS, check_like
 from handwriting.training.run import Run, describe_scale, newest_checkpoints
-from utils import load_checkpoint
+from utils import load_checkpoint, naming_what_does_not_fit
 
 
 def start_run(options: argparse.Namespace, group: Group | None = None) -> None:
