@@ -14,13 +14,18 @@ import torch
 from torch import nn
 
 from handwriting.data.dataset import check_statistics
+from handwriting.encoder import EncoderConfig, HandEncoder
 from handwriting.program import InputError, atomic_write
 from handwriting.recogniser import Recogniser, RecogniserConfig
 from model import Config, Model
 
 SHIPPED = Path(__file__).parent / "save"  # the networks of this project
 VERSION = 2  # of the checkpoint's form
-NETWORKS = {"rand_write": (Config, Model), "synthesis": (Config, Model), "read": (RecogniserConfig, Recogniser)}
+NETWORKS = {
+    "rand_write": (Config, Model), "synthesis": (Config, Model), "read": (RecogniserConfig, Recogniser),
+    "hand": (EncoderConfig, HandEncoder),
+}  # fmt: skip
+WITHOUT_TEXT = ("rand_write", "hand")  # tasks
 # What the pickle in a checkpoint may name. More is safe with weights_only, but could still ask for all memory.
 PICKLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 
@@ -99,7 +104,7 @@ def build_network(content: dict[str, Any]) -> nn.Module:
     """The network of a checkpoint's content. Raises nearly anything for one that does not fit together."""
     make_config, make_network = NETWORKS[content["task"]]
     config, charset, counts = make_config(**content["config"]), content["charset"], content["char_counts"]
-    if len(charset) != config.num_chars or bool(charset) == (content["task"] == "rand_write"):
+    if len(charset) != getattr(config, "num_chars", 0) or bool(charset) == (content["task"] in WITHOUT_TEXT):
         raise ValueError("its character set does not fit its task or its sizes")
     if len(set(charset)) != len(charset) or not isinstance(charset, str):
         raise ValueError("its character set is not made of characters, each once")

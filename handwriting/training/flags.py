@@ -13,16 +13,25 @@ from model import BOUNDS, kernels
 from utils import NETWORKS
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
-FIXED = (*NETWORK_SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
+FIXED = (*NETWORK_SIZES, "hand_size", "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
 SETTINGS = (
     *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "augment",
     "precision", "processes", "sample_every",
 )  # fmt: skip
-READ_DEFAULTS = {  # where the task `read` has other ones
-    "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "warmup": 200, "grad_clip": 100.0,
-    "rare_share": 0.03, "learning_rate": 2e-3,
+TASK_DEFAULTS = {  # where a task has other ones
+    "read": {
+        "num_layers": 3, "cell_size": 144, "batch_size": 32, "num_epochs": 20, "warmup": 200, "grad_clip": 100.0,
+        "rare_share": 0.03, "learning_rate": 2e-3,
+    },
+    "hand": {
+        "hand_size": 64, "cell_size": 176, "batch_size": 96, "num_epochs": 30, "grad_clip": 1000.0, "augment": 0.1,
+        "learning_rate": 1e-3,
+    },
 }  # fmt: skip
-ONLY_WRITING = ("num_clusters", "K", "timesteps", "weight_noise", "augment")  # of no use to the task `read`
+USELESS = {  # flags that are of no use to a task
+    "read": ("num_clusters", "K", "timesteps", "weight_noise", "augment", "hand_size"),
+    "hand": ("num_layers", "num_clusters", "K", "timesteps", "weight_noise", "rare_share"),
+}
 MIN_LINES = 8  # of a batch for each process, with --processes auto
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -48,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     whole, number, share, decay = at_least(1), at_least(1e-12, float), at_least(0, float), at_least(0, float, below=1)
     size = {name: at_least(least, below=most + 1) for name, (least, most) in BOUNDS.items()}
     add = parser.add_argument_group("task and files").add_argument
-    add("--task", choices=tuple(NETWORKS), default="rand_write", help="write at random, write a text, or read ink")
+    add("--task", choices=tuple(NETWORKS), default="rand_write", help="write at random, write a text, read ink, or tell hands")
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
@@ -58,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--cell_size", type=size["cell_size"], default=400, help="cells of a layer")
     add("--num_clusters", type=size["num_clusters"], default=20, help="Gaussians of the mixture for the next point")
     add("--K", type=size["K"], default=10, help="Gaussians of the window over the text")
+    add("--hand_size", type=at_least(0, below=1001), default=0, help="numbers of a hand's vector; 0: no hands")
     add("--init", type=Path, metavar="CHECKPOINT", help="begin with its weights and sizes; --num_layers may add layers")
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=whole, default=50, help="lines of a step")
@@ -95,11 +105,11 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     defaults = {"learning_rate": 8e-4} | vars(parser.parse_args([]))
     found = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults))))
     given = {name: value for name, value in found.items() if value is not None}  # None is left as it was
-    if given.get("task") == "read":
-        defaults |= READ_DEFAULTS
-        for name in ONLY_WRITING:
-            if name in given:
-                raise InputError(f"--{name}: is of no use to --task read; leave it out")
+    task = given.get("task")
+    defaults |= TASK_DEFAULTS.get(task, {})
+    for name in USELESS.get(task, ()):
+        if name in given:
+            raise InputError(f"--{name}: is of no use to --task {task}; leave it out")
     options = argparse.Namespace(**(defaults | given), given=frozenset(given))
     if "learning_rate" not in given and options.optimizer == "rmsprop":
         options.learning_rate = 1e-4  # the paper's

@@ -47,6 +47,7 @@ LABELS = {
     "character": {
         "loss": "loss, nats a line", "per_character": "loss, nats a character", "error_rate": "characters read wrong",
     },
+    "line": {"loss": "loss, nats a line", "error_rate": "lines nearest to another form's"},
 }  # fmt: skip
 
 
@@ -133,7 +134,7 @@ class Run:
                 self.finish_epoch(self.evaluate(signals))
         if group.rank == 0:
             best, path = progress.best, self.path("best")
-            figure = f"loss {best:.1f} nats a line" if unit == "point" else f"error rate {best:.2%} of characters"
+            figure = f"loss {best:.1f} nats a line" if unit == "point" else f"error rate {best:.2%} of {unit}s"
             result = f"done: best validation {figure}, in {path}"
             if not (math.isfinite(best) and path.is_file()):
                 reason = "no validation figure was finite (try a lower --learning_rate), or it was deleted"
@@ -267,7 +268,7 @@ class Run:
 
     def draw_samples(self, name: str) -> bool:
         """Draw lines that the network writes. Returns whether there is anything to draw."""
-        if self.options.task == "read":
+        if self.task.unit != "point":
             return False
         try:
             save([stack_lines([Ink(points) for points in self.task.sample(self.network)])], self.path(name, ".png"))

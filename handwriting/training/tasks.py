@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from handwriting.alphabet import Alphabet
 from handwriting.data.dataset import Dataset
+from handwriting.encoder import EncoderConfig, HandEncoder, contrastive_losses, hand_features
 from handwriting.recogniser import Recogniser, RecogniserConfig, collate_features, edit_distance, features
 from handwriting.sampling import Sampler, default_steps, pad_codes
 from handwriting.training.processes import Group
@@ -49,11 +50,11 @@ def make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator 
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
 
 
-def change_hand(points: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Points (T, 3) with the line's slant and the logarithms of its width and height changed by normal noise."""
+def change_hand(lines: list[np.ndarray], strength: float, rng: np.random.Generator) -> list[np.ndarray]:
+    """Lines of one hand, (T, 3) each, with slant and the logarithms of width and height changed by normal noise."""
     width, height = np.exp(rng.normal(0, strength, 2))
     matrix = np.array([[width, 0], [rng.normal(0, strength), height]])  # of (x, y) as a row
-    return np.column_stack([points[:, :2] @ matrix, points[:, 2]])
+    return [np.column_stack([points[:, :2] @ matrix, points[:, 2]]) for points in lines]
 
 
 def collate(
@@ -122,7 +123,7 @@ class Writing(Task):
             points = [line[: self.most_points] for line in points]
             if self.augment:
                 rngs = map(np.random.default_rng, seeds)
-                points = [change_hand(line, self.augment, rng) for line, rng in zip(points, rngs, strict=True)]
+                points = [change_hand([line], self.augment, rng)[0] for line, rng in zip(points, rngs, strict=True)]
         return collate(points, [self.codes[line] for line in lines] if self.codes else None, device)
 
     def loss(self, model: Model, batch: tuple) -> tuple[Tensor, int]:
@@ -192,12 +193,66 @@ class Reading(Task):
         return {"loss": nats / lines, "per_character": nats / characters, "error_rate": errors / characters}
 
 
+class Hands(Task):
+    """The task `hand`: a `HandEncoder` learns to tell which lines are of one form."""
+
+    unit, score = "line", "error_rate"
+
+    def __init__(self, dataset: Dataset, augment: float = 0.0):
+        super().__init__(dataset, with_text=False, charset=None, augment=augment)
+        names = np.array([name.rpartition("-")[0] for name in dataset.names.tolist()])
+        _, self.forms = np.unique(names, return_inverse=True)  # (L,), the number of each line's form
+        self.lines_of = [np.flatnonzero(self.forms == form) for form in range(self.forms.max() + 1)]
+
+    def new_network(self, options: argparse.Namespace) -> HandEncoder:
+        """An untrained encoder of the sizes asked for."""
+        return HandEncoder(EncoderConfig(options.hand_size, options.cell_size))
+
+    def batch(self, lines: np.ndarray, device: torch.device, seeds: Sequence[int] | None = None) -> tuple:
+        """Features and lengths of lines (B,) and then of a partner for each, (2B,), and the numbers of their forms.
+
+        A partner is the line after it on its form. With seeds (B,), for training, it is any other one, both are made
+        wider, higher and slanted alike, and they are cut at random.
+        """
+        inks = []
+        for place, line in enumerate(lines.tolist()):
+            own = self.lines_of[self.forms[line]]
+            if seeds is None:
+                partner = own[(np.searchsorted(own, line) + 1) % len(own)]
+                inks.append([hand_features(self.dataset.points(each)) for each in (line, partner)])
+            else:
+                rng = np.random.default_rng(seeds[place])
+                partner = rng.choice(own[own != line]) if len(own) > 1 else line
+                pair = change_hand([self.dataset.points(each) for each in (line, partner)], self.augment, rng)
+                inks.append([hand_features(points, rng) for points in pair])
+        first, second = zip(*inks, strict=True)
+        x, lengths = collate_features([*first, *second])
+        return x.to(device), lengths.to(device), torch.from_numpy(self.forms[lines]).to(device)
+
+    def loss(self, model: HandEncoder, batch: tuple) -> tuple[Tensor, int]:
+        """The sum of a batch's losses in nats, (), and how many lines it is of."""
+        losses, _ = contrastive_losses(model(*batch[:2]), batch[2])
+        return losses.sum() / 2, len(batch[2])
+
+    def measure(self, model: HandEncoder, lines: np.ndarray) -> list[float]:
+        """Sums over lines (B,) and their partners: losses in nats, lines that are nearer to another form, lines."""
+        batch = self.batch(lines, model.head.weight.device)
+        losses, is_wrong = contrastive_losses(model(*batch[:2]), batch[2])
+        return [losses.sum().item(), int(is_wrong.sum()), len(losses)]
+
+    def figures(self, _: HandEncoder, __: int, nats: float, errors: float, lines: float) -> dict[str, float]:
+        """Loss (nats a line) and error_rate: the share of lines to which one of another form is the nearest."""
+        return {"loss": nats / lines, "error_rate": errors / lines}
+
+
 def make_task(
     name: str, dataset: Dataset, timesteps: int = 10**9, charset: str | None = None, augment: float = 0.0
-) -> Writing | Reading:
+) -> Writing | Reading | Hands:
     """The task of a name, a key of `utils.NETWORKS`, with the character set of the data or of a checkpoint."""
     if name == "read":
         return Reading(dataset, True, charset)  # whole lines, distorted in its own way
+    if name == "hand":
+        return Hands(dataset, augment)
     return Writing(dataset, name == "synthesis", charset, timesteps, augment)
 
 
