@@ -23,7 +23,8 @@ import torch.distributed as dist
 
 from handwriting.data.dataset import load_dataset
 from handwriting.program import InputError, run_cli
-from handwriting.training.flags import choose_device, choose_precision, parse_flags
+from handwriting.training.flags import parse_flags
+from handwriting.training.hardware import choose_device, choose_precision
 from handwriting.training.processes import Group
 from handwriting.training.run import LABELS, describe_scale
 from handwriting.training.start import start_run

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.program import InputError, ResultError, run_cli
 from handwriting.training.flags import parse_flags
-from handwriting.training.run import epoch_checkpoints, newest_checkpoints
+from handwriting.training.resume import epoch_checkpoints, newest_checkpoints
 from handwriting.training.start import start_run
 from handwriting.writer import Writer
 

@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.program import Parser, run_cli
 from handwriting.sampling import Sampler
-from handwriting.training.flags import choose_precision, choose_processes, parse_flags
+from handwriting.training.flags import parse_flags
+from handwriting.training.hardware import choose_precision, choose_processes
 from handwriting.training.processes import Group, start_group, tune_malloc
 from handwriting.training.run import Run
 from handwriting.training.tasks import make_batches, make_task

@@ -95,8 +95,8 @@ def contrastive_losses(vectors: Tensor, forms: Tensor) -> tuple[Tensor, Tensor]:
     """How badly each line finds its partner among all lines of a batch, given two lines of each of B forms.
 
     vectors (2B, D): the first lines of the forms, then the second ones in the same order; forms (B,), their numbers.
-    Returns the losses (2B,), cross-entropies in nats of the cosines by `TEMPERATURE`, and whether another form's line is
-    nearer (2B,). Of two pairs of one form, neither counts as another's.
+    Returns the losses (2B,), cross-entropies in nats of the cosines by `TEMPERATURE`, and whether another form's line
+    is nearer (2B,). Of two pairs of one form, neither counts as another's.
     """
     forms, places = forms.repeat(2), torch.arange(len(vectors), device=vectors.device)
     partners = places.roll(len(vectors) // 2)

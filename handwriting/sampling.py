@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -141,6 +141,16 @@ def first_new_step(points: np.ndarray, phi: np.ndarray, prefix: int) -> int:
     return lifts[-1] + 1 if len(lifts) else 0
 
 
+def split_lines(written: list[tuple], has_ended: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """What T steps of B lines wrote, tuples of arrays (B, n), as tuples of arrays (T, n) for one line after the other.
+
+    The last step of a line that has ended (B,) by `has_written_text` writes nothing.
+    """
+    arrays = [np.array(each) for each in zip(*written, strict=True)]  # (T, B, n) each
+    for n, ended in enumerate(has_ended):
+        yield tuple(array[: len(array) - ended, n] for array in arrays)
+
+
 def pad_codes(texts: Sequence[np.ndarray | Tensor]) -> Tensor:
     """Codes (U,) of B texts -> (B, U), -1 for padding."""
     codes = [torch.as_tensor(text, dtype=torch.long) for text in texts]
@@ -219,11 +229,9 @@ class Sampler:
             has_ended = has_written_text(phi, kappa, lengths) if texts else np.zeros(len(x), dtype=bool)
             leaves = has_ended | (caps <= t)
             if leaves.any():
-                points, all_outputs, phis = (np.array(each) for each in zip(*written, strict=True))
-                for n, b in enumerate(living):
-                    end = len(points) - has_ended[n]  # the step that ends a line writes nothing
-                    pieces[b].append((points[:end, n], all_outputs[:end, n], phis[:end, n]))
-                    finished[b] = bool(has_ended[n]) if texts else None
+                for b, piece, is_finished in zip(living, split_lines(written, has_ended), has_ended, strict=True):
+                    pieces[b].append(piece)
+                    finished[b] = bool(is_finished) if texts else None
                 stays, written = ~leaves, []
                 noise, decoder = noise[:, stays], decoder.select(np.flatnonzero(stays))
                 per_line = x, living, lengths, caps, generators, biases
@@ -234,8 +242,10 @@ class Sampler:
         """A line of `write` from its pieces (points, outputs, phi), for the `length` characters that it has read."""
         points, outputs, phi = (np.concatenate(each) for each in zip(*pieces, strict=True))
         points = self.model.denormalise(torch.from_numpy(points).to(self.model.mean.device)).cpu().numpy()
-        # The way from the prime's end is no ink: the line begins where it leads to.
-        prefix, start = (len(primed.codes), first_new_step(points, phi, len(primed.codes)) + 1) if primed else (0, 0)
+        prefix = start = 0  # characters and steps that are not the line's own
+        if primed:  # the way from the prime's end is no ink: the step that leads to the line's first point goes, too
+            prefix = len(primed.codes)
+            start = first_new_step(points, phi, prefix) + 1
         points = np.pad(points, ((1, 0), (0, 0)))[start:]
         points[:1, :2] = 0  # where the pen touches down, (T + 1, 3)
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted

@@ -25,8 +25,9 @@ from handwriting.checks import load_recogniser
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError, Parser
 from handwriting.recogniser import align
-from handwriting.training import optimisation, run, start, tasks
-from handwriting.training.flags import PRECISIONS, choose_precision, choose_processes, parse_flags
+from handwriting.training import hardware, optimisation, run, start, tasks
+from handwriting.training.flags import parse_flags
+from handwriting.training.hardware import PRECISIONS, choose_precision, choose_processes
 from handwriting.training.processes import Group, loopback_interface, start_group
 from handwriting.training.weight_noise import WeightNoise
 from model import Config, Model
@@ -866,13 +867,13 @@ def test_processes_on_several_machines_need_gpus_on_their_own_only(monkeypatch, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(start, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(hardware, "choose_device", lambda _: torch.device("cuda"))
     options = parse_flags(["--model_dir", str(tmp_path)])
-    start.settle(options, Group(6, 8))
+    hardware.choose_hardware(options, Group(6, 8))
     assert options.processes == 8 and chosen == [2]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with pytest.raises(InputError, match="more than the 3 GPUs"):
-        start.settle(options, Group(6, 8))
+        hardware.choose_hardware(options, Group(6, 8))
 
 
 @pytest.mark.parametrize(
@@ -931,7 +932,7 @@ def test_number_of_processes(data_file, tmp_path, monkeypatch):
     for batch_size, device, expected in ((50, "cpu", 4), (24, "cpu", 3), (6, "cpu", 1), (50, "meta", 1)):
         options = argparse.Namespace(processes="auto", batch_size=batch_size, device="cpu")
         chosen = torch.device(device)
-        monkeypatch.setattr("handwriting.training.flags.choose_device", lambda _, chosen=chosen: chosen)
+        monkeypatch.setattr("handwriting.training.hardware.choose_device", lambda _, chosen=chosen: chosen)
         assert choose_processes(options) == expected
     with pytest.raises(InputError, match="--processes 7"):
         run_in_process(data_file, tmp_path, "--processes", 7)

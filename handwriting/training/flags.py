@@ -1,15 +1,14 @@
-"""The flags of train.py, and what they come to: the settings of a run and the hardware it is on."""
+"""The flags of train.py: the settings of a run, and where it runs."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from handwriting.program import InputError, Parser
+from handwriting.training.hardware import PRECISIONS
 from handwriting.training.tasks import NETWORK_SIZES
-from model import BOUNDS, kernels
+from model import BOUNDS
 from utils import NETWORKS
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
@@ -32,8 +31,6 @@ USELESS = {  # flags that are of no use to a task
     "read": ("num_clusters", "K", "timesteps", "weight_noise", "augment", "hand_size"),
     "hand": ("num_layers", "num_clusters", "K", "timesteps", "weight_noise", "rare_share"),
 }
-MIN_LINES = 8  # of a batch for each process, with --processes auto
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def at_least(least: float, kind: type = int, below: float = 2**63, word: str | None = None) -> Callable[[str], Any]:
@@ -57,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     whole, number, share, decay = at_least(1), at_least(1e-12, float), at_least(0, float), at_least(0, float, below=1)
     size = {name: at_least(least, below=most + 1) for name, (least, most) in BOUNDS.items()}
     add = parser.add_argument_group("task and files").add_argument
-    add("--task", choices=tuple(NETWORKS), default="rand_write", help="write at random, write a text, read ink, or tell hands")
+    add("--task", choices=tuple(NETWORKS), default="rand_write", help="what the network learns")
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data, from data_preprocessing.py")
     add("--model_dir", type=Path, default=Path("save"), help="folder for checkpoints, log, curve and samples")
     add("--evaluate", type=Path, metavar="CHECKPOINT", help="print this checkpoint's validation losses, and stop")
@@ -114,30 +111,3 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     if "learning_rate" not in given and options.optimizer == "rmsprop":
         options.learning_rate = 1e-4  # the paper's
     return options
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is the GPU if PyTorch sees one. Raises InputError for one that cannot be used."""
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from None
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type of the large products; `auto` is bfloat16 where hardware and kernels multiply it."""
-    if name == "auto":
-        on_processor = bool(kernels) and kernels.can_run(device) and kernels.multiplies_bfloat16()
-        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        name = "bf16" if on_processor or on_gpu else "fp32"
-    return PRECISIONS[name]
-
-
-def choose_processes(options: argparse.Namespace) -> int:
-    """The number of processes; `auto` is one for each thread that PyTorch would use, and 1 on a GPU."""
-    if options.processes != "auto":
-        return options.processes
-    on_processor = choose_device(options.device).type == "cpu"
-    return max(1, min(torch.get_num_threads(), options.batch_size // MIN_LINES)) if on_processor else 1

@@ -2,13 +2,10 @@
 
 import argparse
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-
-from handwriting.training.progress import check_like
 
 
 class GravesRMSprop(torch.optim.Optimizer):
@@ -34,24 +31,6 @@ class GravesRMSprop(torch.optim.Optimizer):
                 root = (n - g.square()).clamp_(min=0).add_(group["epsilon"]).sqrt_()  # rounding may leave n < g^2
                 delta.mul_(group["momentum"]).addcdiv_(gradient, root, value=-group["lr"])  # (eq. 40)
                 parameter.add_(delta)  # (eq. 41)
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Go on from a saved `state_dict`, of whose groups only the step size counts.
-
-    Raises LookupError, TypeError or ValueError if it is not one of this optimiser and its weights.
-    """
-    names = ("n", "g", "delta") if isinstance(optimizer, GravesRMSprop) else ("step", "exp_avg", "exp_avg_sq")
-    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, values in saved["state"].items():
-        usual = {name: torch.zeros(()) if name == "step" else weights[number] for name in names}
-        check_like(values, usual, f"optimizer state {number}")
-    groups = optimizer.state_dict()["param_groups"]
-    for group, old in zip(groups, saved["param_groups"], strict=True):
-        if old["params"] != group["params"]:
-            raise ValueError("its optimizer is not that of its weights")
-        group["lr"] = float(old["lr"])
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
 def learning_rate(options: argparse.Namespace, step: int, steps_per_epoch: int) -> float:

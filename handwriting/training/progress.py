@@ -1,10 +1,7 @@
-"""How far a training run has come, and whether what a checkpoint says of that can be so."""
+"""How far a training run has come."""
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from torch import Tensor
+from dataclasses import dataclass, field
 
 Row = dict[str, float]  # of a log, by the names of its columns
 
@@ -51,37 +48,3 @@ class Progress:
         self.row_sums += step if is_finite else Sums()
         self.skipped += not is_finite
         self.skipped_in_row = 0 if is_finite else self.skipped_in_row + 1
-
-
-# What a run's checkpoint has beside its network, and the types of it: see `check_like`.
-PARTS = {
-    "settings": {}, "fingerprint": "", "progress": asdict(Progress()),
-    "log": [{"step": 0.0, "train_loss": 0.0, "validation_loss": 0.0}],
-    "step_log": [{"step": 0.0, "train_loss": 0.0}],
-    "optimizer": {"state": {}, "param_groups": [{"lr": 0.0, "params": [0]}]},
-}  # fmt: skip
-
-
-def check_like(value: Any, usual: Any, name: str) -> None:
-    """Raise ValueError unless a part of a checkpoint is like the usual one.
-
-    A dict may have more names; a list has any number of things like the usual one; a number is of the usual type, or
-    whole; a tensor has the usual shape and no NaN. Whole numbers and steps are never negative.
-    """
-    if isinstance(usual, dict):
-        fits = isinstance(value, dict) and usual.keys() <= value.keys()
-        for key in usual if fits else ():
-            check_like(value[key], usual[key], f"{name} {key}")
-    elif isinstance(usual, list):
-        fits = isinstance(value, list)
-        for each in value if fits else ():
-            check_like(each, usual[0], name)
-    elif isinstance(usual, Tensor):
-        fits = isinstance(value, Tensor) and value.is_floating_point() and value.shape == usual.shape
-        fits = fits and value.is_contiguous() and not value.isnan().any() and (value.dim() > 0 or value >= 0)
-    elif isinstance(usual, str):
-        fits = isinstance(value, str)
-    else:
-        fits = type(value) in (int, type(usual)) and (type(value) is float or 0 <= value < 2**63)
-    if not fits:
-        raise ValueError(f"its {name} is not what a run writes")

@@ -24,10 +24,12 @@ from handwriting.figures import save_figure
 from handwriting.ink.formats import Ink, save, stack_lines
 from handwriting.program import InputError, atomic_write
 from handwriting.seeds import derived_seed
-from handwriting.training.flags import PRECISIONS, SETTINGS, choose_device, choose_precision
-from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average, restore_optimizer
+from handwriting.training.flags import SETTINGS
+from handwriting.training.hardware import PRECISIONS, choose_device, choose_precision
+from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average
 from handwriting.training.processes import Group, noted_signals, tune_malloc
-from handwriting.training.progress import Progress, Row, Sums, check_like
+from handwriting.training.progress import Progress, Row, Sums
+from handwriting.training.resume import best_score, check_like, epoch_checkpoints, restore_optimizer, restore_progress
 from handwriting.training.tasks import NETWORK_SIZES, deepen, line_weights, make_batches, make_task, sample_lines
 from handwriting.training.weight_noise import RATE, WeightNoise
 from model import Model
@@ -37,7 +39,7 @@ KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
 STEPS_OF_A_ROW = 10  # steps that a row of the log by step is the mean of
 
-# The figures of an evaluation, by the unit of the task.
+# What an evaluation finds, by the unit of the task.
 LABELS = {
     "point": {
         "loss": "loss, nats a line, normalised units", "loss_raw": "loss, nats a line, whiteboard units",
@@ -124,10 +126,10 @@ class Run:
                     is_over = time.perf_counter() > deadline or progress.step >= (options.max_steps or math.inf)
                     if group.sums(signals.count > 0 or is_over) != [0]:
                         return self.stop(bar)
-                    step = self.step(batch)
-                    losses = f"loss {step.nats / step.lines:.1f} nats a line, {step.nats / step.units:.3f} a {unit}"
+                    done = self.step(batch)
+                    losses = f"loss {done.nats / done.lines:.1f} nats a line, {done.nats / done.units:.3f} a {unit}"
                     speed = f"{progress.epoch_sums.units / progress.epoch_sums.seconds:.0f} {unit}s/s"
-                    bar.set_postfix_str(f"{losses}, gradient {step.norm:.0f}, {speed}", refresh=False)
+                    bar.set_postfix_str(f"{losses}, gradient {done.norm:.0f}, {speed}", refresh=False)
                     bar.update()
                 if group.sums(signals.count > 0) != [0]:
                     return self.stop(bar)
@@ -142,7 +144,7 @@ class Run:
             tell(result)
 
     def step(self, batch: np.ndarray) -> Sums:
-        """Learn from a batch of lines (B,), sorted by length, with the other processes. Returns the step's figures."""
+        """Learn from a batch of lines (B,), sorted by length, with the other processes. Returns the step's sums."""
         options, group, progress, started = self.options, self.group, self.progress, time.perf_counter()
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(options, progress.step, self.steps_per_epoch) * parameters["rate"]
@@ -167,8 +169,8 @@ class Run:
             self.optimizer.step()
             if self.average:
                 self.average.update_parameters(self.model)
-        figures = Sums(nats, count, len(batch), norm, steps=1, seconds=time.perf_counter() - started)
-        progress.count(figures, is_finite)
+        done = Sums(nats, count, len(batch), norm, steps=1, seconds=time.perf_counter() - started)
+        progress.count(done, is_finite)
         if progress.step % STEPS_OF_A_ROW == 0:
             self.step_rows.append(self.step_row())
             progress.row_sums = Sums()
@@ -177,7 +179,7 @@ class Run:
                 f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite, the last at step "
                 f"{progress.step}; --resume, or begin again, with a lower --learning_rate"
             )
-        return figures
+        return done
 
     def epoch_batches(self) -> list[np.ndarray]:
         """The batches of the epoch in progress, which follow from seed and epoch: numbers of lines, (B,) each."""
@@ -187,7 +189,7 @@ class Run:
         return [self.lines[sampled[batch]] for batch in batches]
 
     def evaluate(self, signals: SimpleNamespace) -> Row:
-        """The figures of the network on the validation split. This takes minutes: a second Ctrl-C saves and ends it."""
+        """What the network comes to on the validation split. This takes minutes: a second Ctrl-C saves and ends it."""
         started, signals.ends_work = time.perf_counter(), True
         try:
             found = self.task.evaluate(self.network, self.group)
@@ -292,43 +294,26 @@ class Run:
         )  # fmt: skip
 
     def restore(self, path: Path, content: dict[str, Any]) -> None:
-        """Go on from a checkpoint. Raises InputError if it was made with other data, or does not fit together."""
+        """Go on from a checkpoint, whose network this run has. Raises InputError for other data, or if it does not fit.
+
+        All that a step depends on is its network, the optimiser, the other modules and how far it has come: random
+        numbers follow from the seed and the number of the step.
+        """
         if content["fingerprint"] != self.fingerprint:
             data, folder = self.options.data, self.options.model_dir
             raise InputError(f"{data}: not the data that the run in {folder} was begun with")
         with naming_what_does_not_fit(path):
+            self.progress = progress = restore_progress(content, self.steps_per_epoch)
+            self.epoch_rows, self.step_rows = content["log"], content["step_log"]
             settings = content["settings"]
             self.changed = [n for n in ("processes", "precision") if settings.get(n) != getattr(self.options, n)]
-            sums = {name: Sums(**content["progress"][name]) for name in ("epoch_sums", "row_sums")}
-            self.progress = progress = Progress(**(content["progress"] | sums))
-            if progress.step != progress.epoch * self.steps_per_epoch + progress.batch:
-                raise ValueError("its steps are not those of its epochs")
-            self.epoch_rows, self.step_rows = content["log"], content["step_log"]
-            for rows in (self.epoch_rows, self.step_rows):
-                check_like(rows, [dict.fromkeys(row, 0.0) for row in rows[:1]], "log")
-            if self.average:  # a checkpoint's network has the averaged weights
+            restore_optimizer(self.optimizer, content["optimizer"])
+            if self.average:  # what was loaded as the network is the average, and comes before the raw weights do
                 self.average = moving_average(self.model, self.options.ema, progress.step - progress.skipped)
             for name, module in self.extra_modules.items():
                 check_like(content[name], dict(module.state_dict()), name)
-                module.load_state_dict(content[name] | dict(module.named_buffers()))  # statistics that were checked
-            restore_optimizer(self.optimizer, content["optimizer"])
-        path = self.path("best")
-        content = load_checkpoint(path)[1] if path.is_file() else {}
-        progress.best = math.inf
-        if content.get("fingerprint") == self.fingerprint:  # it may be better than what comes before and after
-            with naming_what_does_not_fit(path):
-                progress.best = float(content["progress"]["best"])
-
-
-def epoch_checkpoints(folder: Path, task: str) -> list[Path]:
-    """Checkpoints of a run's epochs, oldest first."""
-    numbers = {path: path.stem.removeprefix(f"{task}_epoch_") for path in folder.glob(f"{task}_epoch_*.pt")}
-    return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
-
-
-def newest_checkpoints(folder: Path, task: str) -> list[Path]:
-    """Where a run can be resumed: the last epoch's checkpoint, and that of an interrupted epoch."""
-    return epoch_checkpoints(folder, task)[-1:] + list(folder.glob(f"{task}_interrupted.pt"))
+                module.load_state_dict(content[name] | dict(module.named_buffers()))  # mean and deviation stay
+        progress.best = best_score(self.path("best"), self.fingerprint)
 
 
 def describe_scale(network: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Which lines a step learns from, and the tasks: each with its network, its batches, its loss and its figures."""
+"""Which lines a step learns from, and the tasks: each with its network, its batches, its loss and its averages."""
 
 import argparse
 import dataclasses
@@ -92,7 +92,7 @@ class Task:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, group: Group | None = None, batch_size: int = 50) -> dict[str, float]:
-        """The task's `figures` over the whole validation split, and its `lines`: the same in all of the group."""
+        """The task's `averages` over the whole validation split, and its `lines`: the same in all of the group."""
         group, was_training, sums = group or Group(), model.training, np.zeros(3)
         lines = self.dataset.lines("validation", self.with_text)
         batches = make_batches(self.num_points[lines], batch_size)
@@ -101,7 +101,7 @@ class Task:
             own = batches[start : start + 1]  # none for some, in the last round
             sums += group.sums(*(self.measure(model, lines[own[0]]) if own else [0.0] * 3))
         model.train(was_training)
-        return self.figures(model, len(lines), *sums.tolist()) | {"lines": len(lines)}
+        return self.averages(model, len(lines), *sums.tolist()) | {"lines": len(lines)}
 
 
 class Writing(Task):
@@ -136,7 +136,7 @@ class Writing(Task):
         batch = self.batch(lines, model.mean.device)
         return [value.cpu().double().sum().item() for value in (*model.losses(*batch), batch[1])]
 
-    def figures(self, model: Model, lines: int, nats: float, squares: float, points: float) -> dict[str, float]:
+    def averages(self, model: Model, lines: int, nats: float, squares: float, points: float) -> dict[str, float]:
         """Nats a line and a point, normalised and (raw) in whiteboard units; sse: squared error a point, normalised.
 
         A density in whiteboard units is smaller by the product of the deviations.
@@ -188,7 +188,7 @@ class Reading(Task):
         errors = sum(map(edit_distance, self.dataset.texts[lines].tolist(), model.texts_of(*found)))
         return [model.losses(*found, text).sum().item(), errors, int((text >= 0).sum())]
 
-    def figures(self, _: Recogniser, lines: int, nats: float, errors: float, characters: float) -> dict[str, float]:
+    def averages(self, _: Recogniser, lines: int, nats: float, errors: float, characters: float) -> dict[str, float]:
         """Loss (nats a line), per_character (nats) and error_rate (edit distance a character)."""
         return {"loss": nats / lines, "per_character": nats / characters, "error_rate": errors / characters}
 
@@ -240,7 +240,7 @@ class Hands(Task):
         losses, is_wrong = contrastive_losses(model(*batch[:2]), batch[2])
         return [losses.sum().item(), int(is_wrong.sum()), len(losses)]
 
-    def figures(self, _: HandEncoder, __: int, nats: float, errors: float, lines: float) -> dict[str, float]:
+    def averages(self, _: HandEncoder, __: int, nats: float, errors: float, lines: float) -> dict[str, float]:
         """Loss (nats a line) and error_rate: the share of lines to which one of another form is the nearest."""
         return {"loss": nats / lines, "error_rate": errors / lines}
 
