@@ -4,13 +4,12 @@ One class serves both tasks: random writing (section 4) and, with a soft window 
 Numbers in brackets, such as (eq. 46), are the paper's equations. Shapes are written with these letters:
 
     T  points of a line      B  lines of a batch       H  cells of a layer       M  components of the mixture
-    U  characters of a text  C  size of the alphabet   K  Gaussians of the window
+    U  characters of a text  C  size of the alphabet   K  Gaussians of the window      D  numbers of a hand
 
 A point is (x offset, y offset, end-of-stroke bit). Inside the network offsets have mean 0 and standard deviation 1
 over the training lines; `Model.normalise` and `Model.denormalise` go from and to whiteboard units.
 
-On a processor handwriting/kernels computes the same numbers faster, if the code here is as they know it. Without that
-folder all works, only slower.
+On a processor handwriting/kernels computes the same faster. Without that folder all works, only slower.
 """
 
 import math
@@ -29,19 +28,21 @@ else:
     kernels = None
 
 POINTS_PER_CHARACTER = 25  # of a line of IAM-OnDB (section 5.1); an untrained window moves at this pace
-BOUNDS = dict(num_layers=(1, 1000), cell_size=(1, 10**5), num_clusters=(1, 10**4), K=(1, 10**4), num_chars=(0, 10**5))
+BOUNDS = dict(num_layers=(1, 1000), cell_size=(1, 10**5), num_clusters=(1, 10**4), K=(1, 10**4))
+BOUNDS |= dict(num_chars=(0, 10**5), hand_size=(0, 1000))
 LOSS_CHUNK = 64  # points whose mixtures are computed at once, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of a network. `num_chars` 0 means no window: prediction, the task `rand_write`."""
+    """The sizes of a network. `num_chars` 0 means no window (prediction), `hand_size` 0 no vector for the hand."""
 
     num_layers: int = 2
     cell_size: int = 400
     num_clusters: int = 20
     K: int = 10
     num_chars: int = 0
+    hand_size: int = 0
 
     def __post_init__(self):
         for name, (least, most) in BOUNDS.items():
@@ -77,10 +78,7 @@ def window_weights(window: Window, num_chars: int) -> Tensor:
 
 
 class WindowLSTM(nn.Module):
-    """The first layer of synthesis: an LSTM whose cells place a window over the text and read it at the next point.
-
-    It computes in the type of its weights; `Model.matmul_dtype` changes its kernel only.
-    """
+    """The first layer of synthesis: an LSTM whose cells place a window over the text and read it at the next point."""
 
     # Guard against overflow: logarithms are cut off here. A trained window's go up to 12 where it leaves the text; with
     # this, kappa squared, times alpha and beta, is within float32 for a hundred thousand points.
@@ -88,8 +86,8 @@ class WindowLSTM(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        H, C, K = config.cell_size, config.num_chars, config.K
-        self.cell = nn.LSTMCell(3 + C, H)  # (eq. 7-11) without peepholes, of the input (x_t, w_{t-1})
+        H, C, D, K = config.cell_size, config.num_chars, config.hand_size, config.K
+        self.cell = nn.LSTMCell(3 + D + C, H)  # (eq. 7-11) without peepholes, of the input (x_t, hand, w_{t-1})
         self.window = nn.Linear(H, 3 * K)  # (eq. 48)
         open_forget_gates(self.cell.bias_ih)
         with torch.no_grad():
@@ -101,7 +99,7 @@ class WindowLSTM(nn.Module):
     def step(
         self, x: Tensor, characters: Tensor, hidden: Tensor, cell: Tensor, w: Tensor, kappa: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Window]:
-        """One point: x (B, 3), characters (B, U, C); of the point before hidden, cell (B, H), w (B, C), kappa (B, K).
+        """One point: x (B, 3 + D), characters (B, U, C); of the one before hidden, cell (B, H), w (B, C), kappa (B, K).
 
         Returns hidden, cell, w and the window's parameters (B, K) of this point.
         """
@@ -115,7 +113,7 @@ class WindowLSTM(nn.Module):
     def forward(
         self, points: Tensor, characters: Tensor, hidden: Tensor, cell: Tensor, w: Tensor, kappa: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Window]:
-        """A whole line: points (T, B, 3), the others as for `step`.
+        """A whole line: points (T, B, 3 + D), the others as for `step`.
 
         Returns hidden (T, B, H) and w (T, B, C) of all points, the last cell (B, H), and the window (T, B, K).
         """
@@ -170,7 +168,7 @@ def mixture(outputs: Tensor, bias: float | Tensor = 0.0) -> Mixture:
 def log_density(mix: Mixture, offsets: Tensor) -> Tensor:
     """Log of the mixture's density at `offsets` (..., 2), normalised; result (...). (eq. 23-25) without the pen.
 
-    With a = atanh(rho) the terms in 1 - rho^2 have exact forms that do not cancel as |rho| -> 1:
+    With a = atanh(rho), 1 / (1 - rho^2) = cosh^2 a; so the terms have exact forms that do not cancel as |rho| -> 1:
     Z / (2 (1 - rho^2)) = ((z1 + z2)^2 (1 + e^-2a) + (z1 - z2)^2 (1 + e^2a)) / 8 and
     log sqrt(1 - rho^2) = -log cosh a.
     """
@@ -216,17 +214,20 @@ class Model(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config, self.matmul_dtype = config, torch.float32
-        H, C = config.cell_size, config.num_chars
+        H, C, D = config.cell_size, config.num_chars, config.hand_size
         self.layers = nn.ModuleList()
         for n in range(config.num_layers):
             if n == 0 and C:
                 self.layers.append(WindowLSTM(config))
             else:
-                self.layers.append(nn.LSTM(3 + C + (H if n else 0), H))
+                self.layers.append(nn.LSTM(3 + D + C + (H if n else 0), H))
                 open_forget_gates(self.layers[n].bias_ih_l0)
         self.head = nn.Linear(config.num_layers * H, 1 + 6 * config.num_clusters)
         self.register_buffer("mean", torch.zeros(2))
         self.register_buffer("std", torch.ones(2))
+        if D:  # mean and deviation of the vectors of the training forms' hands
+            self.register_buffer("hand_mean", torch.zeros(D))
+            self.register_buffer("hand_std", torch.ones(D))
 
     def normalise(self, points: Tensor) -> Tensor:
         """(..., 3) with offsets in whiteboard units -> the same with offsets of mean 0 and standard deviation 1."""
@@ -235,6 +236,11 @@ class Model(nn.Module):
     def denormalise(self, points: Tensor) -> Tensor:
         """The inverse of `normalise`."""
         return torch.cat([points[..., :2] * self.std + self.mean, points[..., 2:]], dim=-1)
+
+    def normalise_hand(self, hand: Tensor | None, batch_size: int) -> Tensor:
+        """Vectors of hands (B, D) -> the same with mean 0 and deviation 1; of None and NaN, no hand, zeros."""
+        hand = self.hand_mean.expand(batch_size, -1) if hand is None else hand
+        return ((hand - self.hand_mean) / self.hand_std).nan_to_num()
 
     def one_hot(self, text: Tensor) -> Tensor:
         """Codes (B, U), -1 for padding -> (B, U, C) with rows of zeros for padding, so that it has no effect."""
@@ -248,19 +254,19 @@ class Model(nn.Module):
         return State(zeros(layers), zeros(layers), zeros(batch_size, c.num_chars), zeros(kappa))
 
     def forward(
-        self, points: Tensor, characters: Tensor | None = None, state: State | None = None
+        self, points: Tensor, characters: Tensor | None = None, state: State | None = None, hand: Tensor | None = None
     ) -> tuple[Tensor, State, Window | None]:
         """Read points, predict the next ones: T = 1 to write, whole lines to train.
 
         points (T, B, 3) normalised; characters (B, U, C) from `one_hot`, for a network with a window; state from
-        the points before, none at the start. Returns raw outputs (T, B, 1 + 6M) for `mixture`, the state after the
-        last point, and the window's parameters (T, B, K) (None without one).
+        the points before, none at the start; hand (B, D) from the encoder. Returns raw outputs (T, B, 1 + 6M) for
+        `mixture`, the state after the last point, and the window's parameters (T, B, K) (None without one).
         """
-        hiddens, after, window = self.run_layers(points, characters, state)
+        hiddens, after, window = self.run_layers(points, characters, state, hand)
         return self.run_head(hiddens), after, window
 
     def run_layers(
-        self, points: Tensor, characters: Tensor | None, state: State | None = None
+        self, points: Tensor, characters: Tensor | None, state: State | None = None, hand: Tensor | None = None
     ) -> tuple[list[Tensor], State, Window | None]:
         """`forward` without the head: the same, but all layers' hidden states, (T, B, H) each, for the outputs."""
         if (characters is None) == (self.config.num_chars > 0):
@@ -268,6 +274,9 @@ class Model(nn.Module):
         if not len(points):
             raise ValueError("there are no points to read")
         state = self.initial_state(points.shape[1]) if state is None else state
+        if self.config.hand_size:
+            hand = self.normalise_hand(hand, points.shape[1]).expand(len(points), -1, -1)
+            points = torch.cat([points, hand], dim=-1)  # (T, B, 3 + D)
         inputs, w, window = [points], state.w[None], None  # inputs: what each layer reads beside other layers' h
         hiddens, cells = [], []  # of each layer, (T, B, H) and (B, H)
         for layer, hidden, cell in zip(self.layers, state.hidden, state.cell, strict=True):
@@ -282,14 +291,16 @@ class Model(nn.Module):
         kappa = window.kappa[-1] if window else state.kappa
         return hiddens, State(last, torch.stack(cells), w[-1].to(points.dtype), kappa), window
 
-    def losses(self, points: Tensor, mask: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, points: Tensor, mask: Tensor, text: Tensor | None = None, hand: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Loss in nats (eq. 26) and squared error of each prediction, in normalised units, zero beyond a line's end.
 
         points (T + 1, B, 3) in whiteboard units, mask (T, B) true where points[t + 1] belongs to the line, text
-        (B, U) codes with -1 for padding. Returns two tensors (T, B), the second without gradient.
+        (B, U) codes with -1 for padding, hand (B, D) or None. Returns two tensors (T, B), the second without gradient.
         """
         points, characters = self.normalise(points), None if text is None else self.one_hot(text)
-        hiddens, _, _ = self.run_layers(points[:-1], characters)
+        hiddens, _, _ = self.run_layers(points[:-1], characters, hand=hand)
         losses, errors = [], []
         for targets, *parts in zip(*(tensor.split(LOSS_CHUNK) for tensor in (points[1:], *hiddens)), strict=True):
             mix = mixture(self.run_head(parts))

@@ -29,7 +29,7 @@ from handwriting.training.processes import Group
 from handwriting.training.run import LABELS, describe_scale
 from handwriting.training.start import start_run
 from handwriting.training.tasks import make_task
-from utils import load_checkpoint, save_checkpoint
+from utils import encoder_of, load_checkpoint, save_checkpoint
 
 
 def print_evaluation(options: argparse.Namespace) -> None:
@@ -41,7 +41,7 @@ def print_evaluation(options: argparse.Namespace) -> None:
     unknown = set("".join(dataset.texts)) - set(content["charset"])
     if content["charset"] and unknown:
         raise InputError(f"{options.data}: has characters that {path} does not know: {' '.join(sorted(unknown))}")
-    task = make_task(content["task"], dataset, charset=content["charset"])
+    task = make_task(content["task"], dataset, charset=content["charset"], encoder=encoder_of(content))
     if not len(dataset.lines("validation", task.with_text)):
         raise InputError(f"{options.data}: its validation split holds no line for {path}")
     found = task.evaluate(network)
@@ -57,7 +57,15 @@ def export_weights(options: argparse.Namespace) -> None:
     """Write the weights of the run's best network, or of --init, in half precision and without all that is training."""
     path = options.export
     network, content = load_checkpoint(options.init or options.model_dir / f"{options.task}_best.pt")
-    save_checkpoint(path, network, content["charset"], content["char_counts"], half=True, task=content["task"])
+    save_checkpoint(
+        path,
+        network,
+        content["charset"],
+        content["char_counts"],
+        half=True,
+        task=content["task"],
+        encoder=encoder_of(content),
+    )
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

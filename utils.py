@@ -1,4 +1,11 @@
-"""Checkpoints: a file with a network and all that using it needs, and all that going on with its training needs."""
+"""Checkpoints: a file with a network and all that using it needs, and all that going on with its training needs.
+
+It is one dict, as torch.save writes it: `version`, `task`, `config` (sizes), `weights`, `charset` (a character's code
+is its place), `char_counts` (how often training saw each), `encoder` for a network that reads hands, and in those of a
+run what `Run.save` adds. It is written beside its place and renamed. It cannot run code: `weights_only` reads it.
+Refused are files that are damaged, compressed or of another version, names that no tensor needs (`check_archive`), and
+contents that do not fit together: weights of other names, shapes or not finite, other characters (`build_network`).
+"""
 
 import os
 import pickletools
@@ -11,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from handwriting.data.dataset import check_statistics
 from handwriting.encoder import EncoderConfig, HandEncoder
@@ -26,29 +33,43 @@ NETWORKS = {
     "hand": (EncoderConfig, HandEncoder),
 }  # fmt: skip
 WITHOUT_TEXT = ("rand_write", "hand")  # tasks
+STATISTICS = ("mean", "std", "hand_mean", "hand_std")  # buffers, which stay float32
 # What the pickle in a checkpoint may name. More is safe with weights_only, but could still ask for all memory.
 PICKLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 
 
 def save_checkpoint(
-    path: Path, network: Any, charset: str, char_counts: list[int], task: str, half: bool = False, **training: Any
-) -> None:
+    path: Path, network: Any, charset: str, char_counts: list[int], task: str, half: bool = False,
+    encoder: HandEncoder | None = None, **training: Any,
+) -> None:  # fmt: skip
     """Write a network of a task with its sizes, statistics and characters, and `training` for resuming.
 
-    `half` stores the weights in half precision; an InputError names one that this cannot hold.
+    The encoder of the hands that it reads goes with it. `half` stores the weights in half precision; an InputError
+    names one that this cannot hold.
     """
-    weights = network.state_dict()
-    if half:
-        weights = {name: value if name in ("mean", "std") else value.half() for name, value in weights.items()}
-        for name, value in weights.items():
-            if not value.isfinite().all():
-                raise InputError(f"{path}: {name} has a weight that is not a number, or too large for half precision")
     content = {
-        "version": VERSION, "task": task, "config": asdict(network.config), "weights": weights, "charset": charset,
-        "char_counts": char_counts, **training,
+        "version": VERSION, "task": task, "config": asdict(network.config), "weights": network.state_dict(),
+        "charset": charset, "char_counts": char_counts, **training,
     }  # fmt: skip
+    if encoder:
+        content["encoder"] = {
+            "config": asdict(encoder.config), "weights": encoder.state_dict(), "forms": encoder.forms
+        }  # fmt: skip
+    for part in (content, content.get("encoder")) if half else ():
+        if part:
+            part["weights"] = halve(part["weights"], path)
+            part |= {"forms": part["forms"].half()} if "forms" in part else {}
     with atomic_write(path) as file:
         torch.save(content, file)
+
+
+def halve(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Weights in half precision, but for statistics. Raises InputError that names one that this cannot hold."""
+    halved = {name: value if name in STATISTICS else value.half() for name, value in weights.items()}
+    for name, value in halved.items():
+        if not value.isfinite().all():
+            raise InputError(f"{path}: {name} has a weight that is not a number, or too large for half precision")
+    return halved
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Any, dict[str, Any]]:
@@ -71,12 +92,38 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Any
     content.setdefault("task", "synthesis" if content.get("charset") else "rand_write")
     with naming_what_does_not_fit(path):
         network = build_network(content)
+        encoder, reads_hands = (
+            encoder_of(content),
+            getattr(network.config, "hand_size", 0) and content["task"] != "hand",
+        )
+        if (encoder.config.hand_size if encoder else 0) != (network.config.hand_size if reads_hands else 0):
+            raise ValueError("its encoder is not one of the hands that its network reads")
     return network.to(device).eval(), content
+
+
+def encoder_of(content: dict[str, Any]) -> HandEncoder | None:
+    """The encoder in a checkpoint's content, of the hands that its network reads; None if it reads none."""
+    if "encoder" not in content:
+        return None
+    encoder = HandEncoder(EncoderConfig(**content["encoder"]["config"]))
+    encoder.load_state_dict(content["encoder"]["weights"])
+    encoder.forms = content["encoder"]["forms"].float()
+    if encoder.forms.ndim != 2 or encoder.forms.shape[1] != encoder.config.hand_size or len(encoder.forms) < 2:
+        raise ValueError("the hands of its forms do not fit its encoder")
+    return encoder.eval()
+
+
+def load_encoder(path: Path) -> HandEncoder:
+    """The encoder of a checkpoint of the task `hand`. Raises InputError for a file that has none."""
+    encoder, content = load_checkpoint(path)
+    if content["task"] != "hand":
+        raise InputError(f"{path}: not an encoder of hands; train one with: python train.py --task hand")
+    return encoder
 
 
 @contextmanager
 def naming_what_does_not_fit(path: Path) -> Iterator[None]:
-    """Raise InputError that names a checkpoint, in place of what comes of values in it that were never saved by us."""
+    """Turn errors that come of wrong contents of a checkpoint into an InputError that names it."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
@@ -85,7 +132,10 @@ def naming_what_does_not_fit(path: Path) -> Iterator[None]:
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Raise ValueError or BadZipFile for no .zip as torch.save writes it, or a damaged one: PyTorch checks no sums."""
+    """Raise ValueError or BadZipFile unless this is a whole .zip as torch.save writes it.
+
+    PyTorch does not verify checksums.
+    """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):

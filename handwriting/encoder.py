@@ -7,6 +7,7 @@ lines, and needs no text. Shapes are written with these letters:
     N  resampled points of a line    F  features of a point    B  lines of a batch    D  numbers of a vector
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,11 +56,14 @@ def hand_features(points: np.ndarray, rng: np.random.Generator | None = None) ->
 
 
 class HandEncoder(nn.Module):
-    """Features of ink -> a vector of length 1: convolutions, and the mean and deviation of each channel of a line."""
+    """Features of ink -> a vector of length 1: convolutions, and the mean and deviation of each channel of a line.
+
+    `forms` (N, D) are the vectors of the training forms of the network that reads them, none before there is one.
+    """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.config, self.matmul_dtype = config, torch.float32
+        self.config, self.matmul_dtype, self.forms = config, torch.float32, torch.zeros(0, config.hand_size)
         widths = (FEATURES + 1, config.channels // 2, *[config.channels] * 3)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(inputs, outputs, 5, stride, padding=2)
@@ -80,6 +84,13 @@ class HandEncoder(nn.Module):
         mean = x.sum(2) / count
         variance = ((x - mean[..., None]).square() * inside).sum(2) / count
         return F.normalize(self.head(torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)), dim=1)
+
+    def digest(self) -> str:
+        """A hash of the weights in half precision, as they ship."""
+        found = hashlib.sha256()
+        for value in self.state_dict().values():
+            found.update(value.half().numpy(force=True).tobytes())
+        return found.hexdigest()[:16]
 
     @torch.inference_mode()
     def encode(self, lines: list[np.ndarray]) -> np.ndarray:

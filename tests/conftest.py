@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from handwriting.data.dataset import Dataset, save_dataset
+from handwriting.encoder import EncoderConfig, HandEncoder
 from handwriting.program import run_cli
 from model import Config, Model
 from utils import save_checkpoint
@@ -102,17 +103,27 @@ def data_file(tmp_path_factory, dataset) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory) -> Path:
-    """A folder of small untrained networks: of both tasks, and `blanks.pt`, which was shown blanks and hyphens too."""
+    """A folder of small untrained networks: of both tasks, `blanks.pt`, which was shown blanks and hyphens too, and
+    `hands.pt`, which reads the hands of `hand.pt`.
+    """
     folder = tmp_path_factory.mktemp("checkpoints")
-    for name, chars, seen in (
-        ("synthesis", CHARSET, [0, 5, 5, 5, 5, 5]), ("blanks", f"{CHARSET}-", [5] * 7), ("rand_write", "", [])
+    torch.manual_seed(0)
+    encoder = HandEncoder(EncoderConfig(hand_size=4, channels=6)).eval()
+    save_checkpoint(folder / "hand.pt", encoder, "", [], half=True, task="hand")
+    encoder.forms = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
+    for name, chars, seen, own in (
+        ("synthesis", CHARSET, [0, 5, 5, 5, 5, 5], None), ("blanks", f"{CHARSET}-", [5] * 7, None),
+        ("rand_write", "", [], None), ("hands", f"{CHARSET}-", [5] * 7, encoder),
     ):  # fmt: skip
         torch.manual_seed(0)
-        model = Model(Config(cell_size=8, num_clusters=3, K=2, num_chars=len(chars)))
+        hand_size = own.config.hand_size if own else 0
+        model = Model(Config(cell_size=8, num_clusters=3, K=2, num_chars=len(chars), hand_size=hand_size))
+        if own:
+            model.hand_mean.copy_(torch.tensor([0.1, 0.2, -0.3, 0.4]))
         model.mean.copy_(torch.tensor([8.0, 0.0]))
         model.std.copy_(torch.tensor([40.0, 35.0]))
         task = "synthesis" if chars else "rand_write"
-        save_checkpoint(folder / f"{name}.pt", model, chars, seen, half=True, task=task)
+        save_checkpoint(folder / f"{name}.pt", model, chars, seen, half=True, encoder=own, task=task)
     return folder
 
 

@@ -28,8 +28,8 @@ class GRUModel(Model):
 
 
 class DropoutModel(Model):
-    def run_layers(self, points, characters, state=None):
-        hiddens, *others = super().run_layers(points, characters, state)
+    def run_layers(self, *given, **named):
+        hiddens, *others = super().run_layers(*given, **named)
         return [torch.nn.functional.dropout(h, 0.5, self.training) for h in hiddens], *others
 
 

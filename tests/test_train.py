@@ -107,7 +107,9 @@ def test_lines_with_rare_characters_are_seen_more_often():
 
 def test_batches_are_cut_padded_and_masked(dataset):
     lines = np.array([0, 5, 7])
-    points, mask, text = tasks.make_task("synthesis", dataset, timesteps=15).batch(lines, torch.device("cpu"), [0] * 3)
+    points, mask, text, _ = tasks.make_task("synthesis", dataset, timesteps=15).batch(
+        lines, torch.device("cpu"), [0] * 3
+    )
     lengths = [min(len(dataset.points(line)), 16) for line in lines]
     assert points.shape == (max(lengths), 3, 3) and mask.shape == (max(lengths) - 1, 3)
     for b, (line, length) in enumerate(zip(lines, lengths, strict=True)):
@@ -116,7 +118,7 @@ def test_batches_are_cut_padded_and_masked(dataset):
         assert mask[:, b].tolist() == [t + 1 < length for t in range(len(mask))]
         codes = [code for code in text[b].tolist() if code >= 0]
         assert "".join(CHARSET[code] for code in codes) == dataset.texts[line]
-    points, _, text = tasks.make_task("rand_write", dataset, timesteps=15).batch(lines, torch.device("cpu"))
+    points, _, text, _ = tasks.make_task("rand_write", dataset, timesteps=15).batch(lines, torch.device("cpu"))
     assert text is None and len(points) == max(len(dataset.points(line)) for line in lines)  # whole without seeds
 
 
@@ -155,7 +157,7 @@ def test_evaluation_is_the_mean_over_single_uncut_lines(dataset, charset):
     nats, squares, points = [], 0.0, 0
     for line in dataset.lines("validation", bool(charset)):
         codes = [torch.tensor([CHARSET.index(character) for character in dataset.texts[line]])] if charset else None
-        x, mask, text = tasks.collate([dataset.points(line)], codes)
+        x, mask, text, _ = tasks.collate([dataset.points(line)], codes)
         loss, error = model.losses(x, mask, text)
         nats.append(loss.sum().item())
         squares += error.sum().item()
@@ -381,7 +383,7 @@ def test_deeper_network_begins_where_that_of_init_ended_and_all_of_it_learns(dat
     run_in_process(data_file, tmp_path / "two", "--task", "synthesis", "--num_epochs", 1)
     best = tmp_path / "two" / "synthesis_best.pt"
     network = load_checkpoint(best)[0]
-    deeper = tasks.deepen(network, 4)
+    deeper = tasks.grow(network, 4, 0)
     assert len(deeper.layers) == 4
     task = tasks.make_task("synthesis", dataset)
     assert task.evaluate(deeper) == pytest.approx(task.evaluate(network), rel=1e-5)
@@ -1092,7 +1094,14 @@ def test_checkpoint_holds_all_that_generation_needs(data_file, tmp_path, dataset
     run_in_process(data_file, tmp_path, "--num_epochs", 1, "--task", "synthesis", "--num_layers", 3)
     content = torch.load(tmp_path / "synthesis_best.pt", weights_only=True)
     assert content["charset"] == CHARSET and content["char_counts"] == dataset.char_counts.tolist()
-    assert content["config"] == {"num_layers": 3, "cell_size": 8, "num_clusters": 2, "K": 2, "num_chars": len(CHARSET)}
+    assert content["config"] == {
+        "num_layers": 3,
+        "cell_size": 8,
+        "num_clusters": 2,
+        "K": 2,
+        "num_chars": len(CHARSET),
+        "hand_size": 0,
+    }
     model, _ = load_checkpoint(tmp_path / "synthesis_best.pt")
     assert not model.training
     assert model.std.tolist() == pytest.approx(dataset.std.tolist())

@@ -15,20 +15,24 @@ from handwriting.kernels.window import MIN_EXPONENT
 MAX_HALF = torch.finfo(torch.half).max
 MAX_DIFFERENCE = 0.02  # in parts of the greatest number: what half precision and bfloat16 round is less
 Product = Callable[[Tensor], Tensor]
-Products = tuple[list[Product], Product, Product | None]  # of each layer's gates, the head, and the window
+Products = tuple[list[Product], Product, Product | None, list[Tensor]]
+# of each layer's gates, the head and the window, and of each layer's gates the weights (4H, D) of the hand
 
 
 def pack_products(model: nn.Module) -> Products:
     """The products of a `Model` that the kernels know, with the rows of a `Decoder`, (B, columns) -> (B, N)."""
-    H, inputs, gates = model.config.cell_size, 3 + model.config.num_chars, []  # inputs: x and w together
+    c, gates, of_hands = model.config, [], []
+    H, inputs = c.cell_size, 3 + c.num_chars  # inputs: x and w together
     for n, layer in enumerate(model.layers):
         of_input, of_hidden, bias = gate_weights(getattr(layer, "cell", layer))
-        of_input, below = of_input.tensor_split([inputs], dim=1)
+        of_x, of_hand, of_w, below = of_input.tensor_split([3, 3 + c.hand_size, inputs + c.hand_size], dim=1)
+        of_hands.append(of_hand.detach().cpu())
         others = of_input.new_zeros(4 * H, max(n - 1, 0) * H)  # layers further down have no part in it
-        gates.append(pack_product(torch.cat([of_input, others, below, of_hidden], dim=1), bias))
+        gates.append(pack_product(torch.cat([of_x, of_w, others, below, of_hidden], dim=1), bias))
     head, window = model.head, getattr(model.layers[0], "window", None)  # x and w have no part in these
     of_head = pack_product(F.pad(head.weight, (inputs, 0)), head.bias)
-    return gates, of_head, pack_product(F.pad(window.weight, (inputs, 0)), window.bias) if window else None
+    of_window = pack_product(F.pad(window.weight, (inputs, 0)), window.bias) if window else None
+    return gates, of_head, of_window, of_hands
 
 
 def pack_product(weight: Tensor, bias: Tensor) -> Product:
@@ -51,10 +55,19 @@ class Decoder:
     and `row` (B, 5 + C + N H), [1, 1, x, w, h1, ..., hN]: layer n reads it up to hn, the window up to h1.
     """
 
-    def __init__(self, model: nn.Module, text: Tensor | None, batch_size: int, products: Products | None = None):
-        """`text` (B, U), codes with -1 for padding, for a network with a window; `products` those of `model`."""
+    def __init__(
+        self, model: nn.Module, text: Tensor | None, batch_size: int, hand: Tensor | None = None,
+        products: Products | None = None,
+    ):  # fmt: skip
+        """`text` (B, U), codes with -1 for padding, for a network with a window; `hand` (B, D), for one that reads
+        hands; `products` those of `model`.
+        """
         config, B, H, zeros = model.config, batch_size, model.config.cell_size, model.mean.cpu().new_zeros
-        self.model, self.text, self.products = model, text, products or pack_products(model)
+        self.model, self.text, self.hand, self.products = model, text, hand, products or pack_products(model)
+        self.of_hand = [zeros(())] * config.num_layers  # what the hand, the same at all points, adds to the gates
+        if config.hand_size:
+            hand = model.normalise_hand(hand, B).cpu()
+            self.of_hand = [F.linear(hand, weight).view(B, 4, H) for weight in self.products[3]]
         places = 5 + config.num_chars + H * np.arange(config.num_layers + 1)  # the columns where h1, h2, ... start
         self.row = zeros(B, places[-1])
         self.row[:, :2] = 1
@@ -77,7 +90,8 @@ class Decoder:
         """A decoder that goes on from these lines, their numbers (n,), with their own texts or others (n, U)."""
         if text is None and self.text is not None:
             text = self.text[lines]
-        other = Decoder(self.model, text, len(lines), self.products)
+        hand = None if self.hand is None else self.hand[lines]
+        other = Decoder(self.model, text, len(lines), hand, self.products)
         other.row[:], other.kappa, other.cells = self.row[lines], self.kappa[lines], [c[lines] for c in self.cells]
         return other
 
@@ -85,9 +99,14 @@ class Decoder:
         """What `sampling.PlainDecoder.step` does. Read kappa before the next step."""
         self.x[:] = x
         phi = kappa = None
-        gates, candidate, h, (of_gates, of_head, of_window) = self.gates, self.gates[CANDIDATE], self.h, self.products
+        gates, candidate, h, (of_gates, of_head, of_window) = (
+            self.gates,
+            self.gates[CANDIDATE],
+            self.h,
+            self.products[:3],
+        )
         for n, (product, read, cell, place) in enumerate(zip(of_gates, self.reads, self.cells, self.hs, strict=True)):
-            self.gates_by_line.copy_(product(read).view_as(self.gates_by_line))
+            torch.add(product(read).view_as(self.gates_by_line), self.of_hand[n], out=self.gates_by_line)
             self.sigmoids.sigmoid_()
             np.tanh(candidate, out=candidate)
             cell *= gates[FORGET]  # (eq. 9)
@@ -114,28 +133,31 @@ class Decoder:
 
 
 @torch.no_grad()
-@np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
+@np.errstate(over="ignore", invalid="ignore")  # of networks that have diverged
 def pack_model(model: nn.Module) -> Products | None:
     """The products of a `Model` for `Decoder`; None if the kernels do not know all of it, or are switched off.
 
     A decoder says by itself what model.py says: of three made-up points it must be the same, but for rounding.
     """
     config, like, (first, *upper) = model.config, model.mean.cpu(), model.layers
-    C, H, K = config.num_chars, config.cell_size, config.K
-    parts = [(layer, nn.LSTM, (4 * H, 3 + C + H)) for layer in upper]
+    C, D, H, K = config.num_chars, config.hand_size, config.cell_size, config.K
+    parts = [(layer, nn.LSTM, (4 * H, 3 + D + C + H)) for layer in upper]
     parts.append((model.head, nn.Linear, (1 + 6 * config.num_clusters, len(model.layers) * H)))
-    parts.append((getattr(first, "cell", None), nn.LSTMCell, (4 * H, 3 + C)) if C else (first, nn.LSTM, (4 * H, 3)))
+    parts.append(
+        (getattr(first, "cell", None), nn.LSTMCell, (4 * H, 3 + D + C)) if C else (first, nn.LSTM, (4 * H, 3 + D))
+    )
     parts += [(getattr(first, "window", None), nn.Linear, (3 * K, H))] if C else []
     if not all(takes(part, kind, like, shape) for part, kind, shape in parts):
         return None
     text, state = torch.arange(3)[None] % C if C else None, model.initial_state(1)
     characters = model.one_hot(text.to(model.mean.device)) if C else None
-    decoder = Decoder(model, text, 1)
+    hand = torch.arange(D).sin().to(model.mean)[None] if D else None
+    decoder = Decoder(model, text, 1, hand)
     if C:  # some Gaussians before, on and beyond the text
         state.kappa.copy_(torch.linspace(0, 4, K))
         decoder.kappa[:] = state.kappa[..., None].cpu().numpy()
     for point in torch.arange(1.0, 10.0).sin().view(3, 1, 1, 3).to(model.mean):
-        wanted, state, _ = model(point, characters, state)
+        wanted, state, _ = model(point, characters, state, hand)
         found, _, kappa = decoder.step(point[0].cpu().numpy())
         for a, b in [(found, wanted[0])] + ([(decoder.w, state.w), (kappa[..., 0], state.kappa)] if C else []):
             b = b.cpu().numpy()

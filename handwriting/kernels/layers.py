@@ -42,7 +42,7 @@ def takes(layer: nn.Module | None, kind: type[nn.Module], like: Tensor, shape: t
 def takes_window_lstm(layer: nn.Module, points: Tensor, characters: Tensor, *before: Tensor) -> bool:
     """Whether `window_lstm` gives what this `WindowLSTM` does at one made-up point: its `step` may be changed."""
     H, _, C, K = (tensor.shape[1] for tensor in before)
-    parts = ("cell", nn.LSTMCell, (4 * H, 3 + C)), ("window", nn.Linear, (3 * K, H))
+    parts = ("cell", nn.LSTMCell, (4 * H, points.shape[2] + C)), ("window", nn.Linear, (3 * K, H))
     are_known = [takes(getattr(layer, name, None), kind, points, shape) for name, kind, shape in parts]
     if not all(are_known) or layer._forward_hooks or layer._forward_pre_hooks:
         return False

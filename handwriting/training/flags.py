@@ -12,7 +12,7 @@ from model import BOUNDS
 from utils import NETWORKS
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
-FIXED = (*NETWORK_SIZES, "hand_size", "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
+FIXED = (*NETWORK_SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
 SETTINGS = (
     *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "augment",
     "precision", "processes", "sample_every",
@@ -28,8 +28,10 @@ TASK_DEFAULTS = {  # where a task has other ones
     },
 }  # fmt: skip
 USELESS = {  # flags that are of no use to a task
-    "read": ("num_clusters", "K", "timesteps", "weight_noise", "augment", "hand_size"),
-    "hand": ("num_layers", "num_clusters", "K", "timesteps", "weight_noise", "rare_share"),
+    "rand_write": ("hand", "hand_size"),
+    "synthesis": ("hand_size",),
+    "read": ("num_clusters", "K", "timesteps", "weight_noise", "augment", "hand", "hand_size"),
+    "hand": ("num_layers", "num_clusters", "K", "timesteps", "weight_noise", "rare_share", "hand"),
 }
 
 
@@ -64,7 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--cell_size", type=size["cell_size"], default=400, help="cells of a layer")
     add("--num_clusters", type=size["num_clusters"], default=20, help="Gaussians of the mixture for the next point")
     add("--K", type=size["K"], default=10, help="Gaussians of the window over the text")
-    add("--hand_size", type=at_least(0, below=1001), default=0, help="numbers of a hand's vector; 0: no hands")
+    add("--hand", type=Path, metavar="CHECKPOINT", help="synthesis: read the hands that this encoder tells apart")
+    add("--hand_size", type=at_least(0, below=1001), default=0, help="numbers of a hand's vector, for --task hand")
     add("--init", type=Path, metavar="CHECKPOINT", help="begin with its weights and sizes; --num_layers may add layers")
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=whole, default=50, help="lines of a step")
@@ -102,7 +105,7 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     defaults = {"learning_rate": 8e-4} | vars(parser.parse_args([]))
     found = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults))))
     given = {name: value for name, value in found.items() if value is not None}  # None is left as it was
-    task = given.get("task")
+    task = given.get("task", "rand_write")
     defaults |= TASK_DEFAULTS.get(task, {})
     for name in USELESS.get(task, ()):
         if name in given:

@@ -1,6 +1,15 @@
-"""Going on with a run that was stopped: which checkpoint, with which settings, and whether what it holds can be so.
+"""Going on with a run that was stopped, exactly where it was.
 
-`take_up_settings` chooses the checkpoint. `Run` begins with its network, and `Run.restore` puts the rest in its place.
+A run stops between two steps. All that the next step depends on is in the checkpoint: the network, the optimiser, the
+average and the noise of the weights, and how far the run has come (`Progress`). There is no state of random numbers:
+the order of lines, and all that is random in a step, follow from the seed and the number of the epoch or the step.
+
+1. `take_up_settings` chooses the checkpoint that has come furthest, and takes up its settings.
+2. `Run` begins with its network, and `Run.restore` puts the rest in its place.
+3. `Run.fit` goes on with the batches that are left of the epoch.
+
+With a moving average a checkpoint's `weights` are the average, and its `raw_weights` those that training changes. The
+rest of this file validates what a checkpoint holds.
 """
 
 import argparse

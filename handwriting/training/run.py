@@ -30,10 +30,10 @@ from handwriting.training.optimisation import GravesRMSprop, learning_rate, movi
 from handwriting.training.processes import Group, noted_signals, tune_malloc
 from handwriting.training.progress import Progress, Row, Sums
 from handwriting.training.resume import best_score, check_like, epoch_checkpoints, restore_optimizer, restore_progress
-from handwriting.training.tasks import NETWORK_SIZES, deepen, line_weights, make_batches, make_task, sample_lines
+from handwriting.training.tasks import NETWORK_SIZES, grow, line_weights, make_batches, make_task, sample_lines
 from handwriting.training.weight_noise import RATE, WeightNoise
 from model import Model
-from utils import load_checkpoint, naming_what_does_not_fit, save_checkpoint
+from utils import encoder_of, load_checkpoint, load_encoder, naming_what_does_not_fit, save_checkpoint
 
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
@@ -59,7 +59,12 @@ class Run:
     def __init__(self, options: argparse.Namespace, dataset: Dataset, resumed: Path | None = None):
         """Options as of `parse_flags`. Raises InputError if they, the data and a checkpoint do not fit together."""
         self.options, self.device = options, choose_device(options.device)
-        self.task = make_task(options.task, dataset, options.timesteps, augment=options.augment)
+        loaded, content = load_checkpoint(resumed or options.init) if resumed or options.init else (None, {})
+        self.encoder = encoder_of(content)
+        if options.hand and self.encoder:
+            raise InputError("--hand: the network reads the hands of an encoder of its own; leave it out")
+        self.encoder = load_encoder(options.hand) if options.hand else self.encoder
+        self.task = make_task(options.task, dataset, options.timesteps, None, options.augment, self.encoder)
         for split in ("train", "validation"):
             if not len(dataset.lines(split, self.task.with_text)):
                 raise InputError(f"{options.data}: its {split} split holds no line for the task {options.task}")
@@ -73,7 +78,7 @@ class Run:
         self.changed: list[str] = []  # settings that are other than before the run was resumed
 
         torch.manual_seed(options.seed)
-        network, content = load_checkpoint(resumed) if resumed else (self.new_network(), {})
+        network = loaded if resumed else self.new_network(loaded, content)
         self.model = network.to(self.device).train()
         self.model.matmul_dtype = choose_precision(options.precision, self.device)
         options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
@@ -91,19 +96,21 @@ class Run:
         self.network = self.average.module if self.average else self.model
         self.group = Group()
 
-    def new_network(self) -> nn.Module:
+    def new_network(self, network: nn.Module | None, content: dict[str, Any]) -> nn.Module:
         """The network that the run begins with, untrained or that of --init; InputError if that does not fit."""
         options, path = self.options, self.options.init
-        if not path:
+        options.hand_size = self.encoder.config.hand_size if self.encoder else options.hand_size
+        if network is None:
             return self.task.new_network(options)
-        network, content = load_checkpoint(path)
         if content["task"] != options.task:
             raise InputError(f"--init {path}: is not a network for the task {options.task}")
         if content["charset"] != self.task.charset:
             raise InputError(f"--init {path}: its character set is not that of {options.data}")
-        is_deeper = "num_layers" in options.given and options.num_layers > network.config.num_layers
-        if is_deeper and isinstance(network, Model):
-            network = deepen(network, options.num_layers)
+        if isinstance(network, Model):
+            given = options.num_layers if "num_layers" in options.given else 0
+            num_layers, had_hands = max(given, network.config.num_layers), network.config.hand_size > 0
+            network = grow(network, num_layers, options.hand_size)
+            network = network if had_hands else self.task.with_hands(network)
         for name in NETWORK_SIZES:
             size = getattr(network.config, name, getattr(options, name))
             if name in options.given and size != getattr(options, name):
@@ -274,7 +281,7 @@ class Run:
             return False
         try:
             save([stack_lines([Ink(points) for points in self.task.sample(self.network)])], self.path(name, ".png"))
-        except InputError as error:  # of a network that has gone astray: no ink, or too much
+        except InputError as error:  # of a network that has diverged: no ink, or too much
             tell(f"no picture of samples: {error}")
             return False
         return True
@@ -290,7 +297,7 @@ class Run:
             settings={name: getattr(self.options, name) for name in SETTINGS}, fingerprint=self.fingerprint,
             progress=asdict(self.progress), log=self.epoch_rows, step_log=self.step_rows,
             optimizer=self.optimizer.state_dict(),
-            **{name: module.state_dict() for name, module in self.extra_modules.items()},
+            encoder=self.encoder, **{name: module.state_dict() for name, module in self.extra_modules.items()},
         )  # fmt: skip
 
     def restore(self, path: Path, content: dict[str, Any]) -> None:
@@ -308,11 +315,11 @@ class Run:
             settings = content["settings"]
             self.changed = [n for n in ("processes", "precision") if settings.get(n) != getattr(self.options, n)]
             restore_optimizer(self.optimizer, content["optimizer"])
-            if self.average:  # what was loaded as the network is the average, and comes before the raw weights do
-                self.average = moving_average(self.model, self.options.ema, progress.step - progress.skipped)
+            if self.average:  # the checkpoint's network is the average: copied, before its raw weights replace it
+                self.average = moving_average(self.model, self.options.ema, updates=progress.step - progress.skipped)
             for name, module in self.extra_modules.items():
                 check_like(content[name], dict(module.state_dict()), name)
-                module.load_state_dict(content[name] | dict(module.named_buffers()))  # mean and deviation stay
+                module.load_state_dict(content[name] | dict(module.named_buffers()))  # statistics stay
         progress.best = best_score(self.path("best"), self.fingerprint)
 
 

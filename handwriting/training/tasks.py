@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,16 +14,18 @@ from handwriting.data.dataset import Dataset
 from handwriting.encoder import EncoderConfig, HandEncoder, contrastive_losses, hand_features
 from handwriting.recogniser import Recogniser, RecogniserConfig, collate_features, edit_distance, features
 from handwriting.sampling import Sampler, default_steps, pad_codes
+from handwriting.seeds import derived_seed
 from handwriting.training.processes import Group
 from model import Config, Model
 
-NETWORK_SIZES = ("num_layers", "cell_size", "num_clusters", "K")  # flags of a `Config`; a recogniser has the first two
+NETWORK_SIZES = ("num_layers", "cell_size", "num_clusters", "K", "hand_size")  # flags that are in a `Config`
 SAMPLE_LINES, SAMPLE_STEPS = 3, 700  # of a picture of samples; steps without a text
+MOST_LINES, WITHOUT_HAND = 3, 0.1  # other lines that a hand is taken from; the share of lines without a hand
 MAX_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 
 
 def line_weights(texts: np.ndarray, rare_share: float) -> np.ndarray:
-    """How often each line is seen beside a line of common characters alone, (N,), for texts (N,).
+    """How often each line is seen, where a line of common characters alone is seen once, (N,), for texts (N,).
 
     A line is seen as if its rarest character was on `rare_share` of the lines, at most `MAX_REPEATED` times as often.
     """
@@ -58,11 +60,13 @@ def change_hand(lines: list[np.ndarray], strength: float, rng: np.random.Generat
 
 
 def collate(
-    lines: list[np.ndarray], codes: list[Tensor] | None = None, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    lines: list[np.ndarray], codes: list[Tensor] | None = None, device: torch.device | str = "cpu",
+    hands: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """Pad lines of points (T + 1, 3) in whiteboard units, and the codes (U,) of their texts, each to one length.
 
-    Returns the arguments of `Model.losses`: points (T + 1, B, 3), mask (T, B), text (B, U), padded with -1, or None.
+    Returns the arguments of `Model.losses`: points (T + 1, B, 3), mask (T, B), text (B, U), padded with -1, or None,
+    and the hands (B, D) or None.
     """
     lengths = np.array([len(line) for line in lines])
     points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
@@ -70,11 +74,26 @@ def collate(
         points[: len(line), b] = line
     mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
     text = pad_codes(codes).to(device) if codes is not None else None
-    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text
+    hand = torch.from_numpy(hands).to(device) if hands is not None else None
+    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text, hand
+
+
+def form_lines(dataset: Dataset, lines: np.ndarray) -> dict[int, np.ndarray]:
+    """For each of some lines those recorded lines among them that are of its form, a page that one person wrote.
+
+    a01-000u-03 is the third line of a01-000u. Lines that were made later have no such number, and one on a form
+    without recorded lines stands for itself.
+    """
+    forms, recorded = {}, defaultdict(list)
+    for line in lines.tolist():
+        forms[line], _, number = str(dataset.names[line]).rpartition("-")
+        if number.isdigit():
+            recorded[forms[line]].append(line)
+    return {line: np.array(recorded.get(form, [line])) for line, form in forms.items()}
 
 
 class Task:
-    """What both kinds of task share. The loss is given for a line and a `unit`; the best network has the least `score`.
+    """What all tasks share. The loss is given for a line and a `unit`; the best network has the least `score`.
 
     Each adds its network, its batches and their loss, and what it measures in an evaluation.
     """
@@ -109,25 +128,71 @@ class Writing(Task):
 
     unit, score = "point", "loss"
 
+    def __init__(
+        self, dataset: Dataset, with_text: bool, charset: str | None, timesteps: int = 10**9, augment: float = 0.0,
+        encoder: HandEncoder | None = None,
+    ):  # fmt: skip
+        """With an `encoder` the network reads the hand of each line, from other lines of its form."""
+        super().__init__(dataset, with_text, charset, timesteps, augment)
+        self.encoder = encoder
+        if encoder:
+            self.form_lines = form_lines(dataset, np.arange(len(dataset.names)))
+            self.vectors = encoder.encode([dataset.points(line) for line in range(len(dataset.names))])  # (L, D)
+
     def new_network(self, options: argparse.Namespace) -> Model:
         """An untrained network of the sizes asked for, with the data's statistics."""
         model = Model(Config(**{name: getattr(options, name) for name in NETWORK_SIZES}, num_chars=len(self.charset)))
         model.mean.copy_(torch.from_numpy(self.dataset.mean))
         model.std.copy_(torch.from_numpy(self.dataset.std))
+        return self.with_hands(model)
+
+    def with_hands(self, model: Model) -> Model:
+        """A network with the statistics of the training forms' hands, which the encoder keeps."""
+        if self.encoder:
+            lines = self.dataset.lines("train", with_text=False)
+            forms = {self.form_lines[line][0]: self.form_lines[line] for line in lines}
+            means = [self.vectors[each].mean(0) for each in forms.values() if len(each) > 1]
+            self.encoder.forms = hands = torch.from_numpy(np.array(means))  # (N, D)
+            model.hand_mean.copy_(hands.mean(0))
+            model.hand_std.copy_(hands.std(0, correction=0))
         return model
 
     def batch(self, lines: np.ndarray, device: torch.device, seeds: Sequence[int] | None = None) -> tuple:
-        """The arguments of `Model.losses` for lines (B,): whole, or with seeds (B,) cut and changed for training."""
-        points = [self.dataset.points(line) for line in lines]
+        """The arguments of `Model.losses` for lines (B,): whole, or with seeds (B,) cut and changed for training.
+
+        `Run.step` derives the seeds from its own, the step's number and the line's place in the batch.
+        """
+        points, hands = [self.dataset.points(line) for line in lines], None
         if seeds is not None:
             points = [line[: self.most_points] for line in points]
             if self.augment:
                 rngs = map(np.random.default_rng, seeds)
                 points = [change_hand([line], self.augment, rng)[0] for line, rng in zip(points, rngs, strict=True)]
-        return collate(points, [self.codes[line] for line in lines] if self.codes else None, device)
+        if self.encoder:
+            hands = np.array([self.hand(*each) for each in zip(lines, seeds or [None] * len(lines), strict=True)])
+        return collate(points, [self.codes[line] for line in lines] if self.codes else None, device, hands)
+
+    def hand(self, line: int, seed: int | None) -> np.ndarray:
+        """The hand that the network is given with a line, (D,): the mean vector of the two lines after it on its form.
+
+        With a seed, for training, that of one to `MOST_LINES` other lines of the form, which are changed as the line
+        is, and for a share of the lines no hand, NaN. A line that is alone on its form stands for itself.
+        """
+        own = self.form_lines[line]
+        others = own[own != line] if len(own) > 1 else own
+        if seed is None:
+            return self.vectors[np.roll(others, -np.searchsorted(others, line))[:2]].mean(0)
+        rng = np.random.default_rng(derived_seed("hand", seed))
+        if rng.random() < WITHOUT_HAND:
+            return np.full(self.vectors.shape[1], np.nan, np.float32)
+        chosen = rng.choice(others, min(rng.integers(1, MOST_LINES + 1), len(others)), replace=False)
+        if not self.augment:
+            return self.vectors[chosen].mean(0)
+        points = [self.dataset.points(other) for other in chosen]
+        return self.encoder.encode(change_hand(points, self.augment, np.random.default_rng(seed))).mean(0)
 
     def loss(self, model: Model, batch: tuple) -> tuple[Tensor, int]:
-        """The sum of a batch's losses in nats, (), and how many points it predicts."""
+        """The sum of a batch's losses in nats, (), and how many points it predicts. `Run.step` divides it by lines."""
         count = int(batch[1].sum())
         return model.losses(*batch)[0].sum(), count
 
@@ -200,9 +265,8 @@ class Hands(Task):
 
     def __init__(self, dataset: Dataset, augment: float = 0.0):
         super().__init__(dataset, with_text=False, charset=None, augment=augment)
-        names = np.array([name.rpartition("-")[0] for name in dataset.names.tolist()])
-        _, self.forms = np.unique(names, return_inverse=True)  # (L,), the number of each line's form
-        self.lines_of = [np.flatnonzero(self.forms == form) for form in range(self.forms.max() + 1)]
+        self.form_lines = form_lines(dataset, np.arange(len(dataset.names)))
+        self.forms = np.array([lines[0] for lines in self.form_lines.values()])  # (L,), the first line is its form's
 
     def new_network(self, options: argparse.Namespace) -> HandEncoder:
         """An untrained encoder of the sizes asked for."""
@@ -216,7 +280,7 @@ class Hands(Task):
         """
         inks = []
         for place, line in enumerate(lines.tolist()):
-            own = self.lines_of[self.forms[line]]
+            own = self.form_lines[line]
             if seeds is None:
                 partner = own[(np.searchsorted(own, line) + 1) % len(own)]
                 inks.append([hand_features(self.dataset.points(each)) for each in (line, partner)])
@@ -246,21 +310,28 @@ class Hands(Task):
 
 
 def make_task(
-    name: str, dataset: Dataset, timesteps: int = 10**9, charset: str | None = None, augment: float = 0.0
+    name: str,
+    dataset: Dataset,
+    timesteps: int = 10**9,
+    charset: str | None = None,
+    augment: float = 0.0,
+    encoder: HandEncoder | None = None,
 ) -> Writing | Reading | Hands:
     """The task of a name, a key of `utils.NETWORKS`, with the character set of the data or of a checkpoint."""
     if name == "read":
         return Reading(dataset, True, charset)  # whole lines, distorted in its own way
     if name == "hand":
         return Hands(dataset, augment)
-    return Writing(dataset, name == "synthesis", charset, timesteps, augment)
+    return Writing(dataset, name == "synthesis", charset, timesteps, augment, encoder)
 
 
-def deepen(network: Model, num_layers: int) -> Model:
-    """A network of more layers that computes the same: its output gives the new ones no weight yet."""
-    deeper = Model(dataclasses.replace(network.config, num_layers=num_layers))
-    nn.init.zeros_(deeper.head.weight)
-    weights = deeper.state_dict()  # the same memory
+def grow(network: Model, num_layers: int, hand_size: int) -> Model:
+    """A network of more layers, or one that reads hands, that computes the same: the new has no weight yet."""
+    larger = Model(dataclasses.replace(network.config, num_layers=num_layers, hand_size=hand_size))
+    nn.init.zeros_(larger.head.weight)
+    weights, new = larger.state_dict(), hand_size - network.config.hand_size  # the same memory; new columns
     for name, values in network.state_dict().items():
+        if new and name.split(".")[-1].startswith("weight_ih"):  # those of the hand come after those of the point
+            values = torch.cat([values[:, :3], values.new_zeros(len(values), new), values[:, 3:]], dim=1)
         weights[name][tuple(map(slice, values.shape))] = values  # those of the first layers come first
-    return deeper
+    return larger
