@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from model import MAX_LOG_SIGMA, MU, PI, POINTS_PER_CHARACTER, RHO, SIGMA, Model, State, Window, kernels, window_weights
 
 CHUNK = 256  # points for which random numbers are sampled at once
+# How many steps a stroke may go on when the window has passed the text. Bars and dots that had just begun then, less
+# than `YOUNG_STROKE` steps before, take up to 7; what takes longer is a character that the text does not have.
+YOUNG_STROKE, MOST_AFTER = 5, (9, 25)  # of young strokes and of others
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Line:
     finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
     text: str = ""  # what was written, as the network knows it: `Prepared.letters`
     fault: str = ""  # what `checks.Verdict` finds wrong with it, "" if nothing
+    read: str | None = None  # what a recogniser reads, None if nobody has read it
+    wrong: float | None = None  # the share of the text's characters that it reads wrong
+    distance: float | None = None  # of the hand from the one that was asked for, by the encoder of hands
 
 
 def default_steps(text: str) -> int:
@@ -43,9 +49,9 @@ def sample_noise(
 ) -> np.ndarray:
     """The random numbers that `sample_points` needs for `points` points of each of B lines: (points, B, 3 + M).
 
-    Two are normal, one is logistic, and M are Gumbel's. Each line has its own generator, and its own bias (eq. 61, 62),
-    which works on these numbers once for all points: the normal ones get a deviation's factor exp(-b), and Gumbel's are
-    divided by 1 + b, for log pi + G / (1 + b) is greatest where (1 + b) log pi + G is (eq. 62).
+    Two are normal, one is logistic, and M are Gumbel's. Each line has its own generator, and its own bias, which works
+    on these numbers once for all points: the normal ones are multiplied by exp(-b), as sigma would be (eq. 61), and
+    Gumbel's divided by 1 + b, for log pi + G / (1 + b) is greatest where (1 + b) log pi + G is (eq. 62).
     """
     pieces = []
     for generator, bias in zip(generators, biases, strict=True):
@@ -60,8 +66,8 @@ def sample_noise(
 def sample_points(outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """One point from each of B distributions (eq. 23), given raw outputs (B, 1 + 6M): (B, 3), normalised.
 
-    noise (B, 3 + M) is from `sample_noise`: by its Gumbel part a component has the greatest sum of log probability and
-    noise with its probability. The parameters are those of `mixture`, worked out for the chosen component alone.
+    noise (B, 3 + M) is from `sample_noise`. Gumbel-max: the component whose log probability plus noise is the greatest
+    is each one with its probability. The parameters are those of `mixture`, for the chosen component alone.
     """
     components = outputs[:, 1:].reshape(len(outputs), 6, -1)  # (B, 6, M)
     chosen = (components[:, PI] + noise[:, 3:]).argmax(1)  # (B,)
@@ -82,9 +88,12 @@ def sample_points(outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
 class PlainDecoder:
     """`Model.forward` point by point for B lines, in the form of `kernels.Decoder`."""
 
-    def __init__(self, model: Model, text: Tensor | None, batch_size: int):
-        """`text` (B, U), codes with -1 for padding, for a network with a window."""
+    def __init__(self, model: Model, text: Tensor | None, batch_size: int, hand: Tensor | None = None):
+        """`text` (B, U), codes with -1 for padding, for a network with a window; `hand` (B, D), for one that reads
+        hands.
+        """
         self.model, self.text, self.state, self.characters = model, text, model.initial_state(batch_size), None
+        self.hand = hand
         if text is not None:
             self.characters = model.one_hot(text.to(model.mean.device))  # (B, U, C)
             # Columns of phi (B, U + 1): from one beyond a line's text on it is always that one.
@@ -94,7 +103,8 @@ class PlainDecoder:
         """A decoder that goes on from these lines, their numbers (n,), with their own texts or others (n, U)."""
         if text is None and self.text is not None:
             text = self.text[lines]
-        other, (hidden, cell, w, kappa) = PlainDecoder(self.model, text, len(lines)), self.state
+        hand = None if self.hand is None else self.hand[lines]
+        other, (hidden, cell, w, kappa) = PlainDecoder(self.model, text, len(lines), hand), self.state
         other.state = State(hidden[:, lines], cell[:, lines], w[lines], kappa[lines])
         return other
 
@@ -105,7 +115,7 @@ class PlainDecoder:
         phi and kappa are None.
         """
         points = torch.from_numpy(x)[None].to(self.model.mean)
-        outputs, self.state, window = self.model(points, self.characters, self.state)
+        outputs, self.state, window = self.model(points, self.characters, self.state, self.hand)
         if window is None:
             return outputs[0].cpu().numpy(), None, None
         phi = window_weights(Window(*(p[0] for p in window)), self.columns.shape[1]).gather(1, self.columns)
@@ -113,13 +123,51 @@ class PlainDecoder:
 
 
 def has_written_text(phi: np.ndarray, kappa: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Whether phi(t, U + 1) > phi(t, u) for all u <= U, so that a line of U characters ends (section 5.3), (B,).
+    """Whether phi(t, U + 1) > phi(t, u) for all u <= U: the paper's rule for the end of U characters (5.3), (B,).
 
-    phi (B, U + 1) and kappa (B, K, 1) as a decoder returns them, lengths (B,). Far from a window its weights are all
+    It often fires when a crossbar or a dot has just begun: see `Ending`.
+    phi (B, U + 1) and kappa (B, K, 1) as a decoder returns them (beyond a shorter line's own U + 1 that column is
+    repeated), lengths (B,). Far from a window its weights are all
     equal, too small for floating point: the last counts as the greatest then, if the window is beyond the text.
     """
     is_last_greatest = phi[:, ::-1].argmax(1) == 0
     return is_last_greatest & (kappa.max((1, 2)) > lengths + 0.5) if is_last_greatest.any() else is_last_greatest
+
+
+class Ending:
+    """Ends lines with their last stroke, where the paper's rule would cut off what it has begun: a bar, a dot.
+
+    A line whose text is passed ends when the pen is lifted. Ink of which most comes after that is another character's.
+    """
+
+    def __init__(self, batch_size: int):
+        self.t, self.began = 0, np.zeros(batch_size, int)  # the number of this step, and of the first of its stroke
+        self.passed = np.zeros(batch_size, int)  # the number of the step when the window passed the text, 0 before
+        self.nothing = np.zeros(batch_size, bool), np.zeros(batch_size, int)
+
+    def step(
+        self, is_passed: np.ndarray, was_lifted: np.ndarray, is_lifted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each line ends (B,), and how many of its last steps are no part of it (B,).
+
+        Given what `has_written_text` says (B,), and the pen's bits (B,) before this step's point and of it.
+        """
+        self.t += 1
+        self.began[was_lifted > 0.5] = self.t
+        if not (self.passed.any() or is_passed.any()):
+            return self.nothing
+        self.passed[is_passed & (self.passed == 0)] = self.t
+        starts_after = self.began >= self.passed
+        is_young = self.passed - self.began < YOUNG_STROKE
+        is_other = self.t - self.passed >= np.where(is_young, *MOST_AFTER)
+        has_ended = (self.passed > 0) & (starts_after | (is_lifted > 0.5) | is_other)
+        is_surplus = has_ended & (starts_after | (is_other & is_young & (is_lifted < 0.5)))
+        return has_ended, np.where(is_surplus, self.t - self.began + 1, 0)
+
+    def select(self, stays: np.ndarray) -> None:
+        """Go on with these lines (B,) alone."""
+        self.began, self.passed = self.began[stays], self.passed[stays]
+        self.nothing = self.nothing[0][stays], self.nothing[1][stays]
 
 
 class Primed(NamedTuple):
@@ -131,24 +179,19 @@ class Primed(NamedTuple):
 
 
 def first_new_step(points: np.ndarray, phi: np.ndarray, prefix: int) -> int:
-    """The step after which a primed line's own text begins: the pen may first finish the prime's last stroke.
+    """The step that leads to the first point of a primed line's own ink: before it the pen may finish the prime's.
+
+        step    0     1     2     3     4          The window is on the new text from step 3 on, and the pen was lifted
+        window  old   old   old   new   new        last before that after step 1: step 2 is the way to the new ink,
+        pen           lift                         whose first point is where it ends.
 
     points (T, 3) and phi (T, U + 1) of the steps from the prime's end, over the prime's `prefix` characters and the
     line's own; U + 1 is 0 without a text.
     """
     is_new = phi.argmax(1) >= prefix if phi.shape[1] else np.array([True])
-    lifts = np.flatnonzero(points[: is_new.argmax(), 2]) if is_new.any() else []  # before the window is on the new text
+    before = points[: is_new.argmax()] if is_new.any() else points[:0]  # the steps with the window on the old text
+    lifts = np.flatnonzero(before[:, 2])
     return lifts[-1] + 1 if len(lifts) else 0
-
-
-def split_lines(written: list[tuple], has_ended: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """What T steps of B lines wrote, tuples of arrays (B, n), as tuples of arrays (T, n) for one line after the other.
-
-    The last step of a line that has ended (B,) by `has_written_text` writes nothing.
-    """
-    arrays = [np.array(each) for each in zip(*written, strict=True)]  # (T, B, n) each
-    for n, ended in enumerate(has_ended):
-        yield tuple(array[: len(array) - ended, n] for array in arrays)
 
 
 def pad_codes(texts: Sequence[np.ndarray | Tensor]) -> Tensor:
@@ -164,12 +207,14 @@ class Sampler:
         self.model = model
         self.products = kernels.pack_model(model) if kernels else None
 
-    def start(self, texts: list | None, batch_size: int) -> "PlainDecoder | kernels.Decoder":
-        """A decoder at the start of lines with these texts (codes, (U,))."""
-        text = self.pad(texts)
+    def start(
+        self, texts: list | None, batch_size: int, hands: np.ndarray | None = None
+    ) -> "PlainDecoder | kernels.Decoder":
+        """A decoder at the start of lines with these texts (codes, (U,)) and hands (B, D)."""
+        text, hand = self.pad(texts), None if hands is None else torch.from_numpy(hands).to(self.model.mean)
         if self.products is None:
-            return PlainDecoder(self.model, text, batch_size)
-        return kernels.Decoder(self.model, text, batch_size, self.products)
+            return PlainDecoder(self.model, text, batch_size, hand)
+        return kernels.Decoder(self.model, text, batch_size, hand, self.products)
 
     def pad(self, texts: list | None) -> Tensor | None:
         """Texts (codes, (U,)) -> (B, U), -1 for padding; None for None. Raises ValueError for unknown codes."""
@@ -180,14 +225,14 @@ class Sampler:
             raise ValueError(f"codes must be below {self.model.config.num_chars}, the size of the alphabet")
         return text
 
-    @np.errstate(over="ignore", invalid="ignore")  # of networks that have gone astray
+    @np.errstate(over="ignore", invalid="ignore")  # of networks that have diverged
     @torch.inference_mode()
-    def prime(self, points: np.ndarray, codes: np.ndarray) -> Primed:
-        """Read a hand (section 5.5): ink (P, 3) in the form of `Line.points`, and the codes (U,) of what it says.
+    def prime(self, points: np.ndarray, codes: np.ndarray, hand: np.ndarray | None = None) -> Primed:
+        """Read ink (section 5.5), (P, 3) in the form of `Line.points`, and the codes (U,) of what it says.
 
         While the prime is read the window sees its text alone; `write` puts the new text behind it.
         """
-        decoder = self.start([codes] if self.model.config.num_chars else None, 1)
+        decoder = self.start([codes] if self.model.config.num_chars else None, 1, hand)
         xs = self.model.normalise(torch.from_numpy(points).to(self.model.mean)).cpu().numpy()
         for x in xs[:-1]:
             decoder.step(x[None])
@@ -197,14 +242,15 @@ class Sampler:
     @torch.inference_mode()
     def write(
         self, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
-        with_outputs: bool = False, primed: Primed | None = None,
+        with_outputs: bool = False, primed: Primed | None = None, hands: np.ndarray | None = None,
     ) -> list[Line]:  # fmt: skip
         """Write lines side by side: one for each seed, and for each of the texts (codes, (U,)) if there are any.
 
-        A line ends by `has_written_text`; without a text, and at the latest, after `steps` steps. `bias` and `steps`
-        may be one for all or one for each line. A line's ink depends on its seed, not on the lines beside it. With
-        `primed` it goes on in that hand; only the new ink is returned. A network that has gone astray may write what is
-        infinite or not a number. Raises ValueError for codes that the network does not know.
+        `hands` (B, D) are the vectors of the lines' hands, for a network that reads them; a prime has its own. A line
+        ends where the pen is lifted after `has_written_text`; without a text, and at the latest, after `steps` steps.
+        `bias` and `steps` may be one for all or one for each line. A line's ink depends on its seed, not on the lines
+        beside it. With `primed` it goes on in that hand; only the new ink is returned. A network that has diverged
+        may write what is infinite or not a number. Raises ValueError for codes that the network does not know.
         """
         if not seeds:
             return []
@@ -213,41 +259,51 @@ class Sampler:
             texts = texts and [[*primed.codes, *text] for text in texts]
             decoder, x = primed.decoder.select(np.zeros(B, int), self.pad(texts)), primed.x.repeat(B, axis=0)
         else:  # the network first reads the point where the pen touches down
-            decoder, x = self.start(texts, B), model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
+            decoder, x = self.start(texts, B, hands), model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
         generators = np.array([torch.Generator().manual_seed(seed) for seed in seeds], dtype=object)
         biases = np.broadcast_to(np.asarray(bias, x.dtype), B).astype(float)
         all_lengths = lengths = np.array([len(text) for text in texts or [()] * B])
         caps, living, t = np.broadcast_to(steps, B), np.arange(B), 0  # living: the lines that are being written
-        written, pieces, finished = [], [[] for _ in seeds], [None] * B  # what the living wrote last, and of each line
+        ending = Ending(B)
+        written, pieces, ends = [], [[] for _ in seeds], [(None, 0)] * B  # what the living wrote last, and of each line
         while len(living):
             if t % CHUNK == 0:
                 noise = sample_noise(generators, biases, CHUNK, model.config.num_clusters)
-            outputs, phi, kappa = decoder.step(x)
+            before, (outputs, phi, kappa) = x, decoder.step(x)
             x = sample_points(outputs, noise[t % CHUNK])
             t += 1
             written.append((x, outputs if with_outputs else x[:, :0], phi if texts else x[:, :0]))
-            has_ended = has_written_text(phi, kappa, lengths) if texts else np.zeros(len(x), dtype=bool)
+            has_ended, surplus = ending.nothing
+            if texts:
+                has_ended, surplus = ending.step(has_written_text(phi, kappa, lengths), before[:, 2], x[:, 2])
             leaves = has_ended | (caps <= t)
             if leaves.any():
-                for b, piece, is_finished in zip(living, split_lines(written, has_ended), has_ended, strict=True):
-                    pieces[b].append(piece)
-                    finished[b] = bool(is_finished) if texts else None
+                points, all_outputs, phis = (np.array(each) for each in zip(*written, strict=True))  # (n, B, ...)
+                for n, b in enumerate(living):
+                    pieces[b].append((points[:, n], all_outputs[:, n], phis[:, n]))
+                    ends[b] = (bool(has_ended[n]) if texts else None, surplus[n])
                 stays, written = ~leaves, []
                 noise, decoder = noise[:, stays], decoder.select(np.flatnonzero(stays))
                 per_line = x, living, lengths, caps, generators, biases
                 x, living, lengths, caps, generators, biases = (each[stays] for each in per_line)
-        return [self.finish(*line, primed) for line in zip(pieces, finished, all_lengths, strict=True)]
+                ending.select(stays)
+        return [self.finish(*line, primed) for line in zip(pieces, ends, all_lengths, strict=True)]
 
-    def finish(self, pieces: list, finished: bool | None, length: int, primed: Primed | None) -> Line:
-        """A line of `write` from its pieces (points, outputs, phi), for the `length` characters that it has read."""
+    def finish(self, pieces: list, end: tuple[bool | None, int], length: int, primed: Primed | None) -> Line:
+        """A line of `write` from its pieces (points, outputs, phi), for the `length` characters that it has read.
+
+        `end` says whether it came to the end of its text, and how many of its last steps are no part of it.
+        """
+        finished, surplus = end
         points, outputs, phi = (np.concatenate(each) for each in zip(*pieces, strict=True))
+        points, outputs, phi = (each[: len(each) - surplus] for each in (points, outputs, phi))
         points = self.model.denormalise(torch.from_numpy(points).to(self.model.mean.device)).cpu().numpy()
-        prefix = start = 0  # characters and steps that are not the line's own
-        if primed:  # the way from the prime's end is no ink: the step that leads to the line's first point goes, too
+        prefix = start = 0  # characters and steps that are the prime's
+        if primed:
             prefix = len(primed.codes)
             start = first_new_step(points, phi, prefix) + 1
-        points = np.pad(points, ((1, 0), (0, 0)))[start:]
-        points[:1, :2] = 0  # where the pen touches down, (T + 1, 3)
+        points = np.pad(points, ((1, 0), (0, 0)))[start:]  # (T + 1, 3): behind a start token, step s leads to row s + 1
+        points[:1, :2] = 0
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted
         phi = None if finished is None else phi[start:, prefix : length + 1]
         return Line(points, outputs[start:] if outputs.shape[1] else None, phi, finished)

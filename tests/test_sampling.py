@@ -9,7 +9,7 @@ from test_model import ASTRAY, astray, make_model, reference_distribution
 
 from handwriting import sampling
 from handwriting.ink.formats import Ink, stack_lines
-from handwriting.sampling import sample_noise, sample_points
+from handwriting.sampling import Ending, sample_noise, sample_points
 from model import Window, window_weights
 
 
@@ -78,11 +78,36 @@ def test_line_ends_where_the_window_is_strongest_beyond_the_text():
     for text, line in zip(texts, lines, strict=True):
         assert line.finished and 2 * len(text) < len(line.points) - 1 < 12 * len(text)
         assert line.phi.shape == (len(line.points) - 1, len(text) + 1)
-        assert (line.phi[:, -1] <= line.phi[:, :-1].max(1)).all()  # section 5.3 had no reason to stop earlier
+        fires = line.phi[:, -1] > line.phi[:, :-1].max(1)  # the rule of section 5.3
+        if fires.any():  # then the stroke in progress was finished, and nothing begun
+            assert not line.points[1 + fires.argmax() : -1, 2].any() and line.points[-1, 2] == 1
+            assert fires.argmax() == 0 or not line.points[fires.argmax(), 2]
         assert line.points[-1, 2] == 1
     # one point more, and it has
     (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].points) - 1 + 1)
     assert longer.phi[-1, 2] > longer.phi[-1, :2].max()
+
+
+@pytest.mark.parametrize(
+    ("pen", "passed", "length"),
+    [
+        ("00010001", 5, 8),  # the stroke in progress is finished
+        ("00010001", 4, 4),  # its text was passed as the pen touched down: that is other ink
+        ("00010001", 3, 4),  # and as it was lifted
+        ("0001" + "0" * 40, 5, 4),  # a stroke that had just begun and does not end is another character's
+        ("0001" + "0" * 40, 12, 38),  # one that had not is cut
+        ("1", 0, 1),
+    ],
+)
+def test_a_line_ends_with_its_last_stroke(pen, passed, length):
+    ending, before, shown = Ending(2), 0, 0
+    for t, bit in enumerate(map(int, pen)):
+        ended, surplus = ending.step(np.array([t == passed, False]), np.array([before, 1]), np.array([bit, 1]))
+        assert not ended[1] and not surplus[1]
+        before, shown = bit, t + 1
+        if ended[0]:
+            break
+    assert ended[0] and shown - surplus[0] == length
 
 
 def test_a_short_text_ends_beside_a_long_one():
