@@ -63,9 +63,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--task", choices=("synthesis", "rand_write"), help="write a text (default), or at random")
     add("--samples", type=int, help="lines of each text, each with the next seed (default: 1)")
     add = parser.add_argument_group("hand").add_argument
-    add("--style", help="a hand by its name, random, or a file of ink with its text; see --list_styles")
+    add("--style", help="a hand by its name (see --list_styles), a file of ink, or several as clara:0.5,mine.svg:0.5")
+    add("--strength", type=float, help="0: the mean of all hands, 1: the hand as it is, more: overdone (default: 1)")
+    add("--save_hand", type=Path, metavar="FILE", help="keep the hand as .json, for --style")
     add("--list_styles", action="store_true", help="draw a sheet of the hands that there are")
-    add("--prime", type=Path, metavar="FILE", help="write in the hand of this ink: .xml, .svg, .inkml, .npz or .json")
+    add("--prime", type=Path, metavar="FILE", help="go on from this ink: .xml, .svg, .inkml, .npz or .json")
     add("--prime_text", help="what that ink says, where the file does not tell")
     add(
         "--bias",

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handwriting.alphabet import Prepared
-from handwriting.hands import known_styles
 from handwriting.ink.formats import Ink
 from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.program import InputError, atomic_write
 from handwriting.seeds import derived_seed
-from handwriting.writer import PAGE_BIAS, WRITE_BATCH, Network, Writer
+from handwriting.writer import WRITE_BATCH, Network, Writer
 
 MANIFEST = "manifest.jsonl"
 BIASES = (0.3, 1.0)  # between which a line's bias is chosen
 
 ManifestRow = dict[str, Any]  # with these names:
 COLUMNS = ("number", "file", "text", "written", "seed", "bias", "style", "checkpoint", "fault")
+FOUND = ("read", "wrong", "distance")  # and of each line what `sampling.Line` has under these names
 
 
 class Plan(NamedTuple):
@@ -45,23 +45,23 @@ def make_plans(
 ) -> tuple[list[Plan], list[str]]:
     """A plan for each text that is not blank, and a note for each character that is not written as it is.
 
-    `style` and `bias` None: each line has its own, chosen by the seed and its number.
+    Without a `style` each line is in a hand that follows from its seed. `bias` None: each has its own, chosen by the
+    seed and its number.
     """
-    styles: list[str | None] = [style] if style else [*known_styles(network.alphabet)] or [None]
     plans, notes = [], []
     for number, text in enumerate(texts, 1):
         if not text.strip():
             continue
-        random = np.random.default_rng(derived_seed("style and bias", seed, number))
-        name, chosen = styles[random.integers(len(styles))], round(float(random.uniform(*BIASES)), 4)
+        random = np.random.default_rng(derived_seed("bias", seed, number))
+        chosen = round(float(random.uniform(*BIASES)), 4)
         prepared, fault = None, ""
         try:
             (prepared,), told = network.alphabet.prepare([text])
             notes += told
         except InputError as error:
             fault = str(error)
-        own_bias = chosen if bias is None else bias
-        plans.append(Plan(number, text, derived_seed("line of a batch", seed, number), name, own_bias, prepared, fault))
+        own = derived_seed("line of a batch", seed, number), style, chosen if bias is None else bias
+        plans.append(Plan(number, text, *own, prepared, fault))
     return plans, list(dict.fromkeys(notes))
 
 
@@ -77,7 +77,7 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
         return []
     try:
         *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or was cut off when a batch was stopped
-        rows = [{name: row[name] for name in COLUMNS} for row in map(json.loads, lines)]
+        rows = [{name: row[name] for name in COLUMNS + FOUND} for row in map(json.loads, lines)]
         for row in rows:
             row_line(row)  # half a character cannot be written again
             if type(row["number"]) is not int or not isinstance(row["fault"], str):
@@ -106,31 +106,26 @@ def done_rows(
     return done, list(planned.values())
 
 
-def make_writers(plans: Sequence[Plan], checkpoint: Path | None, retries: int) -> dict[str | None, Writer]:
-    """A writer for each style of some plans. Raises InputError for a style that cannot be used."""
-    return {style: Writer(checkpoint, style, PAGE_BIAS, 0, retries) for style in dict.fromkeys(p.style for p in plans)}
-
-
-def write_inks(plans: Sequence[Plan], writers: dict[str | None, Writer]) -> Iterator[tuple[Plan, Ink | None, str]]:
-    """Write the texts of plans, those of one style side by side. Yields each plan with its ink, or None and why."""
+def write_inks(plans: Sequence[Plan], writer: Writer) -> Iterator[tuple[Plan, Ink | None, ManifestRow]]:
+    """Write the texts of plans, many side by side. Yields each plan with its ink, or None, and what its row gets."""
     for plan in plans:
         if plan.prepared is None:
-            yield plan, None, plan.fault
-    for style, writer in writers.items():
-        own = [plan for plan in plans if plan.style == style and plan.prepared]
-        # Parts of like size, at most `WRITE_BATCH`: the more lines at once, the less time each takes.
-        for part in np.array_split(np.arange(len(own)), max(1, math.ceil(len(own) / WRITE_BATCH))):
-            chosen = [own[n] for n in part]
-            texts, seeds, biases = ([getattr(plan, name) for plan in chosen] for name in ("prepared", "seed", "bias"))
-            for plan, line in zip(chosen, writer.write_raw(texts, seeds, biases=biases), strict=True):
-                try:
-                    yield plan, writer.to_ink(line, plan.prepared, plan.seed, plan.bias), ""
-                except InputError as error:  # no ink
-                    yield plan, None, str(error)
+            yield plan, None, dict.fromkeys(FOUND) | {"fault": plan.fault}
+    own = [plan for plan in plans if plan.prepared]
+    # Parts of like size, at most `WRITE_BATCH`: the more lines at once, the less time each takes.
+    for part in np.array_split(np.arange(len(own)), max(1, math.ceil(len(own) / WRITE_BATCH))):
+        chosen = [own[n] for n in part]
+        texts, seeds, biases = ([getattr(plan, name) for plan in chosen] for name in ("prepared", "seed", "bias"))
+        for plan, line in zip(chosen, writer.write_raw(texts, seeds, biases=biases), strict=True):
+            found = {name: getattr(line, name) for name in FOUND}
+            try:
+                yield plan, writer.to_ink(line, plan.prepared, plan.seed, plan.bias), found | {"fault": line.fault}
+            except InputError as error:  # no ink
+                yield plan, None, found | {"fault": str(error)}
 
 
 def save_inks(
-    inks: Iterable[tuple[Plan, Ink | None, str]], folder: Path, ending: str, checkpoint: str,
+    inks: Iterable[tuple[Plan, Ink | None, ManifestRow]], folder: Path, ending: str, checkpoint: str,
     done: Sequence[ManifestRow] = (), drawing: Drawing | None = None, plotter: Plotter | None = None,
 ) -> Iterator[ManifestRow]:  # fmt: skip
     """Save what `write_inks` yields, each in a file of `folder`. Yields rows of the manifest, the done ones first."""
@@ -138,16 +133,16 @@ def save_inks(
         file.write(b"".join(map(row_line, done)))
     yield from done
     with (folder / MANIFEST).open("ab") as manifest:
-        for plan, ink, fault in inks:
+        for plan, ink, found in inks:
             file_name = None
             if ink:
                 try:
                     ink.save(folder / plan.file_name(ending), drawing, plotter)
-                    file_name, fault = plan.file_name(ending), ink.fault
+                    file_name = plan.file_name(ending)
                 except InputError as error:  # more than the format can hold
-                    ink, fault = None, str(error)
-            more = {"file": file_name, "written": ink and ink.text, "checkpoint": checkpoint, "fault": fault}
-            row = {name: ({**plan._asdict(), **more})[name] for name in COLUMNS}
+                    ink, found = None, found | {"fault": str(error)}
+            row = plan._asdict() | found | {"file": file_name, "written": ink and ink.text, "checkpoint": checkpoint}
+            row = {name: row[name] for name in COLUMNS + FOUND}
             manifest.write(row_line(row))
             manifest.flush()
             yield row

@@ -1,15 +1,21 @@
-"""What can be wrong with a written line: it was cut off, the pen rests, or a recogniser reads another text."""
+"""What can be wrong with a written line: it was cut off, the pen rests, or a recogniser reads another text.
+
+The recogniser forgives a bar that is a dot, a dot that is missing and stray dots; `count_marks` sees them.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from handwriting.encoder import HandEncoder
+from handwriting.ink.geometry import find_level
 from handwriting.program import InputError, note
 from handwriting.recogniser import Recogniser, edit_distance
-from handwriting.strokes import SHORTEST_STEP
+from handwriting.strokes import SHORTEST_STEP, to_strokes
 from utils import SHIPPED, load_checkpoint
 
 SHIPPED_RECOGNISER = SHIPPED / "recogniser.pt"
@@ -18,8 +24,10 @@ SHIPPED_RECOGNISER = SHIPPED / "recogniser.pt"
 MOST_RESTING = 20
 # The share of characters read wrong. A line that loses 30 % is hard to read, and some are the recogniser's mistakes.
 MOST_WRONG = 0.25
-# With a larger share wrong than this, a line is worth another try: a mistake in a time or a price, two in a long date.
-MOST_DOUBTED = 0.1
+DOTS = {**dict.fromkeys("ij.!?;", 1), ":": 2}  # how many dots a character has
+# In x-heights: a stroke smaller than a dot is one, and one that is long and flat, and no joined word, is a bar.
+DOT_SIZE, BAR_WIDTH, BAR_HEIGHT, BAR_FLATNESS = 0.2, 0.35, 0.6, 3.0
+MOST_STRAY = 1  # dots that no character has: recorded lines have more than one in a line of ten
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,19 @@ class Verdict:
     resting: int  # the longest run of steps shorter than `SHORTEST_STEP`
     text: str = ""
     read: str | None = None
+    stray: int = 0  # dots that no character has
+    lacking: int = 0  # dots and bars that a character has and the line has not
+    distance: float | None = None  # of the hand from the one that was asked for, see `HandEncoder`
 
     @cached_property
     def errors(self) -> int:
         """How many characters are read wrong, the number of blanks aside: the edit distance."""
         return 0 if self.read is None else edit_distance(*(" ".join(t.split()) for t in (self.text, self.read)))
+
+    @property
+    def wrong(self) -> float | None:
+        """The share of the text's characters that are read wrong; None if nobody has read it."""
+        return None if self.read is None else round(self.errors / max(len(self.text), 1), 4)
 
     @property
     def fault(self) -> str:
@@ -49,13 +65,21 @@ class Verdict:
 
     @property
     def is_doubtful(self) -> bool:
-        """True for a line that another try may improve: it has a fault, or more than a tenth is read wrong."""
-        return bool(self.fault) or self.errors > MOST_DOUBTED * len(self.text.strip())
+        """True for a line that another try may improve: it has a fault or stray dots, or anything is read wrong."""
+        return bool(self.fault or self.errors) or self.stray > MOST_STRAY
 
     @property
     def sort_key(self) -> tuple:
         """Sorts the tries at a line, the best first."""
-        return bool(self.fault), self.errors, self.finished is False, self.resting
+        marks = max(self.stray - MOST_STRAY, 0) + self.lacking
+        return (
+            bool(self.fault),
+            self.errors,
+            self.finished is False,
+            marks,
+            round(self.distance or 0.0, 1),
+            self.resting,
+        )
 
 
 def longest_rest(points: np.ndarray) -> int:
@@ -63,6 +87,19 @@ def longest_rest(points: np.ndarray) -> int:
     is_short = np.hypot(*points[1:, :2].T) < SHORTEST_STEP  # (T,), False for NaN
     changes = np.flatnonzero(np.diff(is_short, prepend=False, append=False))
     return int(max(changes[1::2] - changes[::2], default=0))
+
+
+def count_marks(points: np.ndarray) -> tuple[int, int]:
+    """The dots and the bars among the strokes of a line, points (T, 3)."""
+    strokes = to_strokes(points)
+    try:
+        x_height = find_level(strokes).x_height
+    except ValueError:  # no extent
+        return 0, 0
+    width, height = np.array([np.ptp(stroke, axis=0) for stroke in strokes]).T / x_height
+    is_dot = np.maximum(width, height) < DOT_SIZE
+    is_bar = (width >= BAR_WIDTH) & (height < BAR_HEIGHT) & (width >= BAR_FLATNESS * height)
+    return int(is_dot.sum()), int((is_bar & ~is_dot).sum())
 
 
 def load_recogniser(path: Path | str | None = None, device: str | torch.device = "cpu") -> Recogniser:
@@ -83,11 +120,29 @@ def find_recogniser() -> Recogniser | None:
     return load_recogniser()
 
 
-def check_lines(lines: list, with_recogniser: bool) -> list[Verdict]:
-    """A verdict on each of the lines (`sampling.Line`). `with_recogniser`: lines with a text that it knows are read."""
+def check_lines(
+    lines: list, with_recogniser: bool, encoder: HandEncoder | None = None, hands: np.ndarray | None = None
+) -> list[Verdict]:
+    """A verdict on each of the lines (`sampling.Line`). `with_recogniser`: lines with a text that it knows are read.
+
+    These lines are looked at for marks, too, and with an `encoder` for how far they are from `hands` (B, D).
+    """
     recogniser = find_recogniser() if with_recogniser and any(line.text for line in lines) else None
     known = set(recogniser.config.charset) if recogniser else set()
     can_tell = [n for n, line in enumerate(lines) if line.text.strip() and set(line.text) <= known]
+    can_tell = [n for n in can_tell if len(lines[n].points) > 1 and np.isfinite(lines[n].points).all()]
     said = recogniser.read([lines[n].points for n in can_tell]) if recogniser else []
-    read = dict(zip(can_tell, said, strict=True))
-    return [Verdict(line.finished, longest_rest(line.points), line.text, read.get(n)) for n, line in enumerate(lines)]
+    found = {n: {"read": read} | judge_marks(lines[n]) for n, read in zip(can_tell, said, strict=bool(recogniser))}
+    if recogniser and encoder and hands is not None and can_tell:
+        vectors = encoder.encode([lines[n].points for n in can_tell])
+        for n, distance in zip(can_tell, np.linalg.norm(vectors - hands[can_tell], axis=1).tolist(), strict=True):
+            found[n]["distance"] = distance
+    verdicts = enumerate(lines)
+    return [Verdict(line.finished, longest_rest(line.points), line.text, **found.get(n, {})) for n, line in verdicts]
+
+
+def judge_marks(line: Any) -> dict[str, int]:
+    """How many dots of a line (`sampling.Line`) are stray, and how many dots, and bars of t, it lacks."""
+    dots, bars = count_marks(line.points)
+    wanted = sum(DOTS.get(character, 0) for character in line.text)
+    return {"stray": max(0, dots - wanted), "lacking": max(0, wanted - dots) + max(0, line.text.count("t") - bars)}

@@ -1,16 +1,29 @@
-"""Hands to write in: those that the project ships, and ink of one's own."""
+"""Hands to write in: those that the project ships, ink of one's own, and hands that nobody has.
 
+A network with an encoder reads a vector (D,) for the hand. One without can only go on from ink (section 5.5).
+"""
+
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from handwriting.alphabet import Alphabet
+import numpy as np
+
+from handwriting.encoder import HandEncoder
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import hand_aspect, to_writing_scale
-from handwriting.ink.read_ink import read_ink
-from handwriting.program import InputError
+from handwriting.ink.read_ink import read_ink, read_lines
+from handwriting.program import InputError, atomic_write
+from handwriting.seeds import derived_seed
+from model import Model
 from utils import SHIPPED
 
 STYLES = SHIPPED / "styles"
 ASPECTS = (0.2, 3.0)  # the x-height by the mean advance of a character: in recorded lines some 0.7
+SHARES = (0.6, 0.8)  # of the nearer form in a hand that nobody has
+LEAST_POINTS = 30  # of ink that a hand is taken from: a word has more
+Style = str | Path | Ink | Sequence[str | Path | Ink]
 
 
 def list_styles() -> list[str]:
@@ -20,19 +33,19 @@ def list_styles() -> list[str]:
     raise InputError(f"there are no hands in {STYLES}; name a file of ink, or write without a style")
 
 
-def known_styles(alphabet: Alphabet) -> list[str]:
-    """The names of those hands that the project ships whose text a network can read."""
-    hands = {path.stem: read_ink(path) for path in sorted(STYLES.glob("*.json"))}
-    return [name for name, hand in hands.items() if set(hand.text) <= set(alphabet.learned)]
+def style_path(style: str | Path) -> Path:
+    """The file of a shipped hand, by its name, or of ink. Raises InputError for a name that no hand has."""
+    if Path(style).suffix:
+        return Path(style)
+    if str(style) not in (names := list_styles()):
+        raise InputError(f"there is no style {str(style)!r}; choose {', '.join(names)}, or name a file of ink")
+    return STYLES / f"{style}.json"
 
 
 def load_style(style: str | Path) -> Ink:
-    """A shipped hand by its name, or the ink in a file. Raises InputError if there is no such hand or ink."""
-    if Path(style).suffix:
-        return load_hand(style)
-    if str(style) not in (names := list_styles()):
-        raise InputError(f"there is no style {str(style)!r}; choose {', '.join(names)}, or name a file of ink")
-    return read_ink(STYLES / f"{style}.json")
+    """A shipped hand by its name, or the ink in a file with its text. Raises InputError as `load_hand`."""
+    path = style_path(style)
+    return read_ink(path) if path.parent == STYLES else load_hand(path)
 
 
 def load_hand(path: Path | str, text: str | None = None) -> Ink:
@@ -46,8 +59,7 @@ def load_hand(path: Path | str, text: str | None = None) -> Ink:
     if not text:
         raise InputError(f"{path}: the ink of a hand needs its text; give it with --prime_text")
     try:
-        is_raw = Path(path).suffix.lower() in (".json", ".npz")
-        ink = Ink(ink.points if is_raw else to_writing_scale(ink.strokes), text, style=Path(path).stem)
+        ink = Ink(as_recorded(ink, Path(path)), text, style=Path(path).stem)
         aspect = hand_aspect(ink.strokes, text)
     except ValueError as error:
         raise InputError(f"{path}: no ink to take a hand from: {error}") from None
@@ -55,3 +67,95 @@ def load_hand(path: Path | str, text: str | None = None) -> Ink:
         found = "too long" if aspect > ASPECTS[1] else "too short"
         raise InputError(f"{path}: the text {text[:60]!r} is {found} for its ink; give what the ink says")
     return ink
+
+
+def as_recorded(ink: Ink, path: Path) -> np.ndarray:
+    """The points (T, 3) of the ink in a file, at the scale of recorded lines. Raises ValueError as `find_level`."""
+    return ink.points if path.suffix.lower() in (".json", ".npz") else to_writing_scale(ink.strokes)
+
+
+def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
+    """The hands that a style mixes, and how much of each: of "clara:2,ben" or a list of ink. InputError for none."""
+    if isinstance(style, Path | Ink) or (isinstance(style, str) and Path(style).is_file()):
+        return [(style, 1.0)]
+    if not isinstance(style, str):
+        return [part for each in style for part in parse_style(each)]
+    parts = [re.fullmatch(r"(.+?)(?::([\d.]+))?", part.strip()) for part in style.split(",")]
+    try:
+        found = [(part[1], float(part[2] or 1)) for part in parts]
+    except (TypeError, ValueError):
+        found = []
+    if not found or not sum(share for _, share in found) > 0:
+        raise InputError(f"--style {style}: give a hand, or several as clara:0.5,ben:0.5")
+    return found
+
+
+def read_vector(part: str | Path | Ink, encoder: HandEncoder) -> np.ndarray:
+    """The vector (D,) of one hand: of ink, of the lines in a file, or of a file that `save_vector` has written."""
+    if isinstance(part, Ink):
+        inks, name = [part.points], "the ink"
+    else:
+        name = path = style_path(part)
+        if (saved := load_vector(path, encoder)) is not None:
+            return saved
+        try:
+            inks = [as_recorded(ink, path) for ink in read_lines(path)]
+        except ValueError as error:
+            raise InputError(f"{path}: no ink to take a hand from: {error}") from None
+    if sum(map(len, inks)) < LEAST_POINTS:
+        raise InputError(f"{name}: too little ink to take a hand from; give a line of some words")
+    return encoder.encode(inks).mean(0)
+
+
+def load_vector(path: Path, encoder: HandEncoder) -> np.ndarray | None:
+    """The vector (D,) in a file of `save_vector`, None for another file. InputError for one of another encoder."""
+    try:
+        content = json.loads(path.read_bytes()) if path.suffix.lower() == ".json" else {}
+        if not isinstance(content, dict) or "hand" not in content:
+            return None
+        vector, digest = np.array(content["hand"], np.float32), content["encoder"]
+    except OSError:
+        raise InputError(f"{path}: no such file of ink") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if digest != encoder.digest() or vector.shape != (encoder.config.hand_size,) or not np.isfinite(vector).all():
+        raise InputError(f"{path}: the hand of another network; take it from its ink again")
+    return vector
+
+
+def save_vector(vector: np.ndarray, encoder: HandEncoder, path: Path) -> None:
+    """Write the vector (D,) of a hand as .json, for `--style`."""
+    content = {"hand": [round(float(number), 5) for number in vector], "encoder": encoder.digest()}
+    with atomic_write(path) as file:
+        file.write(json.dumps(content).encode() + b"\n")
+
+
+def mix_vectors(style: Style, encoder: HandEncoder) -> np.ndarray:
+    """The vector (D,) of a style, the mean of its hands by their shares."""
+    parts = parse_style(style)
+    vectors, shares = [read_vector(part, encoder) for part, _ in parts], [share for _, share in parts]
+    return np.average(vectors, axis=0, weights=shares).astype(np.float32)
+
+
+def random_vector(encoder: HandEncoder, seed: int) -> np.ndarray:
+    """The vector (D,) of a hand that nobody has: between two of the training forms, nearer to one, and as long."""
+    rng = np.random.default_rng(derived_seed("hand", seed))
+    first, second = encoder.forms.numpy()[rng.choice(len(encoder.forms), 2, replace=False)]
+    share = rng.uniform(*SHARES)
+    mixed = share * first + (1 - share) * second
+    return mixed * (np.linalg.norm(first) / max(np.linalg.norm(mixed), 1e-6))
+
+
+def strengthen(vector: np.ndarray, model: Model, strength: float) -> np.ndarray:
+    """A vector (D,) at `strength` times its distance from the mean hand."""
+    mean = model.get_buffer("hand_mean").numpy(force=True)
+    return mean + strength * (vector - mean)
+
+
+def style_name(style: Style | None) -> str:
+    """What ink in a style is said to be in."""
+    if style is None or isinstance(style, Ink):
+        return style.style if style else ""
+    if isinstance(style, str | Path):
+        return Path(style).stem if Path(style).suffix else str(style)
+    return ",".join(style_name(each) for each in style)

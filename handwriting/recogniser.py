@@ -8,6 +8,7 @@ only. Shapes are written with these letters:
     B  lines of a batch    U  characters          C  size of the alphabet   H  cells of an LSTM in each direction
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,8 +179,8 @@ class Recogniser(nn.Module):
         return ["".join(self.config.charset[label - 1] for label in line[line != BLANK].tolist()) for line in lines]
 
 
-def align(text: str, read: str) -> list[tuple[str, str]]:
-    """The cheapest way to turn `text` into `read`, as pairs of characters; "" where one has none to pair with.
+def align(text: Sequence[str], read: Sequence[str]) -> list[tuple[str, str]]:
+    """The cheapest way to turn `text` into `read`, as pairs of characters or words; "" where one has none to pair with.
 
     The number of unequal pairs is the edit distance (Levenshtein).
     """

