@@ -15,7 +15,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import re
 import string
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,13 +26,14 @@ import torch
 from tqdm import tqdm
 
 from handwriting.bulk import BIASES
-from handwriting.checks import MOST_WRONG, load_recogniser
+from handwriting.checks import MOST_WRONG, judge_marks, load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
+from handwriting.encoder import HandEncoder
 from handwriting.program import InputError, Parser, check_range, check_writable, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
-from handwriting.sampling import default_steps, pad_codes
-from handwriting.training.tasks import collate, line_weights, make_batches
+from handwriting.sampling import Line, default_steps, pad_codes
+from handwriting.training.tasks import collate, form_lines, line_weights, make_batches
 from handwriting.writer import Network, load_network, write_checked
 from model import Window, window_weights
 
@@ -60,7 +61,10 @@ TOKENS = (
     "<0-23>:<00-59>", "<0-23>:<00-59>", "<1-12>.<00-59>", "<0-999>.<00-99>", "<1-99>,<100-999>", "0.<00-99>",
     "<1-19>-<20-99>", "(<1-99>)", "<A><A><1-19>", "<1-9><A><A>", "<A><1-9><A>", "<A><A>", "<A><A><A>",
 )  # fmt: skip
-NewLine = tuple[np.ndarray, np.ndarray, str]  # as a `Recording` has them: offsets and ends; and the text
+MOST_LACKING = 1  # dots and bars: in half of the recorded lines some are, joined to their letters
+FARTHEST_HAND = 0.75  # a written line's vector from that of its form; recorded lines' are 0.6 from it on the mean
+DOT = np.array([[0, 0, 0], [1, 1, 1]], np.float32)
+NewLine = tuple[np.ndarray, np.ndarray, str, str]  # as a `Recording` has them: offsets and ends; the text; its form
 
 
 class Cutting(NamedTuple):
@@ -91,7 +95,7 @@ def cut_lines(network: Network, recogniser: Recogniser, dataset: Dataset, lines:
     found, model, lengths = {}, network.model, np.diff(dataset.starts)[lines]
     for batch in tqdm(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="cutting", disable=None):
         inks, texts = [dataset.points(line) for line in lines[batch]], dataset.texts[lines[batch]].tolist()
-        points, _, _ = collate(inks)
+        points, *_ = collate(inks)
         codes = pad_codes([network.alphabet.encode(text) for text in texts])
         _, _, windows = model(model.normalise(points[:-1]), model.one_hot(codes))
         for b, (ink, text, read) in enumerate(zip(inks, texts, recogniser.read(inks), strict=True)):
@@ -230,7 +234,7 @@ def compose_line(
     line = join(pieces, usual * rng.uniform(0.8, 1.3, len(pieces) - 1), " ")
     positions = line.positions * base.x_height
     positions[:, 1] += base.slope * positions[:, 0]
-    return *to_offsets(positions, line.ends, keep_rests), line.text
+    return *to_offsets(positions, line.ends, keep_rests), line.text, "composed"
 
 
 def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
@@ -254,8 +258,8 @@ def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator)
     while True:
         chosen = rng.integers(len(bases), size=ROUND)
         made = [compose_line(bases[n], glyphs, rng, bool(dataset.has_rests)) for n in chosen]
-        read = recogniser.read([np.column_stack([offsets, ends]).astype(np.float32) for offsets, ends, _ in made])
-        wrong = [edit_distance(text, said) / len(text) for (*_, text), said in zip(made, read, strict=True)]
+        read = recogniser.read([np.column_stack([offsets, ends]).astype(np.float32) for offsets, ends, *_ in made])
+        wrong = [edit_distance(text, said) / len(text) for (*_, text, _), said in zip(made, read, strict=True)]
         yield [line for line, share in zip(made, wrong, strict=True) if share <= MOST_WRONG]
 
 
@@ -275,31 +279,58 @@ def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
 def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
     """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines without a mistake.
 
-    A text that is read with a mistake is written again, up to `WRITE_TRIES` times in all.
+    A network that reads hands writes each in the hand of a training form. A line is taken if the recogniser reads its
+    text, no dot is stray, hardly a dot or bar of t is lacking, and the hand is near; else its text is written again, up
+    to `WRITE_TRIES` times in all.
     """
     recogniser, known = load_recogniser(), set(network.alphabet.learned)
-    training = dataset.texts[dataset.lines("train", with_text=True)]
+    lines = dataset.lines("train", with_text=True)
+    training = dataset.texts[lines]
+    of_form = form_hands(network.encoder, dataset, lines) if network.encoder else {"written": None}
+    forms = list(of_form)
     while True:
         texts = [random_text(training, rng) for _ in range(ROUND)]
-        left, lines = [text for text in texts if text and set(text) <= known], []
+        left = [(text, str(rng.choice(forms))) for text in texts if text and set(text) <= known]
+        good: list[NewLine] = []
         for _ in range(WRITE_TRIES):
             if not left:
                 break
-            given = [network.alphabet.spell(text) for text in left]
+            given = [network.alphabet.spell(text) for text, _ in left]
+            hands = np.array([of_form[form] for _, form in left]) if network.encoder else None
             seeds, biases = rng.integers(2**62, size=len(left)).tolist(), rng.uniform(*BIASES, len(left)).tolist()
-            written = write_checked(network, given, seeds, biases, [default_steps(g.letters) for g in given], retries=0)
-            read, tried, left = recogniser.read([line.points for line in written]), left, []
-            for text, line, said in zip(tried, written, read, strict=True):
-                if said == text and not line.fault:
+            steps = [default_steps(each.letters) for each in given]
+            written = write_checked(network, given, seeds, biases, steps, retries=0, hands=hands)
+            read = recogniser.read([line.points for line in written])
+            is_near = are_near(network.encoder, written, hands)
+            tried, left = left, []
+            for (text, form), line, said, near in zip(tried, written, read, is_near, strict=True):
+                marks = judge_marks(line)
+                if said == text and near and not line.fault and not marks["stray"] and marks["lacking"] <= MOST_LACKING:
                     positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
-                    lines.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text))
+                    good.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text, form))
                 else:
-                    left.append(text)
-        yield lines
+                    left.append((text, form))
+        yield good
+
+
+def form_hands(encoder: HandEncoder, dataset: Dataset, lines: np.ndarray) -> dict[str, np.ndarray]:
+    """The hand (D,) of each form that has two and more of some lines, by its name."""
+    groups = {int(own[0]): own for own in form_lines(dataset, lines).values() if len(own) > 1}.values()
+    of_form = {str(dataset.names[own[0]]).rpartition("-")[0]: own for own in groups}
+    return {form: encoder.encode([dataset.points(n) for n in own]).mean(0) for form, own in of_form.items()}
+
+
+def are_near(encoder: HandEncoder | None, lines: Sequence[Line], hands: np.ndarray | None) -> list[bool]:
+    """Whether each line's hand is as near to those wanted, (B, D), as other recorded lines of a form mostly are."""
+    if encoder is None or hands is None:
+        return [True] * len(lines)
+    is_ink = np.array([len(line.points) > 1 and bool(np.isfinite(line.points).all()) for line in lines])
+    vectors = encoder.encode([line.points if ink else DOT for line, ink in zip(lines, is_ink, strict=True)])
+    return (is_ink & (np.linalg.norm(vectors - hands, axis=1) < FARTHEST_HAND)).tolist()
 
 
 def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kind: str) -> Dataset:
-    """The data set with `count` more training lines, whose names begin with `kind`; mean and deviation stay.
+    """The data set with `count` more training lines, named for their form and `kind`; mean and deviation stay.
 
     Each of the rounds gives those of `ROUND` lines that are good. Raises InputError if that is hardly any.
     """
@@ -312,12 +343,12 @@ def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kin
             if len(lines) < MIN_GOOD * tries:
                 raise InputError(f"of {tries} {kind} lines only {len(lines)} can be read; train the network longer")
     print(f"{len(lines)} of {tries} {kind} lines can be read")
-    offsets, ends, texts = zip(*lines[:count], strict=True)
+    offsets, ends, texts, forms = zip(*lines[:count], strict=True)
     return replace(
         dataset, offsets=np.concatenate([dataset.offsets, *offsets]), ends=np.concatenate([dataset.ends, *ends]),
         starts=np.concatenate([dataset.starts, dataset.starts[-1] + np.cumsum([*map(len, ends)])]),
         texts=np.concatenate([dataset.texts, texts]),
-        names=np.concatenate([dataset.names, [f"{kind}-{n:05}" for n in range(count)]]),
+        names=np.concatenate([dataset.names, [f"{form}-{kind}{n:05}" for n, form in enumerate(forms)]]),
         splits=np.concatenate([dataset.splits, ["train"] * count]),
         char_counts=dataset.char_counts + ["".join(texts).count(character) for character in dataset.charset.tolist()],
     )  # fmt: skip

@@ -18,7 +18,7 @@ from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError
 from handwriting.sampling import Line, Sampler
 from handwriting.strokes import to_strokes
-from handwriting.writer import Network
+from handwriting.writer import Network, load_network
 
 TEXT = "man 57 one, wave"
 SLOPE, X_HEIGHT, SLANT = 0.05, 100.0, 0.3
@@ -122,7 +122,7 @@ def test_composed_lines_say_their_text_at_the_size_of_their_base(cut):
     glyphs = {character: [cutting_of(character)] for character in "0123456789:/.,-()"}
     rng = np.random.default_rng(0)
     for _ in range(20):
-        offsets, ends, text = compose_line(cut, glyphs, rng, keep_rests=False)
+        offsets, ends, text, _ = compose_line(cut, glyphs, rng, keep_rests=False)
         assert 0 < len(text) <= compose.MAX_CHARACTERS + 10 and any(c.isdigit() for c in text)
         assert ends.sum() == len(text.replace(" ", ""))  # each of these characters has one stroke
         assert offsets.dtype == np.int16 and not offsets[0].any()
@@ -157,8 +157,10 @@ def test_tokens_are_what_their_templates_say():
 def test_new_lines_are_training_lines_and_nothing_else_changes(tmp_path):
     dataset = make_dataset()
     offsets, ends = np.array([[0, 0], [5, 5], [3, 1]], dtype=np.int16), np.array([False, False, True])
-    more = add_lines(dataset, iter([[(offsets, ends, "7a"), (offsets, ends, "77")] * 5]), 2, "composed")
-    assert more.names[-2:].tolist() == ["composed-00000", "composed-00001"]
+    more = add_lines(
+        dataset, iter([[(offsets, ends, "7a", "composed"), (offsets, ends, "77", "a01-002")] * 5]), 2, "composed"
+    )
+    assert more.names[-2:].tolist() == ["composed-composed00000", "a01-002-composed00001"]
     save_dataset(more, tmp_path / "more.npz")
     loaded = load_dataset(tmp_path / "more.npz")
     assert list(loaded.lines("train", True)[-2:]) == [40, 41] and loaded.texts[41] == "77"
@@ -223,7 +225,7 @@ def add_written(characters, count, dataset):
 def test_written_lines_are_those_read_without_a_mistake(monkeypatch):
     tries = []
 
-    def write(network, texts, seeds, biases, steps, retries):
+    def write(network, texts, seeds, biases, steps, retries, hands):
         """The first try at each text has a mistake, the second one a fault."""
         texts = [text.letters for text in texts]
         tries.append(texts)
@@ -280,7 +282,7 @@ def test_composed_lines_that_nobody_can_read_are_told(cut, monkeypatch):
 
 
 def test_lines_are_taken_until_there_are_enough_or_hardly_one_is_good(capsys):
-    dataset, line = make_dataset(), (np.zeros((2, 2), np.int16), np.array([False, True]), "a")
+    dataset, line = make_dataset(), (np.zeros((2, 2), np.int16), np.array([False, True]), "a", "composed")
     more = add_lines(dataset, repeat([line] * 100), 250, "composed")
     assert len(more.texts) == len(dataset.texts) + 250 and set(more.texts[-250:]) == {"a"}
     assert f"300 of {3 * compose.ROUND} composed lines can be read" in capsys.readouterr().out
@@ -325,7 +327,7 @@ def test_the_program_adds_lines_to_the_file(data_file, checkpoints, tmp_path, mo
     flags = {"data": data_file, "checkpoint": checkpoints / "synthesis.pt", "output": tmp_path / "more.npz"}
     compose.main([*(f"--{name}={path}" for name, path in flags.items()), "--lines=0", "--written=5"])
     before, after = load_dataset(data_file), load_dataset(tmp_path / "more.npz")
-    assert after.names.tolist() == [*before.names.tolist(), *(f"written-{number:05}" for number in range(5))]
+    assert after.names.tolist() == [*before.names.tolist(), *(f"written-written{number:05}" for number in range(5))]
     assert (after.offsets[: len(before.offsets)] == before.offsets).all() and (after.std == before.std).all()
     assert "more.npz: 5 lines added" in capsys.readouterr().out
 
@@ -344,3 +346,29 @@ def test_it_runs_as_a_program(tmp_path):
     assert_refused(
         subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment()), "none.npz: no such file"
     )
+
+
+def test_a_network_that_reads_hands_writes_in_those_of_training_forms(checkpoints, monkeypatch):
+    """In each form's own hand, and a line that comes out in another is not taken."""
+    dataset = make_dataset()
+    object.__setattr__(dataset, "names", np.array([f"a01-{i // 4:03}-{i % 4:02}" for i in range(40)]))
+    network = load_network(checkpoints / "hands.pt", "synthesis")
+    asked = []
+
+    def write(network, texts, seeds, biases, steps, retries, hands):
+        asked.extend(hands)
+        return [spell(text.letters) for text in texts]
+
+    monkeypatch.setattr(compose, "write_checked", write)
+    monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
+    training = dataset.lines("train", with_text=True)
+    wanted = [
+        network.encoder.encode([dataset.points(n) for n in training if n // 4 == form]).mean(0) for form in range(10)
+    ]
+    monkeypatch.setattr(compose, "FARTHEST_HAND", 10.0)
+    lines = next(compose.write_rounds(network, dataset, np.random.default_rng(0)))
+    forms = {line[3] for line in lines}
+    assert forms == {f"a01-{form:03}" for form in range(10)}
+    assert all(min(np.abs(hand - other).max() for other in wanted) < 1e-5 for hand in asked)
+    monkeypatch.setattr(compose, "FARTHEST_HAND", 0.0)
+    assert next(compose.write_rounds(network, dataset, np.random.default_rng(0))) == []
