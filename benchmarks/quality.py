@@ -1,13 +1,14 @@
 """How legible the network's ink is: the share of characters that a recogniser gets wrong, and where the ink fails.
 
-    python benchmarks/quality.py            # 300 texts at three biases, some two minutes on two cores
+    python benchmarks/quality.py            # 360 texts at three biases, some two minutes on two cores
     python benchmarks/quality.py --quick    # every fifth text
 
 Each text is written once at each bias, with a seed of its own, and read by the recogniser. The table has a
 row for each text set and bias, and one for recorded lines where there are any. What its columns say:
 
-- characters wrong: sum of the lines' edit distances over sum of their lengths; of a line, its own distance over its
-  own length. Digits wrong: the share of the text's digits that are not read as what they are.
+- characters, words wrong: sum of the lines' edit distances over sum of their lengths, in characters and in words.
+  Digits wrong: the share of the text's digits that are not read as what they are; first, last character likewise.
+- bars, dots: how many there are in the ink (`checks.count_marks`) for each t, and for each dot that the text asks for.
 - ended by the cap: lines whose window had not passed the text after `default_steps` points.
 - letters skipped or repeated: characters other than blanks that the window left out or came back to, see
   `skipped_letters` and `repeated_letters`.
@@ -28,7 +29,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from handwriting.checks import load_recogniser
+from handwriting.checks import DOTS, count_marks, load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.figures import FIGURE_ENDINGS, save_figure
 from handwriting.program import InputError, Parser, atomic_write, run_cli
@@ -38,7 +39,7 @@ from handwriting.training.flags import at_least
 from handwriting.writer import generate_conditionally, load_network
 
 HERE = Path(__file__).parent
-TEXTS = [HERE / "sentences.txt", HERE / "numbers.txt"]
+TEXTS = [HERE / "sentences.txt", HERE / "numbers.txt", HERE / "endings.txt"]
 WRITE_BATCH = 64  # lines written at once
 EVERY = 5  # --quick takes every fifth text
 BAD_RATE = 0.3  # a line with more errors than this cannot be read
@@ -50,12 +51,14 @@ COMMON_ERRORS = 8  # characters printed for each bias
 COLUMNS = {
     "ink": "{name}",
     "characters wrong": "{error_rate:.1%}",
+    "words wrong": "{wrong_words:.1%}",
+    "lines without a mistake": "{right_lines:.0%}",
     "digits wrong": "{digit_error_rate:.1%}",
-    "median line": "{median_rate:.1%}",
+    "first, last character wrong": "{first_wrong:.1%}, {last_wrong:.1%}",
+    "bars a t, dots a dot": "{bars:.2f}, {dots:.2f}",
     f"lines above {100 * BAD_RATE:g} %": "{bad_lines} of {lines}",
     "ended by the cap": "{capped}",
-    "letters skipped": "{skipped}",
-    "letters repeated": "{repeated}",
+    "letters skipped, repeated": "{skipped}, {repeated}",
     "resting steps": "{resting_share:.1%}",
     "points a character": "{points_per_character:.1f}",
 }
@@ -184,12 +187,21 @@ def ink_figures(lines: list[Ink]) -> dict[str, Any]:
     """Figures of lines, written or recorded, at least one. There is no digits' rate where there are no digits."""
     characters = sum(len(line.text) for line in lines)
     rests, steps = np.sum([resting_steps(line.points) for line in lines], axis=0).tolist()
-    errors = character_errors(lines)
+    errors, text = character_errors(lines), "".join(line.text for line in lines)
+    marks = [count_marks(line.points) if len(line.points) else (0, 0) for line in lines]
+    dots, bars = np.sum(marks, axis=0).tolist()
+    pairs = [[pair for pair in line.pairs if pair[0]] for line in lines]
+    words = [align(line.text.split(), line.read.split()) for line in lines]
     figures = {
         "lines": len(lines),
         "characters": characters,
         "error_rate": sum(line.errors for line in lines) / characters,
-        "median_rate": float(np.median([line.rate for line in lines])),
+        "wrong_words": sum(a != b for line in words for a, b in line) / sum(len(line.text.split()) for line in lines),
+        "right_lines": sum(not line.errors for line in lines) / len(lines),
+        "first_wrong": sum(line[0][0] != line[0][1] for line in pairs) / len(lines),
+        "last_wrong": sum(line[-1][0] != line[-1][1] for line in pairs) / len(lines),
+        "bars": bars / max(text.count("t"), 1),
+        "dots": dots / max(sum(DOTS.get(character, 0) for character in text), 1),
         "bad_lines": sum(line.rate > BAD_RATE for line in lines),
         "resting_share": rests / max(steps, 1),
         "points_per_character": sum(len(line.points) for line in lines) / characters,

@@ -1,19 +1,19 @@
-"""Choose hands for save/styles/ among lines that the network makes up, and measure the hands that are there.
+"""Choose hands for save/styles/ among those that follow from seeds, and measure the hands that are there.
 
     python benchmarks/styles.py --make 12     # writes save/styles/alma.json and so on, some ten minutes
     python benchmarks/styles.py               # the table of the hands that are there
 
-A hand is a line of the network's own, read without a mistake, as it is or sheared and stretched. What the network
-writes after it is measured: slant, x-height to width, letter spacing, speed and joins (`measures`).
-Those hands are chosen whose lines are furthest apart, and of them only hands that the network writes well in: at most
-`MAX_RATE` of the characters of `SENTENCES` sentences are read wrong. The table tells that rate, and whether the lines
-written in a hand are, on the mean, nearer to it than to the other hands.
+A hand is a line that the network has written without a mistake in a random hand, as it is or sheared and stretched. Of
+`CANDIDATES` lines those are chosen whose hands are far apart by the encoder, and of them only hands that the network
+writes well in: at most `MAX_RATE` of the characters of `SENTENCES` sentences are read wrong, and letters keep their
+size along the line. The table tells that rate, slant, x-height to width, strokes a letter, how the size changes, and
+how often the hand is the nearest to a line that is written in it.
 """
 
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.checks import check_lines, find_recogniser
 from handwriting.hands import STYLES, list_styles, load_style
 from handwriting.ink.formats import Ink
-from handwriting.ink.geometry import find_level, find_slant, hand_aspect, segments
+from handwriting.ink.geometry import find_level, find_slant, hand_aspect
 from handwriting.program import InputError, Parser, run_cli
 from handwriting.recogniser import edit_distance
 from handwriting.seeds import derived_seed
@@ -31,48 +31,44 @@ from handwriting.writer import Writer
 HERE = Path(__file__).parent
 TEXTS = ("We saw her again in a warm room.", "I am never sure when summer comes.", "A new sun rose over our river.")
 NAMES = ("alma", "ben", "clara", "david", "ella", "fred", "greta", "hugo", "irma", "leo", "mona", "nils")
-CANDIDATES = 300  # lines that are written to choose from
-BIASES = (0.15, 0.3, 0.5)
-FORMS = ((0.0, 1.0), (0.4, 1.0), (-0.4, 1.0), (0.0, 1.3), (0.0, 0.8))  # shear to the right, and width
-TRIED = 150  # hands of which it is measured what the network writes in them
+CANDIDATES = 240  # lines that are written to choose from
+STRENGTHS = (1.0, 1.3, 1.6)  # of their hands
+FORMS = ((0.0, 1.0), (0.35, 1.0), (-0.3, 1.0), (0.0, 1.25), (0.0, 0.85))  # shear to the right, and width
+FLAT_LETTERS = "acemnorsuvwxz"
 SENTENCES, FEW = 40, 8  # that a hand is tried with, and at first
-MAX_RATE = 0.03
-MAX_RESTING = 3  # steps in a row: as in recorded lines
+MAX_RATE = 0.02
+MAX_CHANGE = 0.12  # of the letters' height from the first half of the lines to the second
 BIAS = 0.75  # that the hands are tried at
 
 
-def measures(ink: Ink) -> np.ndarray:
-    """What tells one hand from another, (5,).
+class Tried(NamedTuple):
+    """What the network writes in a hand."""
 
-    The slant, in degrees from the vertical, positive to the right; the x-height by the mean advance of a character; the
-    median gap between neighbouring letters of a word, in x-heights, NaN if it is not known which points are a letter's;
-    the mean step within strokes, in x-heights; strokes a letter: 1 and more for print, less for joined letters.
+    rate: float  # share of characters that are read wrong
+    change: float  # of the letters' height along the line, as a share
+    vectors: np.ndarray  # (n, D), the encoder's, of the lines
+
+
+def measures(ink: Ink) -> np.ndarray:
+    """What tells one hand from another by eye, (3,).
+
+    The slant, in degrees from the vertical, positive to the right; the x-height by the mean advance of a character;
+    strokes a letter: 1 and more for print, less for joined letters.
     """
     level = find_level(ink.strokes)
     moved = [level.apply(stroke) for stroke in ink.strokes]
-    x = np.concatenate(moved)[:, 0]
-    own = [x[ink.characters == place] if letter != " " else x[:0] for place, letter in enumerate(ink.text)]
-    gaps = [after.min() - before.max() for before, after in pairwise(own) if len(before) and len(after)]
-    spacing = np.median(gaps) / level.x_height if gaps else np.nan
-    lengths = np.hypot(*segments(ink.strokes)[1].T)
-    speed = lengths.mean() / level.x_height if len(lengths) else np.nan
     joins = len(ink.strokes) / len(ink.text.replace(" ", ""))
-    return np.array([find_slant(moved), hand_aspect(ink.strokes, ink.text), spacing, speed, joins])
+    return np.array([find_slant(moved), hand_aspect(ink.strokes, ink.text), joins])
 
 
-def write_candidates(seed: int) -> list[Ink]:
-    """Lines that are read without a mistake, in hands that the network makes up."""
-    inks = []
-    for number, bias in enumerate(BIASES):
-        writer = Writer(bias=bias, seed=seed, retries=0)
-        texts = [writer.prepare(TEXTS[n % len(TEXTS)]) for n in range(CANDIDATES // len(BIASES))]
-        seeds = [derived_seed("candidate", seed, number, n) for n in range(len(texts))]
-        lines = writer.write_raw(texts, seeds)
-        verdicts = check_lines(lines, with_recogniser=True)
-        for line, text, line_seed, verdict in zip(lines, texts, seeds, verdicts, strict=True):
-            if verdict.finished and not verdict.errors and verdict.resting <= MAX_RESTING:
-                inks.append(writer.to_ink(line, text, line_seed))
-    return [ink for ink in inks if np.isfinite(measures(ink)).all()]
+def letter_heights(ink: Ink) -> tuple[list[float], list[float]]:
+    """The heights of the flat letters in the first and in the second half of a line, in whiteboard units."""
+    y = np.cumsum(ink.points[:, 1], dtype=float)
+    halves: tuple[list[float], list[float]] = ([], [])
+    for place, character in enumerate(ink.text):
+        if character in FLAT_LETTERS and (ink.characters == place).sum() > 2:
+            halves[2 * place >= len(ink.text)].append(float(np.ptp(y[ink.characters == place])))
+    return halves
 
 
 def reshaped(ink: Ink, shear: float, width: float) -> Ink:
@@ -82,71 +78,73 @@ def reshaped(ink: Ink, shear: float, width: float) -> Ink:
     return replace(ink, points=points)
 
 
-def read_sentences(count: int) -> list[str]:
-    """Sentences of the quality benchmark, evenly spread."""
-    texts = (HERE / "sentences.txt").read_text(encoding="utf-8").splitlines()
-    return texts[:: len(texts) // count][:count]
+def write_candidates(seed: int) -> list[Ink]:
+    """Lines that are read without a mistake, in hands that follow from seeds."""
+    inks = []
+    for strength in STRENGTHS:
+        writer = Writer(bias=BIAS, seed=seed, retries=0, strength=strength)
+        count = CANDIDATES // len(STRENGTHS)
+        texts = [writer.prepare(TEXTS[n % len(TEXTS)]) for n in range(count)]
+        seeds = [derived_seed("candidate", seed, n) for n in range(count)]
+        lines = writer.write_raw(texts, seeds)
+        for line, text, line_seed, verdict in zip(lines, texts, seeds, check_lines(lines, True), strict=True):
+            if verdict.finished and not (verdict.is_doubtful or verdict.lacking):
+                inks.append(reshaped(writer.to_ink(line, text, line_seed), *FORMS[len(inks) % len(FORMS)]))
+    return inks
 
 
-def try_hand(hand: Ink | str, seed: int, count: int) -> tuple[float, np.ndarray]:
-    """Write sentences in a hand. Returns the share of characters read wrong and the lines' measures (n, 5)."""
+def try_hand(hand: Ink | str, seed: int, count: int) -> Tried:
+    """Write `count` sentences in a hand."""
     writer = Writer(style=hand, bias=BIAS, seed=seed, retries=0)
-    texts = read_sentences(count)
-    inks = writer.write_lines(texts, [derived_seed("sentence", seed, n) for n in range(len(texts))])
-    recogniser = find_recogniser()
-    if recogniser is None:
-        raise InputError("hands are chosen by what the recogniser reads; save/recogniser.pt is missing")
+    if writer.network.encoder is None or (recogniser := find_recogniser()) is None:
+        raise InputError("hands are chosen by an encoder and a recogniser; the network or save/recogniser.pt has none")
+    texts = (HERE / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    texts = texts[:: len(texts) // count][:count]
+    inks = writer.write_lines(texts, [derived_seed("sentence", seed, n) for n in range(count)])
     said = recogniser.read([ink.points for ink in inks])
     errors = sum(edit_distance(ink.text, text.strip()) for ink, text in zip(inks, said, strict=True))
-    found = np.array([measures(ink) for ink in inks])
-    return errors / sum(len(ink.text) for ink in inks), found[np.isfinite(found).all(1)]
+    first, second = (np.concatenate(each) for each in zip(*map(letter_heights, inks), strict=True))
+    change = float(np.median(second) / np.median(first) - 1)
+    vectors = writer.network.encoder.encode([ink.points for ink in inks])
+    return Tried(errors / sum(len(ink.text) for ink in inks), change, vectors)
 
 
-def nearest_hands(hands: np.ndarray, means: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Which of n hands, by its own measures (n, 5), is nearest to the mean of the lines written in each, (n, 5).
-
-    Differences are divided by `within` (5,), how much lines of one hand differ. Returns indices (n,).
-    """
-    return np.linalg.norm((hands[None] - means[:, None]) / within, axis=2).argmin(1)
+def is_good(tried: Tried, most: float = MAX_RATE) -> bool:
+    """Whether a hand is legible and keeps its size."""
+    return tried.rate <= most and abs(tried.change) <= MAX_CHANGE
 
 
 def choose_hands(inks: list[Ink], count: int, seed: int) -> list[Ink]:
-    """Hands whose lines are far apart and well written: each the furthest from those before it (Gonzalez 1985)."""
-    hands = [reshaped(ink, *FORMS[n % len(FORMS)]) for n, ink in enumerate(inks)][:TRIED]
-    tried = [try_hand(hand, seed, FEW) for hand in tqdm(hands)]
-    kept = [n for n, (rate, found) in enumerate(tried) if rate <= 2 * MAX_RATE and len(found) > FEW // 2]
-    means, within = (np.array([tried[n][1].mean(0) for n in kept]), np.mean([tried[n][1].std(0) for n in kept], axis=0))
-    own = np.array([measures(hands[n]) for n in kept])
-    distance = np.linalg.norm((means - np.median(means, 0)) / within, axis=1)  # the first is the oddest
-    chosen: list[int] = []
+    """Good hands whose lines are far apart: each the furthest from those before it (Gonzalez 1985)."""
+    tried = [try_hand(ink, seed, FEW) for ink in tqdm(inks, disable=None)]
+    kept = [n for n, each in enumerate(tried) if is_good(each, 2 * MAX_RATE)]
+    means = np.array([tried[n].vectors.mean(0) for n in kept])
+    distance, chosen = np.linalg.norm(means - means.mean(0), axis=1), []  # the first is the oddest
     while len(chosen) < count and distance.max(initial=-1) > 0:
         place = int(distance.argmax())
-        group = [*chosen, place]
-        are_nearest = (nearest_hands(own[group], means[group], within) == np.arange(len(group))).all()
-        rate = try_hand(hands[kept[place]], seed, SENTENCES)[0] if are_nearest else 1.0
-        if rate <= MAX_RATE:
-            print(f"hand {len(chosen) + 1}: {distance[place]:.1f} from the others, {rate:.1%} wrong", flush=True)
+        found = try_hand(inks[kept[place]], seed, SENTENCES)
+        if is_good(found):
+            print(f"hand {len(chosen) + 1}: {distance[place]:.2f} from the others, {found.rate:.1%} wrong", flush=True)
+            apart = np.linalg.norm(means - means[place], axis=1)
+            distance = np.where(distance < 0, -1, apart if not chosen else np.minimum(distance, apart))
             chosen.append(place)
-            apart = np.linalg.norm((means - means[place]) / within, axis=1)
-            distance = np.where(distance < 0, -1, apart) if len(chosen) == 1 else np.minimum(distance, apart)
         distance[place] = -1
-    return [hands[kept[place]] for place in chosen]
+    return [inks[kept[place]] for place in chosen]
 
 
 def print_table(names: list[str], seed: int) -> None:
-    """The measures and the rate of each hand, and of how many its lines' mean is nearest to its own."""
-    hands = np.array([measures(load_style(name)) for name in names])
+    """The measures of each hand, and of what is written in it."""
     tried = [try_hand(name, seed, SENTENCES) for name in names]
-    means = np.array([found.mean(0) for _, found in tried])
-    within = np.mean([found.std(0) for _, found in tried], axis=0)  # how much lines of one hand differ
-    print("| style | slant, degrees | x-height / width | spacing | speed | strokes a letter | wrong | nearest |")
-    print("|---|---|---|---|---|---|---|---|")
-    nearest, own = nearest_hands(hands, means, within), 0
-    for n, name in enumerate(names):
-        own += nearest[n] == n
-        values = " | ".join(f"{hand:.2f} {mean:.2f}" for hand, mean in zip(hands[n], means[n], strict=True))
-        print(f"| {name} | {values} | {tried[n][0]:.1%} | {names[nearest[n]]} |")
-    print(f"{own} of {len(names)} hands are the nearest to what is written in them")
+    means = np.array([each.vectors.mean(0) for each in tried])
+    print("| style | slant, degrees | x-height / width | strokes a letter | wrong | size along the line | nearest |")
+    print("|---|---|---|---|---|---|---|")
+    for n, (name, each) in enumerate(zip(names, tried, strict=True)):
+        slant, aspect, joins = measures(load_style(name))
+        is_nearest = np.linalg.norm(each.vectors[:, None] - means, axis=2).argmin(1) == n
+        print(
+            f"| {name} | {slant:.0f} | {aspect:.2f} | {joins:.2f} | {each.rate:.1%} | {each.change:+.0%} | "
+            f"{is_nearest.mean():.0%} |"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:

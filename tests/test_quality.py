@@ -92,7 +92,9 @@ def test_figures_of_lines_by_hand():
     figures = ink_figures(lines)
     assert (figures["lines"], figures["characters"]) == (3, 17)
     assert figures["error_rate"] == pytest.approx(4 / 17)
-    assert figures["median_rate"] == pytest.approx(2 / 9)
+    assert figures["wrong_words"] == pytest.approx(2 / 3) and figures["right_lines"] == pytest.approx(1 / 3)
+    assert figures["first_wrong"] == pytest.approx(1 / 3)  # the a of ab34
+    assert figures["last_wrong"] == pytest.approx(1 / 3)  # its 4; what is read besides is beyond the last
     assert figures["bad_lines"] == 1
     assert figures["digit_error_rate"] == pytest.approx(1 / 5)  # the 4; what is read besides is no digit of the text
     assert figures["resting_share"] == pytest.approx(1 / 5)
@@ -117,7 +119,9 @@ def test_the_table_has_a_cell_for_each_column_and_a_dash_for_what_is_not_there()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     head = [cell.strip() for cell in quality.table_head().splitlines()[0].strip("|").split("|")]
     found = dict(zip(head, cells, strict=True))
-    assert found["characters wrong"] == found["median line"] == "25.0 %"
+    assert found["characters wrong"] == "25.0 %"
+    assert found["words wrong"] == found["lines without a mistake"].replace("50 %", "50.0 %") == "50.0 %"
+    assert found["first, last character wrong"] == "0.0 %, 50.0 %"
     assert found["lines above 30 %"] == "1 of 2"
     assert found["digits wrong"] == found["ended by the cap"] == "-"
     assert found["points a character"] == "1.0"
@@ -127,8 +131,9 @@ def test_the_table_has_a_cell_for_each_column_and_a_dash_for_what_is_not_there()
 
 
 def test_the_texts_are_varied_and_the_shipped_network_knows_their_characters():
-    sentences, numbers = (quality.read_texts(path) for path in quality.TEXTS)
-    assert (len(set(sentences)), len(set(numbers))) == (200, 100)
+    sentences, numbers, endings = (quality.read_texts(path) for path in quality.TEXTS)
+    assert (len(set(sentences)), len(set(numbers)), len(set(endings))) == (200, 100, 60)
+    assert {text[-1] for text in endings} == set("tfij?57")
     lengths = [len(text) for text in sentences]
     assert min(lengths) >= 25 and max(lengths) <= 55 and 36 <= np.median(lengths) <= 40
     counts = Counter("".join(sentences))
