@@ -25,9 +25,11 @@ from handwriting.checks import load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.encoder import HandEncoder
 from handwriting.ink.formats import Ink, save, stack_lines
+from handwriting.ink.geometry import resample, to_writing_scale
 from handwriting.program import InputError, Parser, run_cli
 from handwriting.recogniser import edit_distance
 from handwriting.seeds import derived_seed
+from handwriting.strokes import USUAL_STEP, to_points
 from handwriting.writer import Writer
 from utils import load_encoder
 
@@ -116,6 +118,11 @@ def main(arguments: list[str] | None = None) -> None:
     gallery = make_gallery(dataset, judge)
     print("| ink | rank | top 5 | spread | reached | characters wrong |\n|---|---|---|---|---|---|")
     print_row("another recorded line of the form", measure(gallery.own, judge, gallery, True))
+    for name, change in (
+        ("resampled at equal steps", lambda ink: to_points([resample(s, USUAL_STEP) for s in ink.strokes])),
+        ("brought to the usual x-height", lambda ink: to_writing_scale(ink.strokes)),
+    ):  # fmt: skip
+        print_row(f"that line, {name}", places(judge.encode([change(ink) for ink in gallery.own]), gallery))
     for name, hand in (
         ("two given lines", {}), ("one given line", {"given": 1}), ("two, strength 1.4", {"strength": 1.4}),
     ):  # fmt: skip

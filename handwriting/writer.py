@@ -104,7 +104,7 @@ def write_checked(
             None if texts is None else [texts[i].codes for i in chosen],
             [derived_seed("try", seeds[i], number) if number else seeds[i] for i, number in tries],
             [biases[i] for i in chosen], [steps[i] for i in chosen], with_outputs, primed,
-            None if hands is None else hands[chosen],
+            None if hands is None else strengthen(hands[chosen], network.model),
         )  # fmt: skip
         if texts is not None:
             lines = [replace(line, text=texts[i].letters) for i, line in zip(chosen, lines, strict=True)]
@@ -208,7 +208,7 @@ class Writer:
     @cached_property
     def primed(self) -> Primed | None:
         """The prime as the network has read it (section 5.5), worked out when it is first wanted; None without one."""
-        vector = None if self.vector is None else self.vector[None]
+        vector = None if self.vector is None else strengthen(self.vector[None], self.network.model)
         return self.network.sampler.prime(*self.prime, vector) if self.prime else None
 
     def hand_of(self, seed: int) -> np.ndarray | None:

@@ -226,9 +226,9 @@ def test_a_style_is_ink_with_or_without_text_or_several(writer, checkpoints, tmp
     def vector(style, **named):
         return Writer(checkpoints / "hands.pt", style, retries=0, **named).vector
 
+    mean = writer.network.model.hand_mean.numpy()
     np.testing.assert_allclose(vector(one), vectors[0], atol=1e-6)
     np.testing.assert_allclose(vector([one, other]), vectors.mean(0), atol=1e-6)
-    mean = writer.network.model.hand_mean.numpy()
     np.testing.assert_allclose(vector(one, strength=2.0), mean + 2 * (vectors[0] - mean), atol=1e-5)
     np.testing.assert_allclose(vector(one, strength=0.0), mean, atol=1e-6)
     for name, ink in (("one.json", one), ("mute.npz", type(one)(other.points))):

@@ -84,7 +84,7 @@ def test_the_shipped_network_writes_a_page():
     ink = lines[-1].ink
     x = np.cumsum(ink.points[:, 0])
     known = ink.characters >= 0
-    assert known.mean() > 0.95 and np.corrcoef(ink.characters[known], x[known])[0, 1] > 0.98
+    assert known.mean() > 0.95 and np.corrcoef(ink.characters[known], x[known])[0, 1] > 0.95
 
 
 def test_threads_write_the_same_ink_as_one(checkpoints):
