@@ -92,11 +92,9 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Any
     content.setdefault("task", "synthesis" if content.get("charset") else "rand_write")
     with naming_what_does_not_fit(path):
         network = build_network(content)
-        encoder, reads_hands = (
-            encoder_of(content),
-            getattr(network.config, "hand_size", 0) and content["task"] != "hand",
-        )
-        if (encoder.config.hand_size if encoder else 0) != (network.config.hand_size if reads_hands else 0):
+        encoder = encoder_of(content)
+        wanted = network.config.hand_size if isinstance(network, Model) else 0
+        if (encoder.config.hand_size if encoder else 0) != wanted:
             raise ValueError("its encoder is not one of the hands that its network reads")
     return network.to(device).eval(), content
 

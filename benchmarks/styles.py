@@ -66,7 +66,7 @@ def letter_heights(ink: Ink) -> tuple[list[float], list[float]]:
     y = np.cumsum(ink.points[:, 1], dtype=float)
     halves: tuple[list[float], list[float]] = ([], [])
     for place, character in enumerate(ink.text):
-        if character in FLAT_LETTERS and (ink.characters == place).sum() > 2:
+        if character in FLAT_LETTERS and np.sum(ink.characters == place) > 2:
             halves[2 * place >= len(ink.text)].append(float(np.ptp(y[ink.characters == place])))
     return halves
 

@@ -132,7 +132,9 @@ def check_lines(
     can_tell = [n for n, line in enumerate(lines) if line.text.strip() and set(line.text) <= known]
     can_tell = [n for n in can_tell if len(lines[n].points) > 1 and np.isfinite(lines[n].points).all()]
     said = recogniser.read([lines[n].points for n in can_tell]) if recogniser else []
-    found = {n: {"read": read} | judge_marks(lines[n]) for n, read in zip(can_tell, said, strict=bool(recogniser))}
+    found: dict[int, dict[str, Any]] = {
+        n: {"read": read} | judge_marks(lines[n]) for n, read in zip(can_tell, said, strict=bool(recogniser))
+    }
     if recogniser and encoder and hands is not None and can_tell:
         vectors = encoder.encode([lines[n].points for n in can_tell])
         for n, distance in zip(can_tell, np.linalg.norm(vectors - hands[can_tell], axis=1).tolist(), strict=True):

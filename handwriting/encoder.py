@@ -63,7 +63,8 @@ class HandEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.config, self.matmul_dtype, self.forms = config, torch.float32, torch.zeros(0, config.hand_size)
+        self.config, self.matmul_dtype = config, torch.float32
+        self.forms = torch.zeros(0, config.hand_size)
         widths = (FEATURES + 1, config.channels // 2, *[config.channels] * 3)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(inputs, outputs, 5, stride, padding=2)
@@ -75,9 +76,9 @@ class HandEncoder(nn.Module):
         """Features (N, B, F) of lines of `lengths` (B,) points -> vectors (B, D) of length 1."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.matmul_dtype == torch.bfloat16):
             lengths, x = lengths.to(x.device), x.permute(1, 2, 0)  # (B, F, N)
-            for convolution in self.convolutions:
+            for convolution, stride in zip(self.convolutions, STRIDES, strict=True):
                 x = F.relu(convolution(x))
-                lengths = (lengths - 1) // convolution.stride[0] + 1
+                lengths = (lengths - 1) // stride + 1
                 inside = (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None]  # (B, 1, N)
                 x = x * inside  # padding stays zero
         x, count = x.to(self.head.weight.dtype), lengths[:, None]

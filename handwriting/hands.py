@@ -85,10 +85,10 @@ def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
         return [part for each in style for part in parse_style(each)]
     parts = [re.fullmatch(r"(.+?)(?::([\d.]+))?", part.strip()) for part in style.split(",")]
     try:
-        found = [(part[1], float(part[2] or 1)) for part in parts]
-    except (TypeError, ValueError):
+        found: list[tuple[str | Path | Ink, float]] = [(part[1], float(part[2] or 1)) for part in parts if part]
+    except ValueError:
         found = []
-    if not found or not sum(share for _, share in found) > 0:
+    if len(found) < len(parts) or not sum(share for _, share in found) > 0:
         raise InputError(f"--style {style}: give a hand, or several as clara:0.5,ben:0.5")
     return found
 
@@ -98,7 +98,8 @@ def read_vector(part: str | Path | Ink, encoder: HandEncoder) -> np.ndarray:
     if isinstance(part, Ink):
         inks, name = [part.points], "the ink"
     else:
-        name = path = style_path(part)
+        path = style_path(part)
+        name = str(path)
         if (saved := load_vector(path, encoder)) is not None:
             return saved
         try:

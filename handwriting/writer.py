@@ -119,8 +119,10 @@ def write_checked(
         tries = again[start : start + WRITE_BATCH]
         for (i, _), found in zip(tries, attempt(tries), strict=True):
             best[i] = min(best[i], found, key=lambda tried: tried[0].sort_key)
-    found = ("fault", "read", "wrong", "distance")
-    return [replace(line, **{name: getattr(verdict, name) for name in found}) for verdict, line in best]
+    return [
+        replace(line, fault=verdict.fault, read=verdict.read, wrong=verdict.wrong, distance=verdict.distance)
+        for verdict, line in best
+    ]
 
 
 def check_ink(line: Line) -> None:
