@@ -57,15 +57,8 @@ def export_weights(options: argparse.Namespace) -> None:
     """Write the weights of the run's best network, or of --init, in half precision and without all that is training."""
     path = options.export
     network, content = load_checkpoint(options.init or options.model_dir / f"{options.task}_best.pt")
-    save_checkpoint(
-        path,
-        network,
-        content["charset"],
-        content["char_counts"],
-        half=True,
-        task=content["task"],
-        encoder=encoder_of(content),
-    )
+    kept = {name: content[name] for name in ("charset", "char_counts", "task")}
+    save_checkpoint(path, network, **kept, half=True, encoder=encoder_of(content))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

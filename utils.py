@@ -55,10 +55,10 @@ def save_checkpoint(
         content["encoder"] = {
             "config": asdict(encoder.config), "weights": encoder.state_dict(), "forms": encoder.forms
         }  # fmt: skip
-    for part in (content, content.get("encoder")) if half else ():
-        if part:
-            part["weights"] = halve(part["weights"], path)
-            part |= {"forms": part["forms"].half()} if "forms" in part else {}
+    if half:
+        content["weights"] = halve(content["weights"], path)
+        if encoder:
+            content["encoder"] |= {"weights": halve(encoder.state_dict(), path), "forms": encoder.forms.half()}
     with atomic_write(path) as file:
         torch.save(content, file)
 
@@ -103,8 +103,7 @@ def encoder_of(content: dict[str, Any]) -> HandEncoder | None:
     """The encoder in a checkpoint's content, of the hands that its network reads; None if it reads none."""
     if "encoder" not in content:
         return None
-    encoder = HandEncoder(EncoderConfig(**content["encoder"]["config"]))
-    encoder.load_state_dict(content["encoder"]["weights"])
+    encoder = build_network({"task": "hand", "charset": "", "char_counts": []} | content["encoder"])
     encoder.forms = content["encoder"]["forms"].float()
     if encoder.forms.ndim != 2 or encoder.forms.shape[1] != encoder.config.hand_size or len(encoder.forms) < 2:
         raise ValueError("the hands of its forms do not fit its encoder")

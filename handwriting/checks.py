@@ -71,15 +71,8 @@ class Verdict:
     @property
     def sort_key(self) -> tuple:
         """Sorts the tries at a line, the best first."""
-        marks = max(self.stray - MOST_STRAY, 0) + self.lacking
-        return (
-            bool(self.fault),
-            self.errors,
-            self.finished is False,
-            marks,
-            round(self.distance or 0.0, 1),
-            self.resting,
-        )
+        marks, distance = max(self.stray - MOST_STRAY, 0) + self.lacking, round(self.distance or 0.0, 1)
+        return bool(self.fault), self.errors, self.finished is False, marks, distance, self.resting
 
 
 def longest_rest(points: np.ndarray) -> int:
@@ -123,24 +116,32 @@ def find_recogniser() -> Recogniser | None:
 def check_lines(
     lines: list, with_recogniser: bool, encoder: HandEncoder | None = None, hands: np.ndarray | None = None
 ) -> list[Verdict]:
-    """A verdict on each of the lines (`sampling.Line`). `with_recogniser`: lines with a text that it knows are read.
+    """A verdict on each of the lines (`sampling.Line`), `with_recogniser` by that of the project: see `judge_lines`."""
+    is_asked = with_recogniser and any(line.text for line in lines)
+    return judge_lines(lines, find_recogniser() if is_asked else None, encoder, hands)
 
-    These lines are looked at for marks, too, and with an `encoder` for how far they are from `hands` (B, D).
+
+def judge_lines(
+    lines: list, recogniser: Recogniser | None, encoder: HandEncoder | None = None, hands: np.ndarray | None = None
+) -> list[Verdict]:
+    """A verdict on each of the lines. Those with a text that the recogniser knows are read, and looked at for marks.
+
+    With an `encoder` it is measured, too, how far they are from `hands` (B, D).
     """
-    recogniser = find_recogniser() if with_recogniser and any(line.text for line in lines) else None
     known = set(recogniser.config.charset) if recogniser else set()
     can_tell = [n for n, line in enumerate(lines) if line.text.strip() and set(line.text) <= known]
-    can_tell = [n for n in can_tell if len(lines[n].points) > 1 and np.isfinite(lines[n].points).all()]
     said = recogniser.read([lines[n].points for n in can_tell]) if recogniser else []
-    found: dict[int, dict[str, Any]] = {
-        n: {"read": read} | judge_marks(lines[n]) for n, read in zip(can_tell, said, strict=bool(recogniser))
-    }
-    if recogniser and encoder and hands is not None and can_tell:
-        vectors = encoder.encode([lines[n].points for n in can_tell])
-        for n, distance in zip(can_tell, np.linalg.norm(vectors - hands[can_tell], axis=1).tolist(), strict=True):
+    found: dict[int, dict[str, Any]] = {n: {"read": read} for n, read in zip(can_tell, said, strict=True)}
+    have_ink = [n for n in can_tell if len(lines[n].points) > 1 and np.isfinite(lines[n].points).all()]
+    for n in have_ink:
+        found[n] |= judge_marks(lines[n])
+    if encoder and hands is not None and have_ink:
+        vectors = encoder.encode([lines[n].points for n in have_ink])
+        for n, distance in zip(have_ink, np.linalg.norm(vectors - hands[have_ink], axis=1).tolist(), strict=True):
             found[n]["distance"] = distance
-    verdicts = enumerate(lines)
-    return [Verdict(line.finished, longest_rest(line.points), line.text, **found.get(n, {})) for n, line in verdicts]
+    return [
+        Verdict(line.finished, longest_rest(line.points), line.text, **found.get(n, {})) for n, line in enumerate(lines)
+    ]
 
 
 def judge_marks(line: Any) -> dict[str, int]:

@@ -15,7 +15,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import re
 import string
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,13 +26,13 @@ import torch
 from tqdm import tqdm
 
 from handwriting.bulk import BIASES
-from handwriting.checks import MOST_WRONG, judge_marks, load_recogniser
+from handwriting.checks import MOST_WRONG, judge_lines, load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
 from handwriting.encoder import HandEncoder
 from handwriting.program import InputError, Parser, check_range, check_writable, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
-from handwriting.sampling import Line, default_steps, pad_codes
+from handwriting.sampling import default_steps, pad_codes
 from handwriting.training.tasks import collate, form_lines, line_weights, make_batches
 from handwriting.writer import Network, load_network, write_checked
 from model import Window, window_weights
@@ -63,7 +63,6 @@ TOKENS = (
 )  # fmt: skip
 MOST_LACKING = 1  # dots and bars: in half of the recorded lines some are, joined to their letters
 FARTHEST_HAND = 0.75  # a written line's vector from that of its form; recorded lines' are 0.6 from it on the mean
-DOT = np.array([[0, 0, 0], [1, 1, 1]], np.float32)
 NewLine = tuple[np.ndarray, np.ndarray, str, str]  # as a `Recording` has them: offsets and ends; the text; its form
 
 
@@ -300,12 +299,12 @@ def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -
             seeds, biases = rng.integers(2**62, size=len(left)).tolist(), rng.uniform(*BIASES, len(left)).tolist()
             steps = [default_steps(each.letters) for each in given]
             written = write_checked(network, given, seeds, biases, steps, retries=0, hands=hands)
-            read = recogniser.read([line.points for line in written])
-            is_near = are_near(network.encoder, written, hands)
+            verdicts = judge_lines(written, recogniser, network.encoder, hands)
             tried, left = left, []
-            for (text, form), line, said, near in zip(tried, written, read, is_near, strict=True):
-                marks = judge_marks(line)
-                if said == text and near and not line.fault and not marks["stray"] and marks["lacking"] <= MOST_LACKING:
+            for (text, form), line, verdict in zip(tried, written, verdicts, strict=True):
+                has_marks = not verdict.stray and verdict.lacking <= MOST_LACKING
+                is_near = verdict.distance is None or verdict.distance < FARTHEST_HAND
+                if verdict.read == text and has_marks and is_near and not line.fault:
                     positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
                     good.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text, form))
                 else:
@@ -318,15 +317,6 @@ def form_hands(encoder: HandEncoder, dataset: Dataset, lines: np.ndarray) -> dic
     groups = {int(own[0]): own for own in form_lines(dataset, lines).values() if len(own) > 1}.values()
     of_form = {str(dataset.names[own[0]]).rpartition("-")[0]: own for own in groups}
     return {form: encoder.encode([dataset.points(n) for n in own]).mean(0) for form, own in of_form.items()}
-
-
-def are_near(encoder: HandEncoder | None, lines: Sequence[Line], hands: np.ndarray | None) -> list[bool]:
-    """Whether each line's hand is as near to those wanted, (B, D), as other recorded lines of a form mostly are."""
-    if encoder is None or hands is None:
-        return [True] * len(lines)
-    is_ink = np.array([len(line.points) > 1 and bool(np.isfinite(line.points).all()) for line in lines])
-    vectors = encoder.encode([line.points if ink else DOT for line, ink in zip(lines, is_ink, strict=True)])
-    return (is_ink & (np.linalg.norm(vectors - hands, axis=1) < FARTHEST_HAND)).tolist()
 
 
 def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kind: str) -> Dataset:

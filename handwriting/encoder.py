@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handwriting.recogniser import FEATURES, collate_features, features, straighten
+from handwriting.recogniser import FEATURES, collate_features, features, take_out_slope
 from handwriting.strokes import to_strokes
 
 STRIDES = (1, 2, 2, 1)  # of the convolutions, five points wide each
@@ -46,7 +46,7 @@ def hand_features(points: np.ndarray, rng: np.random.Generator | None = None) ->
     of the line, for training.
     """
     found = features(points)
-    spread = np.std(np.concatenate(straighten(to_strokes(points), scaled=False))[:, 1])
+    spread = take_out_slope(to_strokes(points))[1].std()
     found = np.column_stack([found, np.full(len(found), np.log(max(spread, 1e-6) / USUAL_SPREAD), np.float32)])
     if rng is None:
         return found

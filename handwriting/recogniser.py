@@ -49,17 +49,19 @@ class RecogniserConfig:
         return len(self.charset)
 
 
-def straighten(strokes: list[np.ndarray], scaled: bool = True) -> list[np.ndarray]:
-    """Strokes (n, 2) in any unit -> the same with slope taken out, and y about 0.
-
-    `scaled`: and with a standard deviation of y of 1.
-    """
+def take_out_slope(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """x and y (n,) of all points of strokes, in their unit, about 0 and without slope."""
     x, y = np.concatenate(strokes).T
     x = x - x.mean()
     # A slope only counts where the line is long: that of a single letter is its shape.
     slope = (x @ y) / (x @ x) if np.ptp(x) > 4 * np.ptp(y) else 0.0
-    y = y - y.mean() - slope * x
-    points = np.column_stack([x, y]) / (max(y.std(), 1e-6) if scaled else 1.0)
+    return x, y - y.mean() - slope * x
+
+
+def straighten(strokes: list[np.ndarray]) -> list[np.ndarray]:
+    """Strokes (n, 2) in any unit -> the same with slope taken out, y about 0, and a standard deviation of y of 1."""
+    x, y = take_out_slope(strokes)
+    points = np.column_stack([x, y]) / max(y.std(), 1e-6)
     return np.split(points, np.cumsum([len(stroke) for stroke in strokes])[:-1])
 
 

@@ -125,10 +125,9 @@ class PlainDecoder:
 def has_written_text(phi: np.ndarray, kappa: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Whether phi(t, U + 1) > phi(t, u) for all u <= U: the paper's rule for the end of U characters (5.3), (B,).
 
-    It often fires when a crossbar or a dot has just begun: see `Ending`.
-    phi (B, U + 1) and kappa (B, K, 1) as a decoder returns them (beyond a shorter line's own U + 1 that column is
-    repeated), lengths (B,). Far from a window its weights are all
-    equal, too small for floating point: the last counts as the greatest then, if the window is beyond the text.
+    It often fires when a crossbar or a dot has just begun: see `Ending`. phi (B, U + 1), whose last column is repeated
+    for shorter texts, and kappa (B, K, 1) as a decoder returns them, lengths (B,). Far from a window its weights are
+    all equal, too small for floating point: the last counts as the greatest then, if the window is beyond the text.
     """
     is_last_greatest = phi[:, ::-1].argmax(1) == 0
     return is_last_greatest & (kappa.max((1, 2)) > lengths + 0.5) if is_last_greatest.any() else is_last_greatest

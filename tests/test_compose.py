@@ -4,11 +4,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import repeat
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_refused, environment, make_dataset
+from conftest import CHARSET, ROOT, assert_refused, environment, make_dataset
 from test_model import make_model
 
 from handwriting import compose
@@ -173,6 +174,8 @@ def test_new_lines_are_training_lines_and_nothing_else_changes(tmp_path):
 
 class SpellingReader:
     """Reads the ink of `spell`."""
+
+    config = SimpleNamespace(charset=[*CHARSET, "?", "x", "y", "z"])
 
     @staticmethod
     def read(lines):

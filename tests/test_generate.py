@@ -367,6 +367,16 @@ def test_bars_and_dots_are_counted(shapes, text, expected):
     assert tuple(checks.judge_marks(line).values()) == expected
 
 
+def test_ink_that_is_none_is_no_good_try(put_recogniser):
+    """Nothing can be read in it, which is as bad as all read wrong."""
+    put_recogniser(lambda: StubRecogniser(lambda points: "ab" if len(points) > 1 and np.isfinite(points).all() else ""))
+    ink = np.ones((5, 3), np.float32)
+    inks = [ink, ink[:1], ink[:0], ink * np.nan]
+    right, *others = checks.check_lines([Line(each, None, None, True, "ab") for each in inks], with_recogniser=True)
+    assert right.errors == 0 and [other.errors for other in others] == [2, 2, 2]
+    assert all(right.sort_key < other.sort_key and other.is_doubtful for other in others)
+
+
 def test_of_lines_that_read_the_same_the_one_with_its_marks_is_better():
     whole, dotted = Verdict(True, 0, "at", "at"), Verdict(True, 0, "at", "at", stray=2, lacking=1)
     assert whole.sort_key < dotted.sort_key < Verdict(True, 0, "at", "al").sort_key

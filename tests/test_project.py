@@ -14,7 +14,7 @@ import train
 from handwriting.alphabet import Alphabet
 from handwriting.hands import list_styles, load_style
 from handwriting.writer import Writer, load_network
-from utils import load_checkpoint
+from utils import load_checkpoint, load_encoder
 
 TASKS = ("synthesis", "rand_write")
 
@@ -35,6 +35,12 @@ def test_shipped_networks_load_and_are_small(name, task, layers):
     if task == "synthesis":
         learned = Alphabet(content["charset"], content["char_counts"]).learned
         assert set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,'\"!?-();:") <= set(learned)
+
+
+def test_the_shipped_encoder_is_the_one_that_the_shipped_network_reads():
+    path = ROOT / "save" / "hand.pt"
+    assert path.stat().st_size < 1_000_000
+    assert load_encoder(path).digest() == load_network(None, "synthesis").encoder.digest()
 
 
 def test_shipped_network_writes_a_line_from_left_to_right():

@@ -15,8 +15,8 @@ from handwriting.kernels.window import MIN_EXPONENT
 MAX_HALF = torch.finfo(torch.half).max
 MAX_DIFFERENCE = 0.02  # in parts of the greatest number: what half precision and bfloat16 round is less
 Product = Callable[[Tensor], Tensor]
+# Of each layer's gates, the head and the window; and of each layer's gates the weights (4H, D) of the hand.
 Products = tuple[list[Product], Product, Product | None, list[Tensor]]
-# of each layer's gates, the head and the window, and of each layer's gates the weights (4H, D) of the hand
 
 
 def pack_products(model: nn.Module) -> Products:
@@ -99,12 +99,8 @@ class Decoder:
         """What `sampling.PlainDecoder.step` does. Read kappa before the next step."""
         self.x[:] = x
         phi = kappa = None
-        gates, candidate, h, (of_gates, of_head, of_window) = (
-            self.gates,
-            self.gates[CANDIDATE],
-            self.h,
-            self.products[:3],
-        )
+        gates, candidate, h = self.gates, self.gates[CANDIDATE], self.h
+        of_gates, of_head, of_window, _ = self.products
         for n, (product, read, cell, place) in enumerate(zip(of_gates, self.reads, self.cells, self.hs, strict=True)):
             torch.add(product(read).view_as(self.gates_by_line), self.of_hand[n], out=self.gates_by_line)
             self.sigmoids.sigmoid_()
@@ -143,9 +139,8 @@ def pack_model(model: nn.Module) -> Products | None:
     C, D, H, K = config.num_chars, config.hand_size, config.cell_size, config.K
     parts = [(layer, nn.LSTM, (4 * H, 3 + D + C + H)) for layer in upper]
     parts.append((model.head, nn.Linear, (1 + 6 * config.num_clusters, len(model.layers) * H)))
-    parts.append(
-        (getattr(first, "cell", None), nn.LSTMCell, (4 * H, 3 + D + C)) if C else (first, nn.LSTM, (4 * H, 3 + D))
-    )
+    cell, kind = (getattr(first, "cell", None), nn.LSTMCell) if C else (first, nn.LSTM)
+    parts.append((cell, kind, (4 * H, 3 + D + C)))
     parts += [(getattr(first, "window", None), nn.Linear, (3 * K, H))] if C else []
     if not all(takes(part, kind, like, shape) for part, kind, shape in parts):
         return None
