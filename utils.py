@@ -103,7 +103,7 @@ def encoder_of(content: dict[str, Any]) -> HandEncoder | None:
     """The encoder in a checkpoint's content, of the hands that its network reads; None if it reads none."""
     if "encoder" not in content:
         return None
-    encoder = build_network({"task": "hand", "charset": "", "char_counts": []} | content["encoder"])
+    encoder: Any = build_network({"task": "hand", "charset": "", "char_counts": []} | content["encoder"])
     encoder.forms = content["encoder"]["forms"].float()
     if encoder.forms.ndim != 2 or encoder.forms.shape[1] != encoder.config.hand_size or len(encoder.forms) < 2:
         raise ValueError("the hands of its forms do not fit its encoder")
