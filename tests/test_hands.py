@@ -133,7 +133,7 @@ def with_forms(lines_of_a_form: int = 4):
     return dataset
 
 
-def test_hands_come_from_other_lines_of_the_form():
+def test_hands_come_from_the_line_and_others_of_its_form():
     """Vectors that are all 0 but for a 1 at the line's number tell which lines a mean is of."""
     task = tasks.make_task("synthesis", with_forms(), encoder=make_encoder())
     task.vectors = np.eye(40, dtype=np.float32)
@@ -142,7 +142,7 @@ def test_hands_come_from_other_lines_of_the_form():
     counts = set()
     for n, hand in enumerate(found):
         sources = np.flatnonzero(hand > 0)
-        assert n % 40 not in sources and {source // 4 for source in sources.tolist()} <= {n % 40 // 4}
+        assert (not len(sources) or n % 40 in sources) and {source // 4 for source in sources.tolist()} <= {n % 40 // 4}
         assert np.isnan(hand).all() or hand[sources] == pytest.approx(1 / len(sources))
         counts.add(len(sources))
     assert counts == {0, 1, 2, 3}
@@ -156,9 +156,19 @@ def test_a_hand_is_changed_like_its_line():
     points, _, _, hand = task.batch(np.array([5]), torch.device("cpu"), [seed])
     before = dataset.points(5)[:, :2].astype(float)
     matrix = np.linalg.lstsq(before, points[:, 0, :2].double().numpy(), rcond=None)[0]
-    other = dataset.points(4)
-    other[:, :2] = other[:, :2] @ matrix
-    np.testing.assert_allclose(hand[0], encoder.encode([other])[0], atol=1e-3)
+    lines = [dataset.points(line) for line in (4, 5)]
+    for line in lines:
+        line[:, :2] = line[:, :2] @ matrix
+    np.testing.assert_allclose(hand[0], encoder.encode(lines).mean(0), atol=1e-3)
+
+
+def test_a_line_that_was_made_later_stands_for_itself():
+    dataset = with_forms()
+    dataset.names[1] = "a01-000-written00001"
+    found = tasks.form_lines(dataset, np.arange(8))
+    assert {line: own.tolist() for line, own in found.items()} == {
+        0: [0, 2, 3], 1: [1], 2: [0, 2, 3], 3: [0, 2, 3], **dict.fromkeys(range(4, 8), [4, 5, 6, 7])
+    }  # fmt: skip
 
 
 def test_an_encoder_and_a_network_that_reads_its_hands_are_trained(tmp_path, capsys):

@@ -20,7 +20,7 @@ from model import Config, Model
 
 NETWORK_SIZES = ("num_layers", "cell_size", "num_clusters", "K", "hand_size")  # flags that are in a `Config`
 SAMPLE_LINES, SAMPLE_STEPS = 3, 700  # of a picture of samples; steps without a text
-MOST_LINES, WITHOUT_HAND = 3, 0.1  # other lines that a hand is taken from; the share of lines without a hand
+MOST_LINES, WITHOUT_HAND = 3, 0.1  # lines that a hand is taken from; the share of lines without a hand
 MAX_REPEATED = 8  # times that a line with a rare character is seen where another one is seen once
 
 
@@ -81,15 +81,14 @@ def collate(
 def form_lines(dataset: Dataset, lines: np.ndarray) -> dict[int, np.ndarray]:
     """For each of some lines those recorded lines among them that are of its form, a page that one person wrote.
 
-    a01-000u-03 is the third line of a01-000u. Lines that were made later have no such number, and one on a form
-    without recorded lines stands for itself.
+    a01-000u-03 is the third line of a01-000u. Lines that were made later have no such number: each stands for itself.
     """
-    forms, recorded = {}, defaultdict(list)
-    for line in lines.tolist():
-        forms[line], _, number = str(dataset.names[line]).rpartition("-")
+    names = {line: str(dataset.names[line]).rpartition("-") for line in lines.tolist()}
+    recorded = defaultdict(list)
+    for line, (form, _, number) in names.items():
         if number.isdigit():
-            recorded[forms[line]].append(line)
-    return {line: np.array(recorded.get(form, [line])) for line, form in forms.items()}
+            recorded[form].append(line)
+    return {line: np.array(recorded[form] if number.isdigit() else [line]) for line, (form, _, number) in names.items()}
 
 
 class Task:
@@ -175,17 +174,19 @@ class Writing(Task):
     def hand(self, line: int, seed: int | None) -> np.ndarray:
         """The hand that the network is given with a line, (D,): the mean vector of the two lines after it on its form.
 
-        With a seed, for training, that of one to `MOST_LINES` other lines of the form, which are changed as the line
-        is, and for a share of the lines no hand, NaN. A line that is alone on its form stands for itself.
+        With a seed, for training, that of the line itself, as it is changed, and of up to `MOST_LINES` - 1 others of
+        the form, changed alike; for a share of the lines no hand, NaN. Its own vector teaches the network to trust what
+        it is given: one of other lines alone is a guess, and what follows from guesses is nearer to the mean hand.
         """
         own = self.form_lines[line]
-        others = own[own != line] if len(own) > 1 else own
         if seed is None:
+            others = own[own != line] if len(own) > 1 else own
             return self.vectors[np.roll(others, -np.searchsorted(others, line))[:2]].mean(0)
         rng = np.random.default_rng(derived_seed("hand", seed))
         if rng.random() < WITHOUT_HAND:
             return np.full(self.vectors.shape[1], np.nan, np.float32)
-        chosen = rng.choice(others, min(rng.integers(1, MOST_LINES + 1), len(others)), replace=False)
+        count = rng.integers(MOST_LINES)
+        chosen = np.append(line, rng.choice(own[own != line], min(count, len(own) - 1), replace=False))
         if not self.augment:
             return self.vectors[chosen].mean(0)
         points = [self.dataset.points(other) for other in chosen]
