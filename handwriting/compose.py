@@ -30,6 +30,7 @@ from handwriting.checks import MOST_WRONG, judge_lines, load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
 from handwriting.encoder import HandEncoder
+from handwriting.hands import strengthen
 from handwriting.program import InputError, Parser, check_range, check_writable, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
 from handwriting.sampling import default_steps, pad_codes
@@ -62,7 +63,8 @@ TOKENS = (
     "<1-19>-<20-99>", "(<1-99>)", "<A><A><1-19>", "<1-9><A><A>", "<A><1-9><A>", "<A><A>", "<A><A><A>",
 )  # fmt: skip
 MOST_LACKING = 1  # dots and bars: in half of the recorded lines some are, joined to their letters
-FARTHEST_HAND = 0.75  # a written line's vector from that of its form; recorded lines' are 0.6 from it on the mean
+STRENGTHS = (1.0, 1.5)  # of the hands that lines are written in: what is far from the mean is to be legible, too
+MOST_LINES = 3  # of a form that such a hand is taken from
 NewLine = tuple[np.ndarray, np.ndarray, str, str]  # as a `Recording` has them: offsets and ends; the text; its form
 
 
@@ -278,15 +280,15 @@ def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
 def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
     """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines without a mistake.
 
-    A network that reads hands writes each in the hand of a training form. A line is taken if the recogniser reads its
-    text, no dot is stray, hardly a dot or bar of t is lacking, and the hand is near; else its text is written again, up
-    to `WRITE_TRIES` times in all.
+    A network that reads hands writes each in the hand of some lines of a training form. A line is taken if the
+    recogniser reads its text, no dot is stray, and hardly a dot or bar of t is lacking; else its text is written again,
+    up to `WRITE_TRIES` times in all. However near its hand came: it is learned with the hand that it has.
     """
     recogniser, known = load_recogniser(), set(network.alphabet.learned)
     lines = dataset.lines("train", with_text=True)
     training = dataset.texts[lines]
-    of_form = form_hands(network.encoder, dataset, lines) if network.encoder else {"written": None}
-    forms = list(of_form)
+    of_form = form_vectors(network.encoder, dataset, lines) if network.encoder else {}
+    forms = list(of_form) or ["written"]
     while True:
         texts = [random_text(training, rng) for _ in range(ROUND)]
         left = [(text, str(rng.choice(forms))) for text in texts if text and set(text) <= known]
@@ -295,16 +297,18 @@ def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -
             if not left:
                 break
             given = [network.alphabet.spell(text) for text, _ in left]
-            hands = np.array([of_form[form] for _, form in left]) if network.encoder else None
+            hands = None
+            if network.encoder:
+                vectors = np.array([mean_of_some(of_form[form], rng) for _, form in left])
+                hands = strengthen(vectors, network.model, rng.uniform(*STRENGTHS, (len(left), 1))).astype(np.float32)
             seeds, biases = rng.integers(2**62, size=len(left)).tolist(), rng.uniform(*BIASES, len(left)).tolist()
             steps = [default_steps(each.letters) for each in given]
             written = write_checked(network, given, seeds, biases, steps, retries=0, hands=hands)
-            verdicts = judge_lines(written, recogniser, network.encoder, hands)
+            verdicts = judge_lines(written, recogniser)
             tried, left = left, []
             for (text, form), line, verdict in zip(tried, written, verdicts, strict=True):
                 has_marks = not verdict.stray and verdict.lacking <= MOST_LACKING
-                is_near = verdict.distance is None or verdict.distance < FARTHEST_HAND
-                if verdict.read == text and has_marks and is_near and not line.fault:
+                if verdict.read == text and has_marks and not line.fault:
                     positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
                     good.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text, form))
                 else:
@@ -312,11 +316,17 @@ def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -
         yield good
 
 
-def form_hands(encoder: HandEncoder, dataset: Dataset, lines: np.ndarray) -> dict[str, np.ndarray]:
-    """The hand (D,) of each form that has two and more of some lines, by its name."""
+def form_vectors(encoder: HandEncoder, dataset: Dataset, lines: np.ndarray) -> dict[str, np.ndarray]:
+    """The vectors (n, D) of the lines of each form that has two and more of some lines, by its name."""
     groups = {int(own[0]): own for own in form_lines(dataset, lines).values() if len(own) > 1}.values()
     of_form = {str(dataset.names[own[0]]).rpartition("-")[0]: own for own in groups}
-    return {form: encoder.encode([dataset.points(n) for n in own]).mean(0) for form, own in of_form.items()}
+    return {form: encoder.encode([dataset.points(n) for n in own]) for form, own in of_form.items()}
+
+
+def mean_of_some(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The mean (D,) of one to `MOST_LINES` of a form's vectors (n, D)."""
+    count = min(int(rng.integers(1, MOST_LINES + 1)), len(vectors))
+    return rng.choice(vectors, count, replace=False).mean(0)
 
 
 def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kind: str) -> Dataset:

@@ -23,7 +23,7 @@ STYLES = SHIPPED / "styles"
 ASPECTS = (0.2, 3.0)  # the x-height by the mean advance of a character: in recorded lines some 0.7
 # What is written in a hand is nearer to the mean than the hand is. So the network is given vectors that are moved away
 # from it by this factor: then lines in different hands differ nearly as recorded ones do (benchmarks/hands.py).
-GAIN = 1.3
+GAIN = 1.25
 SHARES = (0.6, 0.8)  # of the nearer form in a hand that nobody has
 LEAST_POINTS = 30  # of ink that a hand is taken from: a word has more
 Style = str | Path | Ink | Sequence[str | Path | Ink]
@@ -150,8 +150,8 @@ def random_vector(encoder: HandEncoder, seed: int) -> np.ndarray:
     return mixed * (np.linalg.norm(first) / max(np.linalg.norm(mixed), 1e-6))
 
 
-def strengthen(vectors: np.ndarray, model: Model, strength: float = GAIN) -> np.ndarray:
-    """Vectors (..., D) at `strength` times their distance from the mean hand."""
+def strengthen(vectors: np.ndarray, model: Model, strength: float | np.ndarray = GAIN) -> np.ndarray:
+    """Vectors (..., D) at `strength` times, one for all or (..., 1), their distance from the mean hand."""
     mean = model.get_buffer("hand_mean").numpy(force=True)
     return mean + strength * (vectors - mean)
 

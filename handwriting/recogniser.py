@@ -21,6 +21,7 @@ from handwriting.strokes import to_strokes
 
 SPACING = 1 / 3  # between resampled points, in standard deviations of a line's height: some 15 points a character
 FEATURES = 6
+STRIDES = (1, 2, 2)  # of the convolutions, five points wide each
 READ_BATCH = 32  # lines read at once
 READ_PADDING = 64  # lengths are rounded up to it: PyTorch keeps a program in memory for each that it has met
 MAX_POINTS = 20_000  # resampled points of a line; recorded lines have at most some 1,500
@@ -128,7 +129,7 @@ class Recogniser(nn.Module):
         widths = (FEATURES, config.channels // 2, config.channels, config.channels)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(inputs, outputs, 5, stride, padding=2)
-            for inputs, outputs, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True)
+            for inputs, outputs, stride in zip(widths[:-1], widths[1:], STRIDES, strict=True)
         )
         self.layers = nn.ModuleList(
             BidirectionalLSTM(2 * H if n else config.channels, H) for n in range(config.num_layers)
