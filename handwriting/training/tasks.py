@@ -136,7 +136,7 @@ class Writing(Task):
         self.encoder = encoder
         if encoder:
             self.form_lines = form_lines(dataset, np.arange(len(dataset.names)))
-            self.vectors = encoder.encode([dataset.points(line) for line in range(len(dataset.names))])  # (L, D)
+            self.vectors = np.full((len(dataset.names), encoder.config.hand_size), np.nan, np.float32)  # see `encode`
 
     def new_network(self, options: argparse.Namespace) -> Model:
         """An untrained network of the sizes asked for, with the data's statistics."""
@@ -150,7 +150,7 @@ class Writing(Task):
         if self.encoder:
             lines = self.dataset.lines("train", with_text=False)
             forms = {self.form_lines[line][0]: self.form_lines[line] for line in lines}
-            means = [self.vectors[each].mean(0) for each in forms.values() if len(each) > 1]
+            means = [self.encode(each).mean(0) for each in forms.values() if len(each) > 1]
             self.encoder.forms = hands = torch.from_numpy(np.array(means))  # (N, D)
             model.hand_mean.copy_(hands.mean(0))
             model.hand_std.copy_(hands.std(0, correction=0))
@@ -181,16 +181,22 @@ class Writing(Task):
         own = self.form_lines[line]
         if seed is None:
             others = own[own != line] if len(own) > 1 else own
-            return self.vectors[np.roll(others, -np.searchsorted(others, line))[:2]].mean(0)
+            return self.encode(np.roll(others, -np.searchsorted(others, line))[:2]).mean(0)
         rng = np.random.default_rng(derived_seed("hand", seed))
         if rng.random() < WITHOUT_HAND:
             return np.full(self.vectors.shape[1], np.nan, np.float32)
         count = rng.integers(MOST_LINES)
         chosen = np.append(line, rng.choice(own[own != line], min(count, len(own) - 1), replace=False))
         if not self.augment:
-            return self.vectors[chosen].mean(0)
+            return self.encode(chosen).mean(0)
         points = [self.dataset.points(other) for other in chosen]
         return self.encoder.encode(change_hand(points, self.augment, np.random.default_rng(seed))).mean(0)
+
+    def encode(self, lines: np.ndarray) -> np.ndarray:
+        """The vectors (n, D) of lines as they are, each encoded by itself when it is first wanted."""
+        for line in lines[np.isnan(self.vectors[lines, 0])].tolist():
+            self.vectors[line] = self.encoder.encode([self.dataset.points(line)])[0]
+        return self.vectors[lines]
 
     def loss(self, model: Model, batch: tuple) -> tuple[Tensor, int]:
         """The sum of a batch's losses in nats, (), and how many points it predicts. `Run.step` divides it by lines."""
