@@ -7,12 +7,14 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: many threads on few cores are slow
 
+import importlib.util
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import numpy as np
@@ -131,6 +133,13 @@ def checkpoints(tmp_path_factory) -> Path:
 def kernels_on_and_off(request, monkeypatch) -> None:
     """With the kernels and without."""
     monkeypatch.setenv("HANDWRITING_KERNELS", request.param)
+
+
+def load_module(path: str) -> ModuleType:
+    """A script of the project as a module of its own, by its path."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
 
 
 def environment() -> dict[str, str]:

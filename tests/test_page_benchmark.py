@@ -8,7 +8,6 @@ from conftest import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 import page
-
 from handwriting.program import ResultError
 
 

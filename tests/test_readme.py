@@ -39,6 +39,8 @@ NOT_RUN = {
     "python train.py --task hand --model_dir save/judge --seed 7 --hand_size 48 --cell_size 128 --num_epochs 16": (
         "takes minutes; tests/test_hands.py trains an encoder"
     ),
+    "python page/build.py": "would write into the page; tests/test_page_engine.py holds what it makes to what is there",
+    "python benchmarks/browser.py": "takes five minutes, and a browser",
     "python benchmarks/segmentation.py": "takes two minutes; tests/test_segmentation.py tests its parts",
     "python benchmarks/page.py": "takes two minutes; tests/test_page.py runs it on less",
     "python benchmarks/scaling.py": "takes two minutes, and measures",

@@ -1,0 +1,170 @@
+"use strict";
+// What looks at ink: a recogniser that reads it, an encoder that tells whose hand it is, and a judge of written lines.
+// The networks are those of handwriting/recogniser.py and handwriting/encoder.py.
+
+/** The standard deviation of numbers. */
+function deviation(values) {
+  const middle = mean(values);
+  return Math.sqrt(mean(values.map((value) => (value - middle) ** 2)));
+}
+
+/** The strokes of points about 0, without slope, in units of the standard deviation of y; and this `unit`. */
+function straighten(points) {
+  const strokes = toStrokes(points), all = strokes.flat(), [width, height] = sizeOf(all), line = fitLine(all);
+  const slope = width > 4 * height ? line.slope : 0; // that of a single letter is its shape
+  const move = ([x, y]) => [x - line.x, y - line.y - slope * (x - line.x)];
+  const unit = Math.max(deviation(all.map((place) => move(place)[1])), 1e-6);
+  return { strokes: strokes.map((stroke) => stroke.map((place) => move(place).map((v) => v / unit))), unit };
+}
+
+/** What a recogniser sees of strokes, at equal steps along the ink: frames of 6 numbers, see `recogniser.features`. */
+function readerFeatures(strokes) {
+  const { spacing, mostPoints } = FACTS.reading, length = sum(stepsOf(strokes).map((step) => step.length));
+  const step = Math.max(spacing, length / mostPoints); // flat ink is very long beside its height
+  const paths = strokes.map((stroke) => resample(stroke, step));
+  for (const path of paths) if (path.length === 1) path.push(path[0]); // a dot has two ends, too
+  const places = paths.flatMap((path) => path.map(([x, y], n) => ({ x, y, begins: !n })));
+  return places.map(({ x, y, begins }, n) => {
+    const before = places[Math.max(n - 1, 0)], dx = x - before.x, dy = y - before.y;
+    return begins ? [0, 0, Math.asinh(2 * dx), Math.asinh(2 * dy), y, 1] : [dx / spacing, dy / spacing, 0, 0, y, 0];
+  });
+}
+
+/** What is read and told of a line's ink by the networks in `weights`. */
+class Readers {
+  constructor(weights, products) {
+    this.products = products;
+    this.weights = placeWeights(weights, products, /^(read|hand)\./);
+    this.x = products.vector(FACTS.reading.mostColumns);
+    this.y = products.vector(FACTS.reading.mostRows);
+    this.hidden = products.vector(FACTS.reading.cellSize);
+  }
+
+  /** y = M x + b, the first numbers of `this.y`, for an x that has been put into `this.x`. */
+  apply(name, count) {
+    this.y.fill(0);
+    this.y.set(this.weights[`${name}.bias`]);
+    this.products.multiply(this.weights[name], this.x, this.y);
+    return this.y.subarray(0, count);
+  }
+
+  /** Frames after a convolution five frames wide and a rectifier. */
+  convolve(frames, name, stride) {
+    const [inputs, outputs] = [frames[0].length, this.weights[`${name}.bias`].length];
+    const found = [];
+    for (let middle = 0; middle < frames.length; middle += stride) {
+      this.x.fill(0);
+      const seen = [-2, -1, 0, 1, 2].map((tap) => frames[middle + tap]);
+      seen.forEach((frame, n) => frame && this.x.set(frame, n * inputs));
+      found.push(this.apply(name, outputs).map((value) => Math.max(value, 0)));
+    }
+    return found;
+  }
+
+  /** Frames after an LSTM that reads them in their order. */
+  runLayer(frames, name) {
+    const cell = new Float32Array(this.hidden.length);
+    this.hidden.fill(0);
+    return frames.map((frame) => {
+      this.x.fill(0);
+      this.x.set(frame);
+      const gates = this.apply(name, 4 * cell.length);
+      this.products.multiply(this.weights[`${name}.own`], this.hidden, this.y);
+      updateCell(gates, cell, this.hidden);
+      return this.hidden.slice();
+    });
+  }
+
+  /** What stands in a line: the likeliest label of each frame, less repeats and blanks. */
+  read(points) {
+    let frames = readerFeatures(straighten(points).strokes);
+    FACTS.reading.strides.forEach((stride, n) => (frames = this.convolve(frames, `read.convolution${n}`, stride)));
+    for (let n = 0; n < FACTS.reading.layers; n++) {
+      const forwards = this.runLayer(frames, `read.forwards${n}`);
+      const backwards = this.runLayer([...frames].reverse(), `read.backwards${n}`).reverse();
+      frames = forwards.map((frame, s) => Float32Array.of(...frame, ...backwards[s]));
+    }
+    const labels = frames.map((frame) => {
+      this.x.fill(0);
+      this.x.set(frame);
+      const scores = this.apply("read.head", FACTS.reading.characters.length + 1);
+      return scores.indexOf(scores.reduce((a, b) => Math.max(a, b)));
+    });
+    const changes = labels.filter((label, s) => label && label !== labels[s - 1]);
+    return changes.map((label) => FACTS.reading.characters[label - 1]).join("");
+  }
+
+  /** The vector of length 1 of the hand that ink is in. */
+  encode(points) {
+    const { usualSpread, strides } = FACTS.hands, { strokes, unit } = straighten(points);
+    let frames = readerFeatures(strokes).map((frame) => [...frame, Math.log(unit / usualSpread)]);
+    strides.forEach((stride, n) => (frames = this.convolve(frames, `hand.convolution${n}`, stride)));
+    const channels = frames[0].length;
+    this.x.fill(0);
+    for (let c = 0; c < channels; c++) {
+      const values = frames.map((frame) => frame[c]);
+      this.x[c] = mean(values);
+      this.x[c + channels] = Math.sqrt(deviation(values) ** 2 + 1e-5);
+    }
+    const vector = this.apply("hand.head", FACTS.config.hand_size).slice();
+    return vector.map((value) => value / Math.hypot(...vector));
+  }
+}
+
+/** The fewest changes that turn a text into what is read of it: how many, and the places in `text` that are wrong. */
+function compareTexts(text, read) {
+  let above = [...read, ""].map((_, j) => Array(j).fill(0)); // places of changes, for each part of `read`
+  for (let i = 0; i < text.length; i++) {
+    const row = [[...above[0], i]];
+    for (let j = 0; j < read.length; j++) {
+      const changed = text[i] === read[j] ? above[j] : [...above[j], i];
+      const others = [above[j + 1], row[j]].map((places) => [...places, i]); // left out, or too much after it
+      row.push([changed, ...others].reduce((best, each) => (each.length < best.length ? each : best)));
+    }
+    above = row;
+  }
+  const wrong = above[read.length];
+  return { wrong: [...new Set(wrong)], errors: wrong.length };
+}
+
+/** Dots and bars among the strokes of a line, see `checks.count_marks`: {dots, bars}. */
+function countMarks(points) {
+  const strokes = toStrokes(points), found = { dots: 0, bars: 0 };
+  if (!sizeOf(strokes.flat()).some(Boolean)) return found; // no extent
+  const { xHeight } = findLevel(strokes), { dotSize, barWidth, barHeight, barFlatness } = FACTS.checks;
+  for (const stroke of strokes) {
+    const [width, height] = sizeOf(stroke).map((extent) => extent / xHeight);
+    if (Math.max(width, height) < dotSize) found.dots++;
+    else if (width >= barWidth && height < barHeight && width >= barFlatness * height) found.bars++;
+  }
+  return found;
+}
+
+/** The most steps in a row on which the pen rests. */
+function longestRest(points) {
+  let [most, now] = [0, 0];
+  for (let n = 3; n < points.length; n += 3) {
+    now = Math.hypot(points[n], points[n + 1]) < FACTS.checks.shortestStep ? now + 1 : 0;
+    most = Math.max(most, now);
+  }
+  return most;
+}
+
+/** What is wrong with a line of `text` that was read as `read`: checks.Verdict with its fault, order and doubt. */
+function judge(line, text, read, distance) {
+  const { mostResting, mostWrong, mostStray, dots } = FACTS.checks;
+  const clean = (each) => each.trim().replace(/\s+/g, " ");
+  const { wrong, errors } = compareTexts(clean(text), clean(read));
+  const resting = longestRest(line.points);
+  const faults = [];
+  if (!line.finished) faults.push("the cap on steps came before the end of the text");
+  if (resting > mostResting) faults.push(`the pen rests for ${resting} steps`);
+  if (errors > Math.max(1, mostWrong * text.trim().length)) faults.push(`it reads '${read}'`);
+  const marks = countMarks(line.points);
+  const wanted = [...text].reduce((sum, character) => sum + (dots[character] ?? 0), 0);
+  const stray = Math.max(0, marks.dots - wanted);
+  const lacking = Math.max(0, wanted - marks.dots) + Math.max(0, text.split("t").length - 1 - marks.bars);
+  const near = Math.round(10 * (distance ?? 0)) / 10;
+  const order = [+!!faults.length, errors, +!line.finished, Math.max(stray - mostStray, 0) + lacking, near, resting];
+  return { wrong, fault: faults.join(", "), isDoubtful: faults.length > 0 || errors > 0 || stray > mostStray, order };
+}

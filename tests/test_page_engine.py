@@ -1,0 +1,143 @@
+"""The page's engine against Python with the same rounded weights: points, readings, hands and verdicts."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import zlib
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import load_module
+
+from handwriting import sampling
+from handwriting.checks import judge_lines, load_recogniser
+from handwriting.hands import random_vector
+from handwriting.sampling import Line, Sampler, default_steps, sample_noise
+from handwriting.writer import _load as load_anew
+from handwriting.writer import load_network
+
+build = load_module("page/build.py")
+SCRIPTS = ("network", "products", "ink", "accents", "engine", "readers")
+TEXTS = (
+    "We had", "my own", "Paris?", "at 10.45", "ijk", "Queen", "it is", "t", "fox, dog", "(50)", "zip", "Born in",
+    "well", "7/12", "Dear", "so-so", "Hmm!", "Xylo", "BBC", "of it",
+)  # fmt: skip
+BIASES = (0.0, 0.5, 1.0)
+RUNNER = """
+const { vm, fs } = { vm: require("vm"), fs: require("fs") };
+const { folder, scripts, lines } = JSON.parse(fs.readFileSync(0, "utf8"));
+const source = scripts.map((name) => fs.readFileSync(`${folder}/${name}.js`, "utf8")).join("\\n");
+vm.runInThisContext(`${source}
+async function run(lines) {
+  const weights = await unpackWeights(NETWORK), [plain, fast] = [new PlainProducts(), makeProducts(PRODUCTS)];
+  const pens = [plain, fast].map((products) => new Network(weights, products));
+  const readers = new Readers(weights, fast);
+  return {
+    products: fast.constructor.name,
+    lines: lines.map(({ text, codes, hand, noise, steps, points, said }) => {
+      const ink = Float32Array.from(points.flat());
+      let row = 0;
+      const line = writeLine(pens[0], codes, hand, () => noise[row++], steps, true);
+      const outputs = pens.map((pen) => {
+        pen.start(codes, hand);
+        for (const [x, y, end] of points.slice(0, 20)) pen.step(x / 40, y / 40, end);
+        return [...pen.outputs];
+      });
+      const read = readers.read(ink), vector = [...readers.encode(ink)];
+      const verdict = judge({ points: ink, finished: line.finished }, text, said, 0);
+      return { ...line, points: [...line.points], phi: line.inside.phi.length, outputs, read, vector, verdict };
+    }),
+  };
+}`);
+run(lines).then((found) => console.log(JSON.stringify(found, (key, v) => (ArrayBuffer.isView(v) ? [...v] : v))));
+"""
+
+
+def write_with(sampler: Sampler, noise: np.ndarray, *arguments, **options) -> Line:
+    """`Sampler.write` of one line with given noise (T, 3 + M)."""
+    chunks = iter(np.split(noise[:, None], range(sampling.CHUNK, len(noise), sampling.CHUNK)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "sample_noise", lambda *_: next(chunks))
+        return sampler.write(*arguments, **options)[0]
+
+
+@pytest.fixture
+def both() -> list[tuple[Line, dict]]:
+    """Lines that Python wrote with the page's weights in float32, and what the page says of each."""
+    if shutil.which("node") is None:
+        pytest.skip("Node is missing; install it to test the page's engine")
+    load_anew.cache_clear()  # what is rounded here is nobody else's
+    network = load_network(None, "synthesis")
+    load_anew.cache_clear()
+    model, reader, encoder = map(build.rounded, (network.model, load_recogniser(), network.encoder))
+    sampler, given, written = Sampler(model), [], []
+    sampler.products = None  # the kernels' have weights in half precision
+    for n, text in enumerate(TEXTS):
+        codes, steps, hand = network.alphabet.encode(text), default_steps(text), random_vector(encoder, n)
+        bias, generator = BIASES[n % 3], torch.Generator().manual_seed(n)
+        noise = sample_noise([generator], [bias], 2 * sampling.CHUNK, model.config.num_clusters)[:, 0]
+        line = write_with(sampler, noise, [codes], [0], bias, steps, hands=hand[None])
+        written.append(Line(line.points, None, line.phi, line.finished, text))
+        given.append(
+            {"text": text, "codes": codes, "hand": hand, "noise": noise, "steps": steps, "points": line.points}
+        )
+    verdicts = judge_lines(written, reader)
+    vectors = encoder.encode([line.points for line in written])
+    for each, verdict in zip(given, verdicts, strict=True):
+        each["said"] = verdict.read
+    job = json.dumps({"folder": str(build.HERE), "scripts": SCRIPTS, "lines": given}, default=lambda a: a.tolist())
+    done = subprocess.run(["node", "-e", RUNNER], input=job, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["products"] == "WasmProducts"
+    return list(zip(written, verdicts, vectors, found["lines"], strict=True))
+
+
+def test_the_page_writes_and_reads_as_python_does(both):
+    """In one test, so that one process has to write."""
+    for line, verdict, vector, page in both:
+        points, places = np.reshape(page["points"], (-1, 3)), line.phi.argmax(1).clip(max=len(line.text) - 1)
+        assert points.shape == line.points.shape, line.text
+        np.testing.assert_allclose(points, line.points, atol=0.1)  # whiteboard units
+        assert (page["finished"], page["phi"]) == (line.finished, line.phi.size)
+        assert np.mean(np.append(places[:1], places) == page["characters"]) > 0.99, line.text
+        plain, fast = np.array(page["outputs"])
+        np.testing.assert_allclose(fast, plain, atol=0.02, err_msg=line.text)
+        assert not np.array_equal(fast, plain)  # they are two
+        np.testing.assert_allclose(page["vector"], vector, atol=1e-3)
+        assert page["read"] == verdict.read
+        told = page["verdict"]
+        assert (told["isDoubtful"], bool(told["fault"])) == (verdict.is_doubtful, bool(verdict.fault)), line.text
+        assert told["order"] == [float(each) for each in verdict.sort_key], (line.text, asdict(verdict))
+
+
+def constants(script: str) -> dict[str, Any]:
+    """What a generated script defines, by name."""
+    return {name: json.loads(value) for name, value in re.findall(r"^const (\w+) = (.+);$", script, re.MULTILINE)}
+
+
+def test_the_page_has_the_networks_that_ship():
+    found, wanted = (
+        constants(text) for text in ((build.HERE / "network.js").read_text("utf-8"), build.network_script())
+    )
+    assert found["NETWORK"]["shapes"] == json.loads(json.dumps(wanted["NETWORK"]["shapes"]))
+    weights = [zlib.decompress(base64.b64decode(each["NETWORK"]["data"])) for each in (found, wanted)]
+    assert weights[0] == weights[1]
+    styles = [each["FACTS"].pop("styles") for each in (found, wanted)]  # computed: processors round differently
+    assert found["FACTS"] == wanted["FACTS"] and styles[0].keys() == styles[1].keys()
+    for name, vector in styles[0].items():
+        np.testing.assert_allclose(vector, styles[1][name], atol=1e-4)
+
+
+def test_the_page_has_the_products_that_are_in_c():
+    if shutil.which("clang") is None or shutil.which("wasm-ld") is None:
+        pytest.skip("clang or lld is missing; install them to compile page/products.c")
+    found, made = (build.HERE / "products.js").read_text("utf-8"), build.products_script()
+    if found.splitlines()[2] != made.splitlines()[2]:
+        pytest.skip(f"page/products.js was compiled by another clang: {found.splitlines()[2]}")
+    assert found == made
