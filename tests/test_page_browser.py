@@ -387,7 +387,7 @@ def test_a_letter_is_written_and_its_files_are_those_of_python(page, tmp_path):
         whole = [n for n, stroke in enumerate(line.strokes) if len(stroke) == len(own[n]) > 1]  # no dots
         assert len(whole) > len(own) / 2
         straight = [find_level(line.strokes).apply(line.strokes[n]) for n in whole]
-        assert misfit(straight, [own[n] for n in whole]) < 0.15  # mm
+        assert misfit(straight, [own[n] for n in whole]) < 0.3  # mm: the page levels with the x-height of all lines
         bottoms.append(np.median(np.concatenate(own)[:, 1]))
     assert sorted(bottoms) == bottoms
 
