@@ -243,10 +243,11 @@ async function save(kind) {
   const { pages, written, settings } = current, makers = { svg: svgText, png: pictureOf, gcode: gcodeText };
   if (kind === "pdf") return print();
   if (kind === "copy") return copyPicture(pages, settings);
-  if (kind === "json") return download("handwriting.json", jsonText(written.inks.filter(Boolean)));
-  for (const [n, page] of pages.entries()) {
+  if (kind === "json") download("handwriting.json", jsonText(written.inks.filter(Boolean)));
+  else for (const [n, page] of pages.entries()) {
     download(`handwriting${pages.length > 1 ? `-${n + 1}` : ""}.${kind}`, await makers[kind](page, settings));
   }
+  say(`Saved as handwriting${pages.length > 1 && kind !== "json" ? "-1 and so on" : ""}.${kind}`);
 }
 
 /** Put a picture of the first page into the clipboard. */
