@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.colors import to_hex
 from torch import Tensor
 
@@ -74,17 +73,6 @@ def round_weights(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whole numbers (rows, columns) int8 and scales (rows,) float32, whose product is nearly the matrix."""
     scales = (np.abs(matrix).max(1) / LEVELS).astype(np.float32)
     return np.round(matrix / np.maximum(scales, 1e-30)[:, None]).astype(np.int8), scales
-
-
-@torch.no_grad()
-def rounded(network: Any) -> Any:
-    """The network, changed in place, with the weights that the page has."""
-    parts = writing_parts(network) if isinstance(network, Model) else reading_parts(network, "")
-    for part in parts.values():
-        if part.ndim > 1:
-            weights, scales = round_weights(part.flatten(1).numpy())
-            part.copy_(torch.from_numpy(weights * scales[:, None]).view(part.shape))
-    return network
 
 
 def pack(parts: dict[str, Tensor]) -> dict[str, Any]:

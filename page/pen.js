@@ -35,14 +35,13 @@ function startWorker() {
 /** A line of ink that says `text`: the best of at most `tries`, of which all are read if there may be several. */
 function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, tries = 1, inside = false }) {
   const mean = network.weights.handMean;
-  const move = (vector, factor) => vector.map((number, d) => mean[d] + factor * (number - mean[d]));
-  const [codes, wanted] = [encodeText(text), hand && move(hand, strength)];
+  const [codes, wanted] = [encodeText(text), hand && strengthen(hand, mean, strength)];
   const cap = FACTS.cap.perCharacter * text.length + FACTS.cap.more;
   let best = null;
   for (let n = 0; n < tries && (best?.isDoubtful ?? true); n++) {
     const random = makeRandom(seed, n);
     const noise = () => makeNoise(random, FACTS.config.num_clusters, bias);
-    const line = writeLine(network, codes, wanted && move(wanted, FACTS.hands.gain), noise, cap, inside);
+    const line = writeLine(network, codes, wanted && strengthen(wanted, mean, FACTS.hands.gain), noise, cap, inside);
     const read = tries > 1 ? readers.read(line.points) : null;
     const vector = tries > 1 && wanted ? readers.encode(line.points) : null;
     const distance = vector && Math.hypot(...vector.map((number, d) => number - wanted[d]));
@@ -51,6 +50,11 @@ function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, 
   }
   const { order, isDoubtful, finished, ...ink } = best;
   return { ...ink, style: "", checkpoint: FACTS.checkpoint };
+}
+
+/** A vector (D) at `strength` times its distance from the mean hand. */
+function strengthen(vector, mean, strength) {
+  return vector.map((number, d) => mean[d] + strength * (number - mean[d]));
 }
 
 /** Whether numbers come before others: the first that differs decides. */
@@ -110,6 +114,6 @@ class Pen {
     const [least, most] = FACTS.hands.shares, share = least + random() * (most - least);
     const mixed = a.map((number, d) => share * number + (1 - share) * b[d]);
     const factor = Math.hypot(...a) / Math.max(Math.hypot(...mixed), 1e-6);
-    return Float32Array.from(mixed, (number, d) => this.mean[d] + (number * factor - this.mean[d]) / FACTS.hands.gain);
+    return strengthen(Float32Array.from(mixed, (number) => number * factor), this.mean, 1 / FACTS.hands.gain);
   }
 }

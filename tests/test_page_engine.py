@@ -20,6 +20,7 @@ from handwriting.hands import random_vector
 from handwriting.sampling import Line, Sampler, default_steps, sample_noise
 from handwriting.writer import _load as load_anew
 from handwriting.writer import load_network
+from model import Model
 
 build = load_module("page/build.py")
 SCRIPTS = ("network", "products", "ink", "accents", "engine", "readers")
@@ -58,6 +59,17 @@ run(lines).then((found) => console.log(JSON.stringify(found, (key, v) => (ArrayB
 """
 
 
+@torch.no_grad()
+def rounded(network: Any) -> Any:
+    """The network, changed in place, with the weights that the page has."""
+    parts = build.writing_parts(network) if isinstance(network, Model) else build.reading_parts(network, "")
+    for part in parts.values():
+        if part.ndim > 1:
+            weights, scales = build.round_weights(part.flatten(1).numpy())
+            part.copy_(torch.from_numpy(weights * scales[:, None]).view(part.shape))
+    return network
+
+
 def write_with(sampler: Sampler, noise: np.ndarray, *arguments, **options) -> Line:
     """`Sampler.write` of one line with given noise (T, 3 + M)."""
     chunks = iter(np.split(noise[:, None], range(sampling.CHUNK, len(noise), sampling.CHUNK)))
@@ -74,7 +86,7 @@ def both() -> list[tuple[Line, dict]]:
     load_anew.cache_clear()  # what is rounded here is nobody else's
     network = load_network(None, "synthesis")
     load_anew.cache_clear()
-    model, reader, encoder = map(build.rounded, (network.model, load_recogniser(), network.encoder))
+    model, reader, encoder = map(rounded, (network.model, load_recogniser(), network.encoder))
     sampler, given, written = Sampler(model), [], []
     sampler.products = None  # the kernels' have weights in half precision
     for n, text in enumerate(TEXTS):
