@@ -19,7 +19,7 @@ from pathlib import Path
 
 from handwriting import requests
 from handwriting.ink.formats import FORMATS
-from handwriting.ink.gcode import PENS, Plotter
+from handwriting.ink.gcode import MACHINES, ORIGINS, Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.pages import ALIGN, PageFormat
 from handwriting.program import Parser, run_cli
@@ -44,6 +44,8 @@ def read_request(arguments: list[str] | None) -> requests.Request:
         return requests.Random(given)
     if "list_styles" in given:
         return requests.Styles(given)
+    if "pen_test" in given:
+        return requests.PenTest(given)
     if "batch" in given:
         return requests.Batch(given)
     is_page = "page" in given or "file" in given or given.get("text") == ["-"]
@@ -85,21 +87,35 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ruled", action="store_true", help="faint lines on the paper")
     add("--plot_rules", action="store_true", help="a plotter draws them, too")
     add("--jitter", type=float, help="mm that lines are off their places by, more or less (default: 0)")
-    add("--smooth", action="store_true", help="draw strokes as smooth curves through their points")
     add("--redo", type=parse_redo, metavar="LINES", help="write these lines anew, as 7, or 7,9:2 for another try at 9")
+    add("--from_line", type=int, metavar="LINE", help="leave out the lines before this one, for a plot that stopped")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, help=f"file to write: .{', .'.join(FORMATS)} (default: examples/TASK.png)")
     add("--format", help="ending of the files of --batch (default: png)")
     add("--pen_width", type=float, help=f"mm (default: {Drawing.pen_width})")
     add("--colour", help=f"of the ink: a name or #rrggbb (default: {Drawing.colour})")
+    add("--smooth", action="store_true", help="smooth curves through the points of strokes")
+    add("--simplify", type=float, metavar="MM", help="leave out points that strokes stay this near to; 0.05 is little")
     add("--transparent", action="store_true", help="no paper in a picture")
     add("--dpi", type=int, help="pixels to the inch of a picture (default: 200, or 80 for films)")
     add("--speed", type=float, help="of .gif and .webp: times as fast as people write (default: 1)")
-    add("--pen", choices=tuple(PENS), help=f"of .gcode: what lifts the pen (default: {Plotter.pen})")
-    add("--pen_up", type=float, help="of .gcode: where the pen is up (default: 60, or 5 mm for z)")
-    add("--pen_down", type=float, help="of .gcode: where it is down (default: 30, or 0 mm for z)")
-    add("--feed", type=float, help=f"of .gcode: mm a minute (default: {Plotter.feed:g})")
-    add("--origin", help="of .gcode: 'bottom left' (default) or 'top left'")
+    add = parser.add_argument_group("plotter, for .gcode").add_argument
+    add("--machine", choices=tuple(MACHINES), help=f"firmware, and what lifts the pen (default: {Plotter.machine})")
+    add("--pen_up", type=float, help="where the pen is up: M3's S, degrees, or mm of Z (default: 60; z: 5)")
+    add("--pen_down", type=float, help="where it is down (default: 30; z: 0)")
+    add("--pen_test", action="store_true", help="write a program that finds these two out, and no text")
+    add("--feed", type=float, help=f"mm a minute with the pen down (default: {Plotter.feed:g})")
+    add("--travel", type=float, help=f"mm a minute with the pen up; GRBL has its own (default: {Plotter.travel:g})")
+    add("--feed_z", type=float, help=f"mm a minute of a motor that lifts the pen (default: {Plotter.feed_z:g})")
+    add("--origin", choices=tuple(ORIGINS), help="where (0, 0) is; y grows down from the top (default: bottom left)")
+    add("--bed", metavar="WIDTHxHEIGHT", help="mm that the machine reaches: refuse to write what is beyond")
+    add(
+        "--preview",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the ink, and the way of the pen between strokes (.svg, too)",
+    )
+    add = parser.add_argument_group("pictures of what the network thinks").add_argument
     add("--attention", action="store_true", help="write a picture of the window over the text too (paper, figure 13)")
     add("--density", action="store_true", help="write a picture of the predicted densities too (paper, figure 10)")
     add = parser.add_argument_group("network").add_argument

@@ -1,4 +1,4 @@
-"""Figures as the paper has them: the window over the text, and the densities of the next point."""
+"""Figures as the paper has them, the window over the text and the densities of the next point; and a plotter's way."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from handwriting.ink.formats import Page
+from handwriting.ink.gcode import Plotter, travel_moves
+from handwriting.ink.pictures import Drawing, draw_lines, page_figure
 from handwriting.program import InputError, atomic_write
 from handwriting.sampling import Line
 from model import Mixture, Model, mixture
@@ -16,6 +19,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
 
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")
+TRAVEL = "#d1495b"  # the colour of moves with the pen up
 MAX_CELLS = 10**7  # of a map of densities; a long line has some 300,000
 
 
@@ -40,6 +44,15 @@ def density_figure(model: Model, line: Line, bias: float) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(density**0.25, extent=extent, cmap="inferno", aspect="equal", interpolation="bilinear")
     axes.axis("off")
+    return figure
+
+
+def travel_figure(page: Page, drawing: Drawing, plotter: Plotter) -> Figure:
+    """A page as a plotter draws it, with the way of the pen from stroke to stroke, from zero and back to it."""
+    sheet = page.sheet(drawing.simplify)
+    figure = page_figure(sheet, drawing)
+    strokes = [stroke for _, strokes in sheet.groups for stroke in strokes]
+    draw_lines(figure, travel_moves(strokes, plotter.zero(sheet)), TRAVEL, 0.15)
     return figure
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from handwriting.ink.formats import Ink, Page, Placed
-from handwriting.ink.geometry import find_level, smooth
+from handwriting.ink.geometry import find_level
 from handwriting.program import InputError, check_range
 from handwriting.seeds import derived_seed
 
@@ -266,11 +266,10 @@ def ink_width(ink: Ink, x_height: float) -> float:
     return float(np.ptp(np.concatenate(leveled(ink, x_height))[:, 0]))
 
 
-def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smoothed: bool = False) -> list[Page]:
+def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0) -> list[Page]:
     """Place written lines, each made level, on as many pages as they need. Further pages begin without a blank line.
 
-    `seed` is the jitter's. `smoothed` draws strokes as splines through their points. Raises InputError for a line that
-    is wider than the page allows.
+    `seed` is the jitter's. Raises InputError for a line that is wider than the page allows.
     """
     random = np.random.default_rng(derived_seed("places of lines", seed))
     _, right, _, left = page_format.margins
@@ -292,7 +291,7 @@ def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0, smooth
                 raise InputError(f"the line {line.text!r} is {-room:.1f} mm wider than the page allows; break it anew")
             start = {"left": min(line.indent, room), "center": room / 2, "right": room}[page_format.align]
             place = [left + max(0.0, min(start + dx, room)) - float(x.min()), heights[row] + dy]
-            strokes = [(smooth(stroke) if smoothed else stroke) + place for stroke in strokes]
+            strokes = [stroke + place for stroke in strokes]
             pages[-1].lines.append(Placed(ink, strokes))
         row += 1
     return pages

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,13 +17,13 @@ from tqdm import tqdm
 
 from handwriting.alphabet import Prepared
 from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, save_inks, write_inks
-from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure
+from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure, travel_figure
 from handwriting.hands import list_styles, load_hand
-from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, save, stack_lines
-from handwriting.ink.gcode import Plotter
+from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, numbered, save, stack_lines
+from handwriting.ink.gcode import MACHINES, Plotter, pen_test_bytes
 from handwriting.ink.pictures import Drawing
 from handwriting.pages import PageFormat, WrittenText, lay_out, parse_margins, parse_page
-from handwriting.program import InputError, ResultError, check_writable, note
+from handwriting.program import InputError, ResultError, atomic_write, check_writable, note
 from handwriting.sampling import Line
 from handwriting.seeds import derived_seed
 from handwriting.writer import (
@@ -38,15 +40,17 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
 
 MOST_TOLD = 10  # lines that a message names
+MACHINE_FLAGS = "machine pen_up pen_down feed travel feed_z origin bed"
 # Flags that only some formats of the output have a use for.
 FORMAT_FLAGS = {
     "dpi": "png gif webp", "speed": "gif webp", "transparent": "png pdf svg",
     **dict.fromkeys(("pen_width", "colour"), "svg pdf png gif webp"),
-    **dict.fromkeys(("pen", "pen_up", "pen_down", "feed", "origin"), "gcode"),
-    **dict.fromkeys(("smooth", "ruled"), "svg pdf png gif webp gcode"), "plot_rules": "svg gcode",
+    **dict.fromkeys(MACHINE_FLAGS.split(), "gcode"), **dict.fromkeys(("plot_rules", "preview"), "svg gcode"),
+    **dict.fromkeys(("smooth", "simplify", "ruled"), "svg pdf png gif webp gcode"),
 }  # fmt: skip
 COMMON = (
-    "task bias seed output checkpoint retries pen_width colour transparent dpi speed pen pen_up pen_down feed origin"
+    "task bias seed output checkpoint retries pen_width colour transparent dpi speed smooth simplify preview "
+    + MACHINE_FLAGS
 )
 
 
@@ -85,8 +89,15 @@ class Request:
             if kind not in FORMAT_FLAGS.get(name, kind).split():
                 raise InputError(f"--{name} is for .{FORMAT_FLAGS[name].replace(' ', ', .')}, not for .{kind}")
         paper: dict[str, Any] = {"paper": None} if "transparent" in given else {}
-        self.drawing = Drawing(**self.pick("pen_width", "colour", "dpi", "speed"), **paper)
-        self.plotter = Plotter(**self.pick("pen", "feed", "origin", up="pen_up", down="pen_down"))
+        self.drawing = Drawing(**self.pick("pen_width", "colour", "dpi", "speed", "smooth", "simplify"), **paper)
+        settings = self.pick("machine", "feed", "travel", "feed_z", "origin", up="pen_up", down="pen_down")
+        self.plotter = Plotter(**settings, bed=parse_page(given["bed"]) if "bed" in given else None)
+        if kind == "gcode" and "machine" not in given:
+            note(f"the program is for {self.plotter.machine}; --machine names others: {', '.join(MACHINES)}")
+        if "preview" in given:
+            if given["preview"].suffix.lower() not in FIGURE_ENDINGS:
+                raise InputError(f"{given['preview']}: give a name that ends with {' or '.join(FIGURE_ENDINGS)}")
+            check_writable(given["preview"])
 
     def pick(self, *names: str, **renamed: str) -> dict[str, Any]:
         """Those of some flags that are given; `renamed` has other names for them."""
@@ -135,6 +146,10 @@ class Request:
         for name, figure in sheets.figures.items():
             paths.append(self.output.with_name(f"{self.output.stem}_{name}{ending}"))
             save_figure(figure, paths[-1])
+        if preview := self.given.get("preview"):
+            for name, page in zip(numbered(preview, len(sheets.pages)), sheets.pages, strict=True):
+                save_figure(travel_figure(page, self.drawing, self.plotter), name)
+                paths.append(name)
         for path in paths:
             print(f"wrote {path}")
         inks = [placed.ink for page in sheets.pages for placed in page.lines]
@@ -204,7 +219,7 @@ class Pages(Request):
 
     subject = "a page"
     own_flags = (
-        "text file page landscape margins x_height line_spacing align ruled plot_rules jitter smooth redo "
+        "text file page landscape margins x_height line_spacing align ruled plot_rules jitter redo from_line "
         "style strength save_hand prime prime_text"
     )
     usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
@@ -238,7 +253,14 @@ class Pages(Request):
 
     def place(self, written: WrittenText) -> Sheets:
         """The lines on as many pages as they need."""
-        return Sheets(lay_out(written, self.page_format, self.seed, "smooth" in self.given))
+        pages = lay_out(written, self.page_format, self.seed)
+        if first := self.given.get("from_line"):
+            numbers = count(1)
+            pages = [replace(page, lines=[line for line in page.lines if next(numbers) >= first]) for page in pages]
+            pages = [page for page in pages if page.lines]
+            if not pages:
+                raise InputError(f"--from_line {first}: the text has {next(numbers) - 1} lines; give a smaller number")
+        return Sheets(pages)
 
 
 class Styles(Request):
@@ -261,6 +283,35 @@ class Styles(Request):
     def place(self, inks: list[Ink]) -> Sheets:
         """The lines below each other."""
         return Sheets([stack_lines(inks)])
+
+
+class PenTest(Request):
+    """A program that finds out where the pen is up and down. It needs no network."""
+
+    subject, own_flags = "--pen_test", "pen_test"
+    usual_bias, usual_output = PAGE_BIAS, "pen_test.gcode"
+
+    def check_output(self) -> str:
+        """The format of the output. Raises InputError for another than .gcode."""
+        if (kind := super().check_output()) != "gcode":
+            raise InputError(f"{self.output}: --pen_test is G-code; give a name that ends with .gcode")
+        return kind
+
+    def prepare(self) -> bytes:
+        """The program."""
+        return pen_test_bytes(self.plotter)
+
+    def write(self, program: bytes) -> bytes:
+        """The program; it has no ink."""
+        return program
+
+    place = write
+
+    def save(self, sheets: bytes) -> None:
+        """Write the program."""
+        with atomic_write(self.output) as file:
+            file.write(sheets)
+        print(f"wrote {self.output}: the shortest line is with the pen up, the longest with the pen down")
 
 
 class Batch(Request):

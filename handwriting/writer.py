@@ -294,11 +294,11 @@ class Writer:
         (ink,) = self.write_lines([text], [self.seed if seed is None else seed])
         return ink
 
-    def page(self, text: str, page_format: PageFormat | None = None, smoothed: bool = False) -> list[Page]:
+    def page(self, text: str, page_format: PageFormat | None = None) -> list[Page]:
         """A text of any length on as many pages as it needs, in one hand."""
         page_format = page_format or PageFormat()
         text, _ = self.network.alphabet.prepare_page(text)
-        return lay_out(self.write_text(text, page_format), page_format, self.seed, smoothed)
+        return lay_out(self.write_text(text, page_format), page_format, self.seed)
 
     def write_text(self, text: str, page_format: PageFormat, redo: Mapping[int, int] | None = None) -> WrittenText:
         """Write what `Alphabet.prepare_page` makes of a text in one hand, broken into lines that fit the page.

@@ -94,8 +94,8 @@ function drawMarks(strokes, characters, letters, text, seed) {
   });
   for (let place = 0; place < text.length; place++) {
     if (letters[place] === text[place]) continue;
-    const random = makeRandom(seed, place);
-    const marks = (splitCharacter(text[place])?.[1] ?? []).map((name) => vary(FACTS.marks[name], random));
+    const normal = makeNormals(seed, place);
+    const marks = (splitCharacter(text[place])?.[1] ?? []).map((name) => vary(FACTS.marks[name], normal));
     const hasDot = "ij".includes(letters[place]) && marks.some(({ where }) => where === "above");
     if (hasDot) removeDot(line, letters, place);
     const rest = text.slice(place + 1).match(/^\p{L}*/u)[0].length; // of the word
@@ -114,9 +114,8 @@ function drawMarks(strokes, characters, letters, text, seed) {
   };
 }
 
-/** A mark as a hand would draw it: never twice the same. `random`: numbers from 0 to 1. */
-function vary(mark, random) {
-  const normal = () => Math.sqrt(-2 * Math.log(random())) * Math.cos(2 * Math.PI * random());
+/** A mark as a hand would draw it: never twice the same. `normal` gives standard normal numbers. */
+function vary(mark, normal) {
   const size = 1 + 0.06 * normal(), angle = 0.05 * normal();
   const move = (stroke) => turn(stroke, -Math.tan(angle)).map((place) => place.map((v) => size * v + 0.01 * normal()));
   return { ...mark, strokes: mark.strokes.map(move) };

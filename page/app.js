@@ -49,7 +49,7 @@ function add(parent, tag, { textContent = "", ...attributes } = {}) {
 /** The values of all fields, and `attempts`. */
 function readSettings() {
   const valueOf = ({ type, checked, value, valueAsNumber: number }) =>
-    type === "checkbox" ? checked : number >= 0 ? number : value;
+    type === "checkbox" ? checked : Number.isFinite(number) ? number : value;
   const named = [...$("settings").elements].filter(({ name }) => name);
   return { ...Object.fromEntries(named.map((field) => [field.name, valueOf(field)])), attempts };
 }
@@ -85,10 +85,10 @@ function showValues() {
 }
 
 /** The page's format, in mm. Margins are all, or those above and beside the text, or top, right, bottom and left. */
-function pageFormat({ paper, width, height, margins, xHeight, lineSpacing, align, ruled }) {
+function pageFormat({ paper, width, height, margins, xHeight, lineSpacing, align, ruled, smooth, jitter, seed }) {
   const given = margins.split(",").map(Number), size = FACTS.papers[paper] ?? [width, height];
   const all = [...given, ...given, ...given, ...given].slice(0, 4);
-  return { width: size[0], height: size[1], margins: all, xHeight, lineSpacing: lineSpacing || null, align, ruled };
+  return { width: size[0], height: size[1], margins: all, xHeight, lineSpacing: lineSpacing || null, align, ruled, smooth, jitter, seed };
 }
 
 /** How a line is written: {text, letters, seed, options}, and a key that tells its ink from others. */
@@ -145,7 +145,7 @@ function rewriteLine(number) {
   const { settings, pages, written } = current, { ink } = pages.flatMap(({ lines }) => lines)[number];
   const name = lineName(written.lines[written.inks.indexOf(ink)]), before = settings.attempts[name] ?? 0;
   say(`Writing line ${number + 1} again…`);
-  write({ ...settings, attempts: { ...attempts, [name]: before + 1 } }, "Written again", false);
+  write({ ...settings, attempts: { ...attempts, [name]: before + 1 } }, `Line ${number + 1} is written again`, false);
 }
 
 /** Let go of what is being written; a controller for what comes now. */
@@ -161,14 +161,16 @@ async function write(settings, word, isGradual = true) {
   setWorking(true);
   try {
     const { text, notes } = preparePage(settings.text);
-    $("notes").textContent = notes.length ? `The network lacks some characters: it ${notes.join("; ")}.` : "";
+    $("notes").textContent = notes.length ? `Not all characters were learned: the page ${notes.join("; ")}.` : "";
     await pen.ready; // before that there are no hands
     const show = (written) => written.lines.length && putOnPaper({ settings, text, written, word: "Stopped" });
     const kept = keptLines(settings, text);
     const ask = (lines) => askFor(lines, settings, mine.signal, isGradual && !kept && current === before);
     const written = await writeText(text, ask, pageFormat(settings), isGradual ? show : null, kept);
     mine.signal.throwIfAborted();
-    putOnPaper({ settings, text, written, word });
+    const changed = written.inks.filter((ink) => ink && !before?.written.inks.includes(ink)).length;
+    const more = !isGradual && changed > 1 ? `, and the ${changed - 1} that follow${changed > 2 ? "" : "s"} in its paragraph` : "";
+    putOnPaper({ settings, text, written, word: word + more });
     attempts = settings.attempts;
     storeSettings();
   } catch ({ name, message }) {
@@ -185,7 +187,7 @@ function askFor(lines, settings, signal, isFirst) {
   const format = pageFormat(settings), inks = lines.map((line) => inkOf(line, settings));
   const showAlone = (ink) => {
     const scale = pageScale([ink], format);
-    if (!signal.aborted) showPages(layOut({ lines: [lines[0]], inks: [ink], scale }, format, settings.smooth));
+    if (!signal.aborted) showPages(layOut({ lines: [lines[0]], inks: [ink], scale }, format));
   };
   if (isFirst) inks[0].then(showAlone).catch(() => {}); // it may be too wide
   return Promise.all(inks);
@@ -194,7 +196,7 @@ function askFor(lines, settings, signal, isFirst) {
 /** Put a record on the paper; what was there can be had back, if it was whole. Throws as `layOut`. */
 function putOnPaper(record) {
   const { settings, written: { inks } } = record, before = current?.isWhole ? current.written.inks : inks;
-  record.pages = layOut(record.written, pageFormat(settings), settings.smooth);
+  record.pages = layOut(record.written, pageFormat(settings));
   if (before.length !== inks.length || before.some((ink, n) => ink !== inks[n])) past.push(current);
   current = record;
   showPages(record.pages);
@@ -216,7 +218,7 @@ function setWorking(working = isWorking) {
   $("stop").disabled = !working && !player.isMoving;
   $("stop").textContent = player.isMoving && !working ? "Show all" : "Stop";
   $("undo").disabled = !past.length;
-  $("save").disabled = !current;
+  for (const button of document.querySelectorAll("[data-save]")) button.disabled = !current;
 }
 
 /** Say what is on the paper, and which words the recogniser doubts. */
@@ -226,9 +228,10 @@ function report({ word, pages, written }) {
     const isDoubted = ({ index, 0: each }) => ink.wrong.some((place) => place >= index && place < index + each.length);
     return [...ink.text.matchAll(/\S+/g)].filter(isDoubted).map(([each]) => `“${each}” in line ${number + 1}`);
   });
+  const advice = doubted.length ? ": a click on a line writes it again" : "";
   const broken = written.broken.length ? ` Broken with a hyphen: ${written.broken.join(", ")}.` : "";
   say(`${word}: ${count(lines.length, "line")} on ${count(pages.length, "page")}. The recogniser doubts ` +
-    `${doubted.join(", ") || "nothing"}.${broken}`);
+    `${doubted.join(", ") || "nothing"}${advice}.${broken}`);
 }
 
 /** Have the browser save a file. */
@@ -280,11 +283,13 @@ function onPaper(event) {
 function onChange({ target }) {
   const own = target.id === "hand" && keptHands()[target.value.replace(/^own:/, "")];
   fillSettings(own ? { strength: own.strength, bias: own.bias } : {});
-  if (!["text", "pen", "feed"].includes(target.name)) writePage();
+  if (target.id !== "text" && !target.closest("#plotter")) writePage();
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  $("plotter").append(...Object.keys(FACTS.plotters).map((name) => new Option(name)));
+  for (const [id, names] of [["machine", FACTS.machines], ["origin", FACTS.zeros]]) {
+    $(id).append(...Object.keys(names).map((name) => new Option(name)));
+  }
   if (matchMedia("(prefers-reduced-motion: reduce)").matches) $("pace").value = "0";
   $("text").value = FIRST_TEXT;
   startSheet();
@@ -311,7 +316,7 @@ document.addEventListener("DOMContentLoaded", () => {
     player.pace = 0; // what is written is shown at once
   };
   $("undo").onclick = undo;
-  $("save").onclick = ({ target }) => target.dataset.save && save(target.dataset.save);
+  $("settings").onclick = ({ target }) => target.dataset.save && save(target.dataset.save);
   $("pages").onclick = $("pages").onkeydown = onPaper;
   writePage();
 });

@@ -149,10 +149,9 @@ def text_facts(known: Alphabet) -> dict[str, Any]:
         "dot": formats.DOT, "inkVersion": formats.INK_VERSION, "details": formats.DETAILS,
         "mostCoordinate": read_ink.MAX_COORDINATE,
         "drawing": {"colour": to_hex(drawing.colour), "penWidth": drawing.pen_width},
-        "plotters": {
-            name: dict(zip(("move", "wait", "up", "down"), kind, strict=True)) for name, kind in gcode.PENS.items()
-        },
-        "plotter": asdict(gcode.Plotter()),
+        "machines": {name: machine._asdict() for name, machine in gcode.MACHINES.items()},
+        "zeros": gcode.ORIGINS, "flatness": gcode.FLATNESS, "comment": gcode.COMMENT, "notSaid": gcode.NOT_SAID.pattern,
+        "plotter": {"feedZ" if key == "feed_z" else key: value for key, value in asdict(gcode.Plotter()).items()},
     }  # fmt: skip
 
 

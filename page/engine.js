@@ -183,6 +183,12 @@ function makeRandom(...seeds) {
   return () => (next() + 0.5) / 2 ** 32;
 }
 
+/** Standard normal numbers that follow from some whole numbers. */
+function makeNormals(...seeds) {
+  const random = makeRandom(...seeds);
+  return () => Math.sqrt(-2 * Math.log(random())) * Math.cos(2 * Math.PI * random());
+}
+
 /** The noise of one point of a mixture of M components: two normal numbers, a logistic one and M of Gumbel's. */
 function makeNoise(random, M, bias) {
   const noise = new Float32Array(3 + M);

@@ -189,18 +189,44 @@ function resample(stroke, step) {
   return places.map((at) => axes.map((axis) => interpolate(at, along, axis)));
 }
 
-/** A stroke as a centripetal Catmull-Rom spline through its points, each step cut into `pieces`. */
-function smooth(stroke, pieces = 4) {
+/** A stroke's centripetal Catmull-Rom spline as Bezier curves: an end, two control points, the next end, and so on. */
+function beziers(stroke) {
   const knots = stroke.filter(([x, y], n) => !n || x !== stroke[n - 1][0] || y !== stroke[n - 1][1]);
-  if (knots.length < 3) return knots;
-  const mix = (first, second, share) => first.map((value, axis) => value + share * (second[axis] - value));
-  const padded = [mix(knots[0], knots[1], -1), ...knots, mix(knots.at(-1), knots.at(-2), -1)];
-  const times = wayAlong(padded, 0.5);
-  const pointAt = (at, n) => { // on the curve from knot n to the next, by Barry and Goldman's recursion
-    const share = (begin, end) => (at - times[n + begin]) / (times[n + end] - times[n + begin]);
-    const lines = [0, 1, 2].map((k) => mix(padded[n + k], padded[n + k + 1], share(k, k + 1)));
-    return mix(mix(lines[0], lines[1], share(0, 2)), mix(lines[1], lines[2], share(1, 3)), share(1, 2));
-  };
-  const curve = (n) => linspace(times[n + 1], times[n + 2], pieces + 1).slice(0, -1).map((at) => pointAt(at, n));
-  return [...knots.slice(1).flatMap((_, n) => curve(n)), knots.at(-1)];
+  if (knots.length < 2) return knots;
+  const beyond = (end, next) => end.map((v, axis) => 2 * v - next[axis]);
+  const padded = [beyond(knots[0], knots[1]), ...knots, beyond(knots.at(-1), knots.at(-2))];
+  const roots = padded.slice(1).map(([x, y], n) => Math.hypot(x - padded[n][0], y - padded[n][1]) ** 0.5);
+  const curves = knots.slice(1).flatMap((_, n) => {
+    const [before, step, after] = roots.slice(n), [p0, p1, p2, p3] = padded.slice(n);
+    const control = (past, near, far, other) => near.map((v, axis) => {
+      const weight = 2 * other ** 2 + 3 * other * step + step ** 2;
+      return (other ** 2 * far[axis] - step ** 2 * past[axis] + weight * v) / (3 * other * (other + step));
+    });
+    return [p1, control(p0, p1, p2, before), control(p3, p2, p1, after)];
+  });
+  return [...curves, knots.at(-1)];
+}
+
+/** A stroke with each step replaced by `pieces` straight ones along its curve. */
+function smooth(stroke, pieces = 4) {
+  const places = beziers(stroke), last = places.length - 1;
+  if (last < 4) return [places[0], places[last]].slice(0, last + 1); // a single step is straight
+  const pointAt = (n, at) => [0, 1].map((axis) => {
+    const [p0, p1, p2, p3] = places.slice(n, n + 4).map((place) => place[axis]), to = 1 - at;
+    return to ** 3 * p0 + 3 * at * to * to * p1 + 3 * at * at * to * p2 + at ** 3 * p3;
+  });
+  const curves = Array.from({ length: (last / 3) * pieces }, (_, k) => pointAt(3 * Math.floor(k / pieces), (k % pieces) / pieces));
+  return [...curves, places[last]];
+}
+
+/** Those points of a stroke, both ends among them, that keep it within `tolerance` (Douglas-Peucker). */
+function simplify(stroke, tolerance) {
+  const [x0, y0] = stroke[0], [dx, dy] = [0, 1].map((axis) => stroke.at(-1)[axis] - stroke[0][axis]);
+  const off = stroke.map(([x, y]) => {
+    const share = clip(((x - x0) * dx + (y - y0) * dy) / Math.max(dx * dx + dy * dy, 1e-12), 0, 1);
+    return Math.hypot(x - x0 - share * dx, y - y0 - share * dy);
+  });
+  const most = Math.max(...off), at = off.indexOf(most);
+  if (most <= tolerance) return [stroke[0], stroke.at(-1)].slice(0, stroke.length);
+  return [...simplify(stroke.slice(0, at + 1), tolerance), ...simplify(stroke.slice(at), tolerance).slice(1)];
 }

@@ -172,19 +172,20 @@ const levelled = keepLatest((ink, xHeight, scale) => {
   return strokes.map((stroke) => applyLevel(level, stroke, scale));
 });
 
-/** A line on a page: its ink, number, and strokes in mm, which are those of `levelled` moved. */
-const placeLine = keepLatest((ink, number, dx, dy, smoothed, ...size) => {
-  const move = (stroke) => (smoothed ? smooth(stroke) : stroke).map(([x, y]) => [x + dx, y + dy]);
-  return { ink, number, strokes: levelled(ink, ...size).map(move) };
+/** A line on a page: its ink, number, strokes in mm, those of `levelled` moved, and whether they are drawn smooth. */
+const placeLine = keepLatest((ink, number, dx, dy, isSmooth, ...size) => {
+  const strokes = levelled(ink, ...size).map((stroke) => stroke.map(([x, y]) => [x + dx, y + dy]));
+  return { ink, number, isSmooth, strokes };
 });
 
 /** Place what `writeText` gives, each line made level, on as many pages as it needs. Throws for a line too wide. */
-function layOut(written, format, smoothed = false) {
-  const { width, height, margins, align, ruled, xHeight } = format, heights = baselinesOf(format), pages = [];
+function layOut(written, format) {
+  const { width, height, margins, align, ruled, xHeight, jitter = 0, seed = 0 } = format, heights = baselinesOf(format), pages = [];
   const rules = ruled ? heights.map((y) => [[margins[3], y], [width - margins[1], y]]) : [];
+  const normals = makeNormals(seed);
   let row = heights.length, number = 0;
   written.lines.forEach((line, n) => {
-    const ink = written.inks[n];
+    const ink = written.inks[n], [aside, below] = [3, 1].map((times) => clip(normals(), -2, 2) * jitter * times);
     if (row === heights.length) {
       if (!ink && pages.length) return; // further pages begin without a blank line
       pages.push({ width, height, rules, lines: [] });
@@ -198,8 +199,8 @@ function layOut(written, format, smoothed = false) {
         throw new Error(`the line ${quote(line.text)} is ${over} mm wider than the page allows; break it anew`);
       }
       const start = { left: Math.min(line.indent, room), center: room / 2, right: room }[align];
-      const dx = margins[3] + Math.max(0, Math.min(start, room)) - left, dy = heights[row];
-      pages.at(-1).lines.push(placeLine(ink, number++, dx, dy, smoothed, xHeight, written.scale));
+      const dx = margins[3] + Math.max(0, Math.min(start + aside, room)) - left, dy = heights[row] + below;
+      pages.at(-1).lines.push(placeLine(ink, number++, dx, dy, format.smooth, xHeight, written.scale));
     }
     row++;
   });

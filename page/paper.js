@@ -8,12 +8,6 @@ const PICTURE = { dpi: 300, mostPixels: 8000 }; // along a side
 // A line of `layOut` is given its group and paths, how many points are drawn, and how many there are in total.
 const player = { lines: [], shown: new WeakSet(), ink: null, points: 0, pace: 0, time: 0, request: 0, isMoving: false };
 
-/** A stroke as a path. A dot has a little length, as without it nothing is drawn. */
-function pathOf(stroke) {
-  const path = `M${stroke.map(([x, y]) => `${x.toFixed(2)} ${y.toFixed(2)}`).join("L")}`;
-  return stroke.length === 1 ? `${path}h0.01` : path;
-}
-
 /** Put pages (of `layOut`) on the screen; the pen goes on with the first line that it has not drawn. */
 function showPages(pages) {
   const focused = document.activeElement.dataset?.number;
@@ -50,7 +44,7 @@ function drawLine(line, share) {
   let start = 0;
   line.strokes.forEach((stroke, n) => {
     const end = start + stroke.length;
-    if (end > line.drawn && start < until) line.paths[n].setAttribute("d", pathOf(stroke.slice(0, until - start)));
+    if (end > line.drawn && start < until) line.paths[n].setAttribute("d", pathOf(stroke.slice(0, until - start), line.isSmooth));
     start = end;
   });
   line.drawn = until;
@@ -59,10 +53,7 @@ function drawLine(line, share) {
 
 /** Paths under what is doubted; what has no ink is where its neighbours are. */
 function doubtsOf({ ink, strokes }) {
-  const places = toStrokes(ink.points).flatMap((stroke, s) => { // of strokes that were smoothed, each has more points
-    const step = (strokes[s].length - 1) / Math.max(stroke.length - 1, 1);
-    return stroke.map((_, n) => strokes[s][Math.round(n * step)]);
-  });
+  const places = strokes.flat();
   return ink.wrong.map((wrong) => {
     const off = Array.from(ink.characters, (place) => Math.abs(place - wrong)), least = Math.min(...off);
     const [[left], [right, bottom]] = boxOf(places.filter((_, n) => off[n] === least));
@@ -98,11 +89,11 @@ function pictureOf({ width, height, rules, lines }, { colour, penWidth }) {
   context.scale(scale, scale);
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
-  const draw = (strokes, strokeStyle, lineWidth) => {
+  const draw = (strokes, isSmooth, strokeStyle, lineWidth) => {
     Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle, lineWidth });
-    for (const stroke of strokes) context.stroke(new Path2D(pathOf(stroke)));
+    for (const stroke of strokes) context.stroke(new Path2D(pathOf(stroke, isSmooth)));
   };
-  draw(rules, "#b9c4d6", 0.15);
-  draw(lines.flatMap(drawnStrokes), colour, penWidth);
+  draw(rules, false, "#b9c4d6", 0.15);
+  for (const line of lines) draw(drawnStrokes(line), line.isSmooth, colour, penWidth);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }

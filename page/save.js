@@ -4,8 +4,15 @@
 /** A number with at most six digits, as Python's format g. */
 function general(number) { return String(Number(number.toPrecision(6))); }
 
-/** A place in mm, as its coordinates with three decimals. */
-function placeText([x, y], before = ["", ""]) { return `${before[0]}${x.toFixed(3)} ${before[1]}${y.toFixed(3)}`; }
+/** A number with at most three decimals, and without an exponent. */
+function plain(number) { return String(Number(number.toFixed(3)) + 0); }
+
+/** The path along a stroke, or along the smooth curve through its points. A dot has a little length, to be seen. */
+function pathOf(stroke, isSmooth = false) {
+  const places = (isSmooth ? beziers(stroke) : stroke).map((place) => place.map((v) => v.toFixed(3)).join(" "));
+  if (places.length === 1) return `M${places}h0.01`;
+  return `M${isSmooth ? `${places[0]} C${places.slice(1).join(" ")}` : places.join(" L")}`;
+}
 
 /** The strokes of a line as a pen draws them: dots become short strokes, for pens that need to move. */
 function drawnStrokes({ strokes }) {
@@ -23,27 +30,55 @@ function svgText(page, { colour = FACTS.drawing.colour, penWidth = FACTS.drawing
   const pen = `fill="none" stroke="${colour}" stroke-width="${general(penWidth)}" stroke-linecap="round" ` +
     'stroke-linejoin="round"';
   const groups = page.lines.map((line) => {
-    const data = drawnStrokes(line).map((stroke) => stroke.map((place) => placeText(place)).join(" L"));
-    const paths = data.map((places) => `    <path d="M${places}"/>\n`).join("");
-    return `  <g ${pen}>\n    <title>${escape(line.ink.text)}</title>\n${paths}  </g>\n`;
+    const paths = drawnStrokes(line).map((stroke) => `      <path d="${pathOf(stroke, line.isSmooth)}"/>\n`).join("");
+    return `    <g>\n      <title>${escape(line.ink.text)}</title>\n${paths}    </g>\n`;
   });
   return `<?xml version='1.0' encoding='UTF-8'?>\n<svg xmlns="http://www.w3.org/2000/svg" width="${width}mm" ` +
-    `height="${height}mm" viewBox="0 0 ${width} ${height}"${groups.length ? `>\n${groups.join("")}</svg>` : "/>"}\n`;
+    `height="${height}mm" viewBox="0 0 ${width} ${height}">\n  <g ${pen}${groups.length ? `>\n${groups.join("")}  </g>` : "/>"}\n</svg>\n`;
 }
 
-/** A program that draws a page in mm, in the order of writing, and ends at the origin, the pen up. */
+/** A line that machines skip, in letters that no firmware obeys. */
+function comment(text) {
+  const letters = text.normalize("NFKD").replace(/[^\0-\x7f]/g, "").replace(new RegExp(FACTS.notSaid, "g"), " ");
+  return `; ${letters}`.slice(0, FACTS.comment).trimEnd();
+}
+
+/** A program for a machine that draws a page in the order of writing, and ends at zero, the pen up: gcode.py. */
 function gcodeText(page, plotter = {}) {
-  const { pen, up, down, feed, travel, pause, origin } = { ...FACTS.plotter, ...plotter }, kind = FACTS.plotters[pen];
-  const fill = (command, values) => command.replace(/\{(\w+):g\}/g, (_, name) => general(values[name]));
-  const wait = kind.wait && pause ? [fill(kind.wait, { milliseconds: 1000 * pause, seconds: pause })] : [];
-  const [lift, lower] = [up ?? kind.up, down ?? kind.down].map((place) => [fill(kind.move, { place }), ...wait]);
-  const strokes = page.lines.flatMap(drawnStrokes).flatMap((stroke) => {
-    const corners = origin === "top left" ? stroke : stroke.map(([x, y]) => [x, page.height - y]);
-    const [first, second, ...others] = corners.map((place) => placeText(place, ["X", "Y"]));
-    const moves = [`G1 ${second} F${general(feed)}`, ...others.map((text) => `G1 ${text}`)];
-    return [`G0 ${first} F${general(travel)}`, ...lower, ...moves, ...lift];
+  const given = { ...FACTS.plotter, ...plotter }, machine = FACTS.machines[given.machine];
+  const [across, down, sign] = FACTS.zeros[given.origin], corner = [across * page.width, down * page.height];
+  const values = { ...given, seconds: given.pause, milliseconds: 1000 * given.pause, feed_z: given.feedZ };
+  const fill = (text, more) => text.replace(/\{(\w+)\}/g, (_, name) => plain({ ...values, ...more }[name]));
+  const used = machine.to_place.filter((line) => given.pause || !line.startsWith("G4"));
+  const places = ["up", "down"].map((name) => (Number.isFinite(given[name]) ? given[name] : machine[name]));
+  const [lift, lower] = places.map((place) => used.map((line) => fill(line, { place })));
+  const groups = page.lines.map((line) => {
+    const flat = (stroke) => (line.isSmooth ? simplify(smooth(stroke, 8), FACTS.flatness) : stroke);
+    const move = ([x, y]) => [x - corner[0], (y - corner[1]) * sign + 0];
+    return { title: line.ink.text, strokes: drawnStrokes(line).map((stroke) => flat(stroke).map(move)) };
   });
-  return ["G21", "G90", ...lift, ...strokes, `G0 X0 Y0 F${general(travel)}`, "M2", ""].join("\n");
+  const drawn = groups.flatMap(({ strokes }) => strokes), home = `G0 X0 Y0${fill(machine.travel)}`;
+  const body = groups.flatMap(({ title, strokes }) => [comment(title), ...strokes.flatMap((stroke) => {
+    const [first, second, ...others] = stroke.map(([x, y]) => `X${x.toFixed(3)} Y${y.toFixed(3)}`);
+    const moves = [`G1 ${second} F${plain(given.feed)}`, ...others.map((place) => `G1 ${place}`)];
+    return [home.replace("X0 Y0", first), ...lower, ...moves, ...lift];
+  })]);
+  const head = header(page, given, drawn, Math.abs(places[0] - places[1]));
+  return [...head, ...machine.start, ...lift, ...body, home, ""].join("\n");
+}
+
+/** Comments on a program that draws strokes, in mm from the machine's zero; `height`: how far the pen is lifted. */
+function header(page, { machine, origin, feed, travel, feedZ, pause }, strokes, height) {
+  const drawn = sum(strokes.map((stroke) => wayAlong(stroke).at(-1)));
+  const ends = [[0, 0], ...strokes.flatMap((stroke) => [stroke[0], stroke.at(-1)]), [0, 0]];
+  const way = sum(ends.map(([x, y], n) => (n % 2 ? Math.hypot(x - ends[n - 1][0], y - ends[n - 1][1]) : 0)));
+  const lifts = 2 * strokes.length * (machine.endsWith("z") ? height / feedZ : pause / 60);
+  return [
+    page.lines.find(({ ink }) => ink.text)?.ink.text ?? "",
+    `${machine}, page ${plain(page.width)} x ${plain(page.height)} mm, zero at its ${origin}`,
+    `${drawn.toFixed()} mm drawn in ${strokes.length} strokes, ${way.toFixed()} mm of travel`,
+    `about ${Math.ceil(drawn / feed + way / travel + lifts)} min, without speeding up and slowing down`,
+  ].map(comment);
 }
 
 /** Lines of ink in whiteboard units, and for each point its character's place, for the project's programs. */

@@ -152,7 +152,7 @@ async function tryHand() {
     const [ink] = await pen.write([job.letters], [seed], { ...tuning(), hand, tries: FACTS.tries });
     const [found] = await pen.encode([ink.points]), distance = Math.hypot(...found.map((v, d) => v - hand[d]));
     showTrial(toStrokes(withMarks(ink, job).points));
-    saySheet(`Written; its distance from the hand is ${distance.toFixed(2)}, ${nearness(distance)}`);
+    saySheet(`This is ${nearness(distance)} (a distance of ${distance.toFixed(2)}; theirs is ${FACTS.usualDistance})`);
   } catch ({ name, message }) {
     if (name !== "AbortError") saySheet(message, true);
   }
@@ -160,9 +160,9 @@ async function tryHand() {
 
 /** A distance from the hand in words. */
 function nearness(distance) {
-  const usual = FACTS.usualDistance, share = distance / usual;
-  const near = share < 1.1 ? "as near as" : share < 1.4 ? "nearly as near as" : "farther than";
-  return `${near} a writer's own lines (${usual})`;
+  const share = distance / FACTS.usualDistance;
+  const near = share < 1.1 ? "as near to the hand as" : share < 1.4 ? "nearly as near to the hand as" : "farther from the hand than";
+  return `${near} a writer's lines are to each other`;
 }
 
 /** Show strokes, in whiteboard units, as wide as the paper. */
@@ -171,7 +171,7 @@ function showTrial(strokes) {
   const viewBox = [left - edge, top - edge, right - left + 2 * edge, bottom - top + 2 * edge].join(" ");
   $("trial-paper").replaceChildren();
   const svg = add($("trial-paper"), "svg", { viewBox, role: "img", "aria-label": "The sentence in this hand" });
-  for (const stroke of strokes) add(svg, "path", { d: pathOf(smooth(stroke)) });
+  for (const stroke of strokes) add(svg, "path", { d: pathOf(stroke, true) });
   $("trial").scrollIntoView({ block: "nearest" });
 }
 
@@ -185,6 +185,7 @@ function keepHand() {
   fillSettings(tuning());
   writePage();
   saySheet(`“${name}” is kept, and chosen in the tab Write`);
+  $("write-tab").click();
 }
 
 /** Take the hand of a file: hand.json, or ink. */

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from handwriting.ink.formats import Ink
+from handwriting.ink.formats import DOT, Ink, Page, Placed
 from handwriting.strokes import to_points
 
 TALL, LONG = "bdfhklt", "gjpqy"
@@ -49,3 +49,19 @@ def write_line(
         places[:, 1] += slope * places[:, 0] + wave * np.sin(2 * np.pi * places[:, 0] / 40)
         finished.append(places * x_height * scale)
     return Ink(to_points(finished), text, np.array(characters), seed=3, bias=0.5, style="upright", checkpoint="c0ffee")
+
+
+def make_page(**options) -> Page:
+    """A page of 100 x 60 mm with two lines, some dots among them, and two rules."""
+    lines = []
+    for number, text in enumerate(["this is it", "a line in two"]):
+        ink = write_line(text, slant=10)
+        lines.append(Placed(ink, [stroke * 0.03 + [10, 20 + 15 * number] for stroke in ink.strokes]))
+    rules = [np.array([[5.0, y], [95.0, y]]) for y in (25.0, 40.0)]
+    return Page(100, 60, lines, rules, **options)
+
+
+def drawn(page: Page) -> list[np.ndarray]:
+    """A page's strokes, dots as the level strokes that pens draw in their place."""
+    strokes = [stroke for placed in page.lines for stroke in placed.strokes]
+    return [stroke if len(stroke) > 1 else stroke + [[-DOT / 2, 0], [DOT / 2, 0]] for stroke in strokes]

@@ -365,6 +365,7 @@ def assert_read_back(inks: list[Ink], text: str) -> None:
 def test_a_letter_is_written_and_its_files_are_those_of_python(page, tmp_path):
     choose_pace(page)
     page.find("[name=smooth]").click()
+    page.find("#plotter summary").click()
     page.find(f"#hand option[value='style:{STYLE}']").click()
     said = write(page, LETTER)
     assert re.fullmatch(r"Written: (\d+) lines on 1 page\. The recogniser doubts .*\.", said), said

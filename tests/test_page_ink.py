@@ -244,11 +244,11 @@ def writing() -> dict[object, tuple]:
     code = """(async () => {
       const inks = new Map(data.inks.map((ink) => [ink.text, ink]));
       const written = await writeText(data.text, (lines) => lines.map(({ text }) => inks.get(text)), data.format);
-      const pages = layOut(written, data.format), smoothed = layOut(written, data.format, true);
+      const pages = layOut(written, data.format);
       const narrow = { ...data.format, width: data.format.width - 4 };
       let error = null;
       try { layOut(written, narrow); } catch ({ message }) { error = message; }
-      return { written, pages, smoothed, error };
+      return { written, pages, error };
     })()"""
     cases = {}
     for n, text in enumerate(WRITTEN):
@@ -272,15 +272,14 @@ def test_texts_are_written_and_laid_out_as_in_python(page, text, number):
     assert found["written"]["broken"] == expected.broken
     assert [line["text"] for line in found["written"]["lines"]] == [line.text for line in expected.lines]
     assert [ink and ink["text"] for ink in found["written"]["inks"]] == [ink and ink.text for ink in expected.inks]
-    for key, is_smooth in (("pages", False), ("smoothed", True)):
-        pages = lay_out(expected, page_format, smoothed=is_smooth)
-        assert len(found[key]) == len(pages)
-        for one, other in zip(found[key], pages, strict=True):
-            assert (one["width"], one["height"]) == (other.width, other.height)
-            assert_same(one["rules"], other.rules)
-            for line, placed in zip(one["lines"], other.lines, strict=True):
-                assert line["ink"]["text"] == placed.ink.text
-                assert_same(line["strokes"], placed.strokes, 1e-4)
+    pages = lay_out(expected, page_format)
+    assert len(found["pages"]) == len(pages)
+    for one, other in zip(found["pages"], pages, strict=True):
+        assert (one["width"], one["height"]) == (other.width, other.height)
+        assert_same(one["rules"], other.rules)
+        for line, placed in zip(one["lines"], other.lines, strict=True):
+            assert line["ink"]["text"] == placed.ink.text
+            assert_same(line["strokes"], placed.strokes, 1e-4)
     numbers = [line["number"] for each in found["pages"] for line in each["lines"]]
     assert numbers == list(range(len(numbers)))
     narrow = replace(page_format, width=page_format.width - 4)
@@ -409,7 +408,8 @@ def test_marks_are_drawn_where_python_draws_them(page, number, monkeypatch):
 
 
 PLOTTERS = [
-    {}, {"pen": "spindle", "up": 90, "down": 12.5, "pause": 0.25}, {"pen": "z", "feed": 1234.5, "travel": 3000},
+    {}, {"machine": "marlin-servo", "up": 90, "down": 12.5, "pause": 0.25, "origin": "centre"},
+    {"machine": "grbl-z", "feed": 1234.5, "down": -0.5}, {"machine": "marlin-z", "travel": 3000, "origin": "top right"},
     {"origin": "top left", "pause": 0},
 ]  # fmt: skip
 SAVED = ['this is <it> & "more"', "it", "fünf\n\n ."]
@@ -433,14 +433,14 @@ def saving() -> dict[object, tuple]:
     cases = {}
     for text in SAVED:
         pages, found = saved(text)
-        placed = [{"ink": as_ink(line.ink), "strokes": line.strokes} for line in pages[0].lines]
-        data = {"page": {"width": pages[0].width, "height": pages[0].height, "lines": placed}}
-        drawn = "[svgText(data.page), svgText(data.page, { colour: '#1f3a93', penWidth: 0.5 })]"
-        cases["svg", text] = drawn, data
-        cases["gcode", text] = (
-            "data.plotters.map((plotter) => gcodeText(data.page, plotter))",
-            data | {"plotters": PLOTTERS},
-        )
+        for is_smooth in (False, True):
+            placed = [
+                {"ink": as_ink(line.ink), "strokes": line.strokes, "isSmooth": is_smooth} for line in pages[0].lines
+            ]
+            data = {"page": {"width": pages[0].width, "height": pages[0].height, "lines": placed}, "plotters": PLOTTERS}
+            drawn = "[svgText(data.page), svgText(data.page, { colour: '#1f3a93', penWidth: 0.5 })]"
+            cases["svg", text, is_smooth] = drawn, data
+            cases["gcode", text, is_smooth] = "data.plotters.map((plotter) => gcodeText(data.page, plotter))", data
         both = "[jsonText(data.inks), readInkFile('a.json', jsonText(data.inks)), readInkFile('b.JSON', data.json)]"
         cases["json", text] = both, {"inks": [as_ink(ink) for ink in found], "json": json_bytes(found).decode()}
     for name, content in REFUSED.items():
@@ -471,10 +471,11 @@ NAMED = {
 def test_files_are_those_of_python(page, text, tmp_path):
     pages, found = saved(text)
     sheet = pages[0].sheet()
-    assert page["svg", text] == [
-        svg_bytes(sheet, drawing).decode() for drawing in (Drawing(), Drawing(colour="#1f3a93", pen_width=0.5))
-    ]
-    assert page["gcode", text] == [gcode_bytes(sheet, Plotter(**given)).decode() for given in PLOTTERS]
+    for is_smooth in (False, True):
+        drawings = [Drawing(smooth=is_smooth), Drawing(smooth=is_smooth, colour="#1f3a93", pen_width=0.5)]
+        assert page["svg", text, is_smooth] == [svg_bytes(sheet, drawing).decode() for drawing in drawings]
+        programs = [gcode_bytes(sheet, Plotter(**given), drawings[0]).decode() for given in PLOTTERS]
+        assert page["gcode", text, is_smooth] == programs
     written_text, *both = page["json", text]
     (path := tmp_path / "ink.json").write_text(written_text, "utf-8")
     for one, other in zip(read_lines(path), found, strict=True):

@@ -265,16 +265,6 @@ def test_jitter_comes_from_the_seed_and_stays_within_the_margins():
     assert 0.1 < heights.std() < 0.8
 
 
-def test_strokes_are_smoothed_only_if_asked():
-    inks = make_inks(1)
-    text = make_text(inks, PageFormat())
-    raw, smoothed = (lay_out(text, PageFormat(), smoothed=value)[0].lines[0] for value in (False, True))
-    assert raw.ink is smoothed.ink is inks[0]
-    for one, other, given in zip(raw.strokes, smoothed.strokes, inks[0].strokes, strict=True):
-        assert len(one) == len(given) and len(other) == 4 * (len(given) - 1) + 1
-        np.testing.assert_allclose(other[::4], one, atol=1e-9)
-
-
 def test_a_full_stop_alone_is_placed():
     inks = [*make_inks(1), Ink(np.array([[0, 0, 0], [0, 0, 1]]), ".")]
     (page,) = lay_out(make_text(inks, PageFormat()), PageFormat())

@@ -17,6 +17,7 @@ from lxml import etree
 
 from handwriting.data.dataset import MAX_POSITION
 from handwriting.ink.gcode import Plotter, gcode_bytes
+from handwriting.ink.geometry import simplify
 from handwriting.ink.pictures import Drawing, Sheet, film_bytes, pdf_bytes, png_bytes
 from handwriting.ink.svg import svg_bytes
 from handwriting.program import InputError, atomic_write
@@ -93,13 +94,13 @@ class Page:
     rules: list[np.ndarray] = field(default_factory=list, repr=False)  # (2, 2) in mm: lines on the paper
     plots_rules: bool = False  # whether a plotter is to draw the rules too, before all else
 
-    def sheet(self) -> Sheet:
-        """The page as it is drawn."""
+    def sheet(self, tolerance: float = 0.0) -> Sheet:
+        """The page as it is drawn, without points that strokes stay within `tolerance` (mm) of."""
         dot, lines = np.array([[-DOT / 2, 0], [DOT / 2, 0]]), []
         for ink, strokes in self.lines:
             spans = [(stroke.min(0), stroke.max(0), stroke) for stroke in strokes]
             pens = [(low + high) / 2 + dot if np.hypot(*(high - low)) < DOT else stroke for low, high, stroke in spans]
-            lines.append((ink.text, pens))
+            lines.append((ink.text, [simplify(stroke, tolerance) for stroke in pens] if tolerance else pens))
         groups: list[tuple[str | None, list]] = [(None, self.rules)] if self.rules and self.plots_rules else []
         strokes = [stroke for _, pens in lines for stroke in pens]
         counts = [len(stroke) for ink, _ in self.lines for stroke in ink.strokes]
@@ -146,7 +147,8 @@ def save(
     inks = [placed.ink for page in pages for placed in page.lines]
     if not inks:
         raise InputError(f"{path}: there is no ink to write")
-    sheets, files = [page.sheet() for page in pages], {}
+    drawing = drawing or Drawing()
+    sheets, files = [page.sheet(drawing.simplify) for page in pages], {}
     match kind:
         case "json" | "npz" | "inkml":
             contents = [{"json": json_bytes, "npz": npz_bytes, "inkml": inkml_bytes}[kind](inks)]
@@ -160,21 +162,26 @@ def save(
             files[beside] = b"\n\n".join([b"OCR:", body, b"CSR:", body + b"\n"])
             contents = [iam_bytes(ink) for ink in inks]
         case "pdf":
-            contents = [pdf_bytes(sheets, drawing or Drawing())]
+            contents = [pdf_bytes(sheets, drawing)]
         case "svg" | "png":
             draw = svg_bytes if kind == "svg" else png_bytes
-            contents = [draw(sheet, drawing or Drawing()) for sheet in sheets]
+            contents = [draw(sheet, drawing) for sheet in sheets]
         case "gcode":
-            contents = [gcode_bytes(sheet, plotter or Plotter()) for sheet in sheets]
+            contents = [gcode_bytes(sheet, plotter or Plotter(), drawing) for sheet in sheets]
         case _:  # gif or webp
-            contents = [film_bytes(sheet, drawing or Drawing(), kind) for sheet in sheets]
-    digits = 2 if kind == "xml" else len(str(len(contents)))
-    names = [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, len(contents) + 1)]
-    files |= zip(names if len(contents) > 1 else [path], contents, strict=True)
+            contents = [film_bytes(sheet, drawing, kind) for sheet in sheets]
+    digits = 2 if kind == "xml" else 0
+    files |= zip(numbered(path, len(contents), digits), contents, strict=True)
     for name, data in files.items():
         with atomic_write(name) as file:  # whole or not at all
             file.write(data)
     return list(files)
+
+
+def numbered(path: Path, count: int, digits: int = 0) -> list[Path]:
+    """The names of `count` files: the path itself, or, of several, with numbers of as many `digits` as they need."""
+    digits = digits or len(str(count))
+    return [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, count + 1)] if count > 1 else [path]
 
 
 def json_bytes(inks: list[Ink]) -> bytes:

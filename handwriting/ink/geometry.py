@@ -183,25 +183,50 @@ def resample(stroke: np.ndarray, step: float) -> np.ndarray:
     return np.column_stack([np.interp(at, along, stroke[:, axis]) for axis in (0, 1)])
 
 
-def smooth(stroke: np.ndarray, pieces: int = 4) -> np.ndarray:
-    """A stroke (n, 2) as a centripetal Catmull-Rom spline through its points, each step cut into `pieces`.
+def beziers(stroke: np.ndarray) -> np.ndarray:
+    """A centripetal Catmull-Rom spline through a stroke's points (n, 2) as cubic Bezier curves: n' - 1 of them.
 
-    By Barry and Goldman's recursion; it makes no loops of its own (Yuksel et al. 2011). Repeated points are left out.
+    Returns places (3 n' - 2, 2): of each curve its end, two control points, and then its other end, where the next one
+    begins. It makes no loops of its own (Yuksel et al. 2011). Repeated points are left out, and so n' may be less.
     """
     knots = stroke[np.concatenate([[True], np.diff(stroke, axis=0).any(axis=1)])]
-    if len(knots) < 3:
+    if len(knots) < 2:
         return knots
     padded = np.concatenate([[2 * knots[0] - knots[1]], knots, [2 * knots[-1] - knots[-2]]])
-    times = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(padded, axis=0).T) ** 0.5)])
-    count = len(knots) - 1  # curves, one for each step
-    (p0, p1, p2, p3), (t0, t1, t2, t3) = ([a[k : k + count, None] for k in range(4)] for a in (padded, times))
-    share = np.arange(pieces) / pieces
-    at = t1 * (1 - share) + t2 * share  # (count, pieces)
+    before, step, after = (
+        (np.hypot(*np.diff(padded, axis=0).T) ** 0.5)[n : len(knots) - 1 + n, None] for n in range(3)
+    )
+    p0, p1, p2, p3 = (padded[n : len(knots) - 1 + n] for n in range(4))
 
-    def mix(first: np.ndarray, second: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-        weight = ((at - begin) / (end - begin))[..., None]
-        return (1 - weight) * first + weight * second
+    def control(past: np.ndarray, near: np.ndarray, far: np.ndarray, other: np.ndarray) -> np.ndarray:
+        weight = 2 * other**2 + 3 * other * step + step**2
+        return (other**2 * far - step**2 * past + weight * near) / (3 * other * (other + step))
 
-    first, middle, last = mix(p0, p1, t0, t1), mix(p1, p2, t1, t2), mix(p2, p3, t2, t3)
-    curve = mix(mix(first, middle, t0, t2), mix(middle, last, t1, t3), t1, t2)
-    return np.concatenate([curve.reshape(-1, 2), knots[-1:]])
+    curves = np.stack([p1, control(p0, p1, p2, before), control(p3, p2, p1, after)], axis=1)
+    return np.concatenate([curves.reshape(-1, 2), knots[-1:]])
+
+
+def smooth(stroke: np.ndarray, pieces: int = 4) -> np.ndarray:
+    """A stroke (n, 2) with each step replaced by `pieces` straight ones along its curve, see `beziers`."""
+    places = beziers(stroke)
+    if len(places) <= 4:  # a single step is straight
+        return places[[0, -1][: len(places)]]
+    at = (np.arange(pieces) / pieces)[:, None]
+    p0, p1, p2, p3 = (places[n : len(places) - 3 + n : 3, None] for n in range(4))
+    curve = (1 - at) ** 3 * p0 + 3 * at * (1 - at) ** 2 * p1 + 3 * at**2 * (1 - at) * p2 + at**3 * p3
+    return np.concatenate([curve.reshape(-1, 2), places[-1:]])
+
+
+def simplify(stroke: np.ndarray, tolerance: float) -> np.ndarray:
+    """Those points of a stroke (n, 2), both ends among them, that keep it within `tolerance` (Douglas-Peucker)."""
+    kept, waiting = {0, len(stroke) - 1}, [(0, len(stroke) - 1)]
+    while waiting:
+        first, last = waiting.pop()
+        chord, inner = stroke[last] - stroke[first], stroke[first + 1 : last] - stroke[first]
+        share = np.clip(inner @ chord / max(chord @ chord, 1e-12), 0, 1)
+        off = np.hypot(*(inner - share[:, None] * chord).T)
+        if len(off) and off.max() > tolerance:
+            farthest = first + 1 + int(off.argmax())
+            kept.add(farthest)
+            waiting += [(first, farthest), (farthest, last)]
+    return stroke[sorted(kept)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from handwriting.ink.geometry import beziers, smooth
 from handwriting.program import InputError, check_range
 from handwriting.strokes import PERIOD
 
@@ -30,6 +31,8 @@ class Drawing:
     paper: str | None = "white"  # None: transparent
     dpi: int | None = None  # pixels to the inch; None: 200, or 80 for films
     speed: float = 1.0  # of films: how many times as fast as a pen writes
+    smooth: bool = False  # smooth curves through the points of strokes
+    simplify: float = 0.0  # mm that strokes may be off for having fewer points
 
     def __post_init__(self) -> None:
         from matplotlib.colors import is_color_like
@@ -40,6 +43,7 @@ class Drawing:
         check_range("pen width", self.pen_width, 0.01, 20)
         check_range("dpi", self.dpi, 10, 2400)
         check_range("speed", self.speed, 0.01, 1000)
+        check_range("simplify", self.simplify, 0, 10, " mm")
 
 
 class Sheet(NamedTuple):
@@ -66,18 +70,26 @@ def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None) -> "Figu
     if sheet.rules:
         draw_lines(figure, sheet.rules, "#b8c4d6", 0.1, "butt")
     if sheet.strokes:
-        draw_lines(figure, sheet.strokes, drawing.colour, drawing.pen_width)
+        draw_lines(figure, sheet.strokes, drawing.colour, drawing.pen_width, is_smooth=drawing.smooth)
     return figure
 
 
-def draw_lines(figure: "Figure", strokes: list[np.ndarray], colour: str, width: float, cap: str = "round") -> "Artist":
+def draw_lines(
+    figure: "Figure", strokes: list[np.ndarray], colour: str, width: float, cap: str = "round", is_smooth: bool = False
+) -> "Artist":
     """Add strokes (n, 2), in mm from the top left corner, to a figure, drawn with a pen `width` mm wide."""
-    from matplotlib.collections import LineCollection
+    from matplotlib.collections import PathCollection
+    from matplotlib.path import Path
     from matplotlib.transforms import Affine2D
+
+    def path(stroke: np.ndarray) -> Path:
+        curves = beziers(stroke) if is_smooth else stroke
+        return Path(curves, [Path.MOVETO] + [Path.CURVE4] * (len(curves) - 1) if is_smooth else None)
 
     to_inches = Affine2D().scale(1 / MM_PER_INCH, -1 / MM_PER_INCH).translate(0, figure.get_figheight())
     points = width * (72 / MM_PER_INCH)  # typographic ones
-    lines = LineCollection(strokes, colors=colour, linewidths=points, capstyle=cap, joinstyle="round")
+    pen = {"edgecolors": colour, "linewidths": points, "capstyle": cap, "joinstyle": "round", "facecolors": "none"}
+    lines = PathCollection([path(stroke) for stroke in strokes], **pen)
     lines.set_transform(to_inches + figure.dpi_scale_trans)
     return figure.add_artist(lines)
 
@@ -109,6 +121,7 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
     figure = page_figure(sheet._replace(strokes=[]), drawing, drawing.dpi or 80)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
+    strokes = [smooth(stroke) if drawing.smooth else stroke for stroke in sheet.strokes]
     begins = np.cumsum([0] + [n + 10 for n in sheet.counts])  # of each stroke, in points; to lift the pen takes 10
     length = begins[-1] * PERIOD / drawing.speed
     most = MAX_FILM_BYTES // (figure.bbox.width * figure.bbox.height * (1 if kind == "gif" else 4))  # bytes in Pillow
@@ -118,7 +131,7 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
         """Pictures of the ink at equal times; each is the one before, with what has been written since."""
         for since, now in pairwise(np.linspace(0, begins[-1], count + 1)):
             parts = []
-            for stroke, begin, n in zip(sheet.strokes, begins[:-1], sheet.counts, strict=True):
+            for stroke, begin, n in zip(strokes, begins[:-1], sheet.counts, strict=True):
                 if begin < now and begin + n > since:
                     last = len(stroke) - 1  # the stroke on the page may have more points than were written
                     first, final = np.clip(np.rint((np.array([since, now]) - begin) / n * last).astype(int), 0, last)

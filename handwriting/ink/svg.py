@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from lxml import etree
 
+from handwriting.ink.geometry import beziers
 from handwriting.ink.pictures import Drawing, Sheet
 
 MAX_POINTS = 1_000_000  # of all strokes of a file
@@ -27,7 +28,10 @@ WHITE = {"white", "#fff", "#ffffff", "rgb(255,255,255)", "rgb(100%,100%,100%)"}
 
 
 def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
-    """A sheet for plotters: nothing in it but strokes, a path each, in the order of writing, and titles of groups."""
+    """A sheet for plotters: nothing in it but strokes, a path each, in the order of writing, and titles of groups.
+
+    All groups are in one, which programs for plotters take for a layer.
+    """
     from matplotlib.colors import to_hex
 
     width, height = f"{sheet.width:g}", f"{sheet.height:g}"
@@ -35,14 +39,20 @@ def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
     root = etree.Element("svg", size, nsmap={None: "http://www.w3.org/2000/svg"})
     pen = {"fill": "none", "stroke": to_hex(drawing.colour), "stroke-width": f"{drawing.pen_width:g}"}
     pen |= {"stroke-linecap": "round", "stroke-linejoin": "round"}
+    layer = etree.SubElement(root, "g", pen)
     for title, strokes in sheet.groups:
-        group = etree.SubElement(root, "g", pen)
+        group = etree.SubElement(layer, "g")
         if title is not None:
             etree.SubElement(group, "title").text = title
         for stroke in strokes:
-            places = " L".join(f"{x:.3f} {y:.3f}" for x, y in stroke.tolist())
-            etree.SubElement(group, "path", d=f"M{places}")
+            etree.SubElement(group, "path", d=path_of(stroke, drawing.smooth))
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
+
+
+def path_of(stroke: np.ndarray, is_smooth: bool = False) -> str:
+    """The data of a path along a stroke (n, 2), or along the smooth curve through its points."""
+    places = [f"{x:.3f} {y:.3f}" for x, y in (beziers(stroke) if is_smooth else stroke).tolist()]
+    return f"M{places[0]} C{' '.join(places[1:])}" if is_smooth else f"M{' L'.join(places)}"
 
 
 @np.errstate(over="ignore", invalid="ignore")  # such coordinates are refused below
