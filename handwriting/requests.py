@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from handwriting.alphabet import Prepared
@@ -232,6 +233,8 @@ class Pages(Request):
             width, height, parse_margins(given.get("margins", "20")),
             **self.pick("x_height", "line_spacing", "align", "ruled", "jitter", plots_rules="plot_rules"),
         )  # fmt: skip
+        top, right, bottom, left = self.page_format.margins
+        self.plotter.check_reach(np.array([[left, top], [width - right, height - bottom]]), width, height)
         if "text" in given and "file" in given:
             raise InputError("text and --file: give one of them")
         is_file = "file" in given or given.get("text") == ["-"]

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from firmware import Firmware
+from lxml import etree
 from made_up_ink import drawn, make_page
 
+import generate
 from handwriting.ink.formats import Page
 from handwriting.ink.gcode import MACHINES, ORIGINS, Plotter, pen_test_bytes
 from handwriting.ink.geometry import smooth
@@ -15,6 +17,10 @@ ZERO = {  # where the machine's (0, 0) is on a page of 100 x 60 mm, and what one
     "bottom left": ([0, 60], -1), "bottom right": ([100, 60], -1), "centre": ([50, 30], -1), "top left": ([0, 0], 1),
     "top right": ([100, 0], 1),
 }  # fmt: skip
+
+
+def run(*arguments) -> None:
+    generate.main([str(argument) for argument in arguments])
 
 
 def program(page: Page, tmp_path, plotter: Plotter, drawing: Drawing | None = None) -> str:
@@ -137,3 +143,33 @@ def test_a_pen_test_draws_ever_longer_lines_with_the_pen_ever_lower(name):
     np.testing.assert_allclose(
         [pen for _, pen in marks], np.linspace(*plotter.places, 9)[:, None].repeat(3, 1), atol=1e-6
     )
+
+
+def test_the_rest_of_a_plot_that_stopped(checkpoints, tmp_path, capsys):
+    given = ["ab", "ca", "bc", "--page", "A5", "--checkpoint", checkpoints / "blanks.pt", "--retries", "0"]
+    run(*given, "--machine", "grbl-z", "--output", tmp_path / "all.gcode")
+    run(*given, "--machine", "grbl-z", "--output", tmp_path / "rest.gcode", "--from_line", "2")
+    both = [(tmp_path / f"{name}.gcode").read_text() for name in ("all", "rest")]
+    assert both[0].partition("; ca\n")[2] == both[1].split("; ca\n")[2] and "; ab\n" not in both[1]
+    with pytest.raises(InputError, match="--from_line 4: the text has 3 lines"):
+        run(*given, "--output", tmp_path / "more.gcode", "--from_line", "4")
+    assert not (tmp_path / "more.gcode").exists() and "grbl-servo; --machine names others" in capsys.readouterr().err
+
+
+def test_a_preview_shows_the_way_between_strokes(checkpoints, tmp_path):
+    given = ["ab", "--page", "100x100", "--checkpoint", checkpoints / "blanks.pt", "--output", tmp_path / "a.svg"]
+    run(*given, "--preview", tmp_path / "b.svg")
+    paths = [path.get("style") for path in etree.parse(tmp_path / "b.svg").iter("{*}path") if path.get("style")]
+    strokes = len(list(etree.parse(tmp_path / "a.svg").iter("{*}path")))
+    assert sum("stroke: #d1495b" in path for path in paths) == strokes + 1
+    for flag, value in (("--preview", "a.jpeg"), ("--preview", "none/\0.png"), ("--bed", "A99"), ("--bed", "20x20")):
+        with pytest.raises(InputError):
+            run(*given[:-1], tmp_path / "c.gcode", flag, value)
+    assert not (tmp_path / "c.gcode").exists()
+
+
+def test_a_pen_test_needs_no_network(tmp_path):
+    run("--pen_test", "--machine", "marlin-z", "--checkpoint", "none", "--output", tmp_path / "test.gcode")
+    assert (tmp_path / "test.gcode").read_bytes() == pen_test_bytes(Plotter("marlin-z"))
+    with pytest.raises(InputError, match="is G-code"):
+        run("--pen_test", "--output", tmp_path / "test.svg")

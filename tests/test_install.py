@@ -107,6 +107,17 @@ def test_the_package_is_used_beside_modules_named_like_ours(installed, elsewhere
     assert run([sys.executable, "-c", code, installed], elsewhere, PYTHONPATH=str(installed)) == "21\n"
 
 
+def test_vpype_has_a_generator_of_handwriting(installed, elsewhere, monkeypatch):
+    vpype = pytest.importorskip("vpype", reason="vpype is not installed: pip install -r tests/requirements.txt")
+    code = "from vpype_cli import cli; cli()"  # as its command does
+    arguments = ["handwriting", "--seed=3", "a line", "write", "line.svg"]
+    run([sys.executable, "-c", code, *arguments], elsewhere, PYTHONPATH=str(installed))
+    monkeypatch.chdir(elsewhere)
+    generate.main(["a line", "--seed=3", "--output=ours.svg"])
+    found, expected = (vpype.read_svg(name, 0.01)[0] for name in ("line.svg", "ours.svg"))
+    assert len(found) == len(expected) > 3 and found.length() == pytest.approx(expected.length(), rel=1e-3)
+
+
 def test_the_module_runs_as_the_command_does(installed, elsewhere):
     said = run([sys.executable, "-m", "handwriting", "--help"], elsewhere, PYTHONPATH=str(installed))
     assert said.startswith("usage: handwriting ")

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment
 
-SCRIPTS = {"data_preprocessing", "train", "generate", "handwriting.__main__", "handwriting.compose", "page.build"}
+SCRIPTS = {
+    "data_preprocessing",
+    "train",
+    "generate",
+    "handwriting.__main__",
+    "handwriting.compose",
+    "handwriting.vpype_plugin",
+    "page.build",
+}
 # From the ground up. A module may import those of lower floors and, without going in a circle, of its own; a name
 # stands for all in its folder.
 FLOORS = (
@@ -23,7 +31,7 @@ FLOORS = (
     ("handwriting.sampling", "handwriting.alphabet", "handwriting.checks", "handwriting.figures", "handwriting.pages"),
     ("handwriting.hands", "handwriting.writer", "handwriting.bulk", "handwriting.training"),
     ("handwriting.requests",),
-    ("data_preprocessing", "train", "generate", "handwriting.compose", "page.build"),
+    ("data_preprocessing", "train", "generate", "handwriting.compose", "handwriting.vpype_plugin", "page.build"),
     ("handwriting.__main__", "handwriting", "setup"),  # doors: the command, what the package hands on, its installation
 )
 TOP_LEVEL = {

@@ -328,7 +328,7 @@ def test_a_wrong_line_of_a_page_is_named_by_its_number(checkpoints, tmp_path, mo
 
 WRONG_FLAGS = [
     (["ab", "--redo", "1"], "--redo"), (["ab", "--landscape"], "--page writes on pages"),
-    (["ab", "--ruled"], "--ruled"), (["ab", "--smooth"], "--smooth"), 
+    (["ab", "--ruled"], "--ruled"), (["ab", "--from_line", "2"], "--from_line"),
     (["ab", "--margins", "5"], "--margins"), (["ab", "--format", "svg"], "--format"),
     (["ab", "--page", "A4", "--samples", "2"], "--samples"), (["ab", "--page", "A4", "--steps", "90"], "--steps"),
     (["ab", "--page", "A4", "--attention"], "--attention"), (["--file", "x", "--density"], "--density"),
@@ -340,7 +340,7 @@ WRONG_FLAGS = [
     (["--batch", "x", "--format", "jpeg"], "--format jpeg"), (["--batch", "x", "--task", "rand_write"], "--batch"),
     (["--list_styles", "ab"], "--list_styles takes no text"), (["--list_styles", "--style", "x"], "--style"),
     (["--task", "rand_write", "--style", "x"], "--style"), (["--task", "rand_write", "--page", "A4"], "--page"),
-    (["--page", "A4"], "no text"), (["ab", "--output", "a.png", "--pen", "z"], "--pen is for .gcode"),
+    (["--page", "A4"], "no text"), (["ab", "--output", "a.png", "--pen_up", "9"], "--pen_up is for .gcode"),
     (["ab", "--output", "a.svg", "--dpi", "90"], "--dpi"), (["ab", "--output", "a.png", "--speed", "2"], "--speed"),
     (["ab", "--output", "a.json", "--colour", "red"], "--colour"), (["ab", "--output", "a.jpeg"], r"a\.jpeg"),
     (["ab", "--colour", "blurple"], "blurple"), (["ab", "--page", "A9"], "A9"),

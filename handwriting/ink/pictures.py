@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,13 @@ def draw_lines(
 
     to_inches = Affine2D().scale(1 / MM_PER_INCH, -1 / MM_PER_INCH).translate(0, figure.get_figheight())
     points = width * (72 / MM_PER_INCH)  # typographic ones
-    pen = {"edgecolors": colour, "linewidths": points, "capstyle": cap, "joinstyle": "round", "facecolors": "none"}
+    pen: dict[str, Any] = {
+        "edgecolors": colour,
+        "linewidths": points,
+        "capstyle": cap,
+        "joinstyle": "round",
+        "facecolors": "none",
+    }
     lines = PathCollection([path(stroke) for stroke in strokes], **pen)
     lines.set_transform(to_inches + figure.dpi_scale_trans)
     return figure.add_artist(lines)
