@@ -157,7 +157,17 @@ def test_the_rest_of_a_plot_that_stopped(checkpoints, tmp_path, capsys):
 
 
 def test_a_preview_shows_the_way_between_strokes(checkpoints, tmp_path):
-    given = ["ab", "--page", "100x100", "--checkpoint", checkpoints / "blanks.pt", "--output", tmp_path / "a.svg"]
+    given = [
+        "ab",
+        "--page",
+        "100x100",
+        "--checkpoint",
+        checkpoints / "blanks.pt",
+        "--retries",
+        "0",
+        "--output",
+        tmp_path / "a.svg",
+    ]
     run(*given, "--preview", tmp_path / "b.svg")
     paths = [path.get("style") for path in etree.parse(tmp_path / "b.svg").iter("{*}path") if path.get("style")]
     strokes = len(list(etree.parse(tmp_path / "a.svg").iter("{*}path")))

@@ -147,8 +147,7 @@ def save(
     inks = [placed.ink for page in pages for placed in page.lines]
     if not inks:
         raise InputError(f"{path}: there is no ink to write")
-    drawing = drawing or Drawing()
-    sheets, files = [page.sheet(drawing.simplify) for page in pages], {}
+    sheets, files = [page.sheet(drawing.simplify if drawing else 0.0) for page in pages], {}
     match kind:
         case "json" | "npz" | "inkml":
             contents = [{"json": json_bytes, "npz": npz_bytes, "inkml": inkml_bytes}[kind](inks)]
@@ -162,14 +161,14 @@ def save(
             files[beside] = b"\n\n".join([b"OCR:", body, b"CSR:", body + b"\n"])
             contents = [iam_bytes(ink) for ink in inks]
         case "pdf":
-            contents = [pdf_bytes(sheets, drawing)]
+            contents = [pdf_bytes(sheets, drawing or Drawing())]
         case "svg" | "png":
             draw = svg_bytes if kind == "svg" else png_bytes
-            contents = [draw(sheet, drawing) for sheet in sheets]
+            contents = [draw(sheet, drawing or Drawing()) for sheet in sheets]
         case "gcode":
             contents = [gcode_bytes(sheet, plotter or Plotter(), drawing) for sheet in sheets]
         case _:  # gif or webp
-            contents = [film_bytes(sheet, drawing, kind) for sheet in sheets]
+            contents = [film_bytes(sheet, drawing or Drawing(), kind) for sheet in sheets]
     digits = 2 if kind == "xml" else 0
     files |= zip(numbered(path, len(contents), digits), contents, strict=True)
     for name, data in files.items():
