@@ -172,7 +172,12 @@ def test_a_preview_shows_the_way_between_strokes(checkpoints, tmp_path):
     paths = [path.get("style") for path in etree.parse(tmp_path / "b.svg").iter("{*}path") if path.get("style")]
     strokes = len(list(etree.parse(tmp_path / "a.svg").iter("{*}path")))
     assert sum("stroke: #d1495b" in path for path in paths) == strokes + 1
-    for flag, value in (("--preview", "a.jpeg"), ("--preview", tmp_path / "a.svg" / "b.png"), ("--bed", "A99"), ("--bed", "20x20")):
+    for flag, value in (
+        ("--preview", "a.jpeg"),
+        ("--preview", tmp_path / "a.svg" / "b.png"),
+        ("--bed", "A99"),
+        ("--bed", "20x20"),
+    ):
         with pytest.raises(InputError):
             run(*given[:-1], tmp_path / "c.gcode", flag, value)
     assert not (tmp_path / "c.gcode").exists()

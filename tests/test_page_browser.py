@@ -170,8 +170,8 @@ class Chromium:
         """Let files be saved into a folder."""
         self.driver.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
 
-    def draw(self, pad: int, strokes: Strokes) -> None:
-        """Draw strokes (n, 2) with the mouse on one of the lines to copy, as large as it allows."""
+    def draw(self, pad: int, strokes: Strokes, after: Callable[[], None] = lambda: None) -> None:
+        """Draw strokes (n, 2) with the mouse on one of the lines to copy, as large as it allows; `after` each."""
         code = "pad.scrollIntoView({ block: 'center' }); const { x, y, width, height } = pad.getBoundingClientRect();"
         x, y, width, height = self.run(
             f"const pad = document.querySelectorAll('.pad')[given[0]]; {code} return [x, y, width, height]", pad
@@ -184,6 +184,7 @@ class Chromium:
             for kind, (left, top) in zip(kinds, [*places, places[-1]], strict=True):
                 pen = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1}
                 self.tools.send("Input.dispatchMouseEvent", type=kind, x=left, y=top, **pen)
+            after()
         self.tools.ask("Runtime.evaluate", expression="0")
 
     def assert_quiet(self) -> None:

@@ -1,0 +1,94 @@
+"""Films the page as it is given a hand and writes in it: `PYTHONPATH=. python tests/film.py examples/hand.webp`.
+
+The hand is one that nobody has: the network writes the sentences, and a mouse draws that ink on the sheet.
+"""
+
+import base64
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+from test_page_browser import Chromium, finish, wait_for
+
+from handwriting import Writer
+
+SEED, TEXT = (
+    11,
+    "Dear Mary,\n\nthis letter is in the hand that I gave three lines of. It never left my own machine.\n\nYours, John",
+)
+SIZE, QUALITY = (900, 720), 55  # pixels of the window; of the pictures
+
+
+class Film:
+    """Pictures of a browser's window and how long each is shown, in ms."""
+
+    def __init__(self, browser: Chromium) -> None:
+        self.browser, self.pictures, self.durations = browser, [], []
+
+    def take(self, milliseconds: int = 70) -> None:
+        data = self.browser.tools.ask("Page.captureScreenshot", format="png")["data"]
+        picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+        if self.pictures and picture.tobytes() == self.pictures[-1].tobytes():
+            self.durations[-1] += milliseconds
+        else:
+            self.pictures.append(picture)
+            self.durations.append(milliseconds)
+
+    def save(self, path: Path) -> None:
+        first, *others = self.pictures
+        options = {"save_all": True, "append_images": others, "duration": self.durations, "loop": 0}
+        first.save(path, quality=QUALITY, method=6, **options)
+
+
+def play(browser: Chromium, film: Film) -> None:
+    """Give a hand on the sheet, keep it, and write a letter in it."""
+    writer = Writer(seed=SEED, bias=0.3)
+    browser.find("#sheet-tab").click()
+    film.take(1000)
+    for number, sentence in enumerate(browser.run("return SENTENCES")):
+        strokes = writer.write_lines([sentence], [SEED + number], hand_seeds=[SEED])[0].strokes
+        browser.draw(number, strokes, film.take)
+        browser.find("#lines li .row button", 2 * number).click()
+        wait_for(
+            browser,
+            "document.getElementById(given[0]).textContent.includes('reads')",
+            "unread",
+            f"line-status-{number}",
+        )
+        film.take(900)
+    says = "document.getElementById('sheet-status').textContent"
+    wait_for(browser, f"{says}.startsWith('This is')", "no trial")
+    browser.run("document.getElementById('trial').scrollIntoView()")
+    film.take(2500)
+    browser.find("#trial .main").click()
+    finish(browser)
+    fields = "const { paper, xHeight, pace, text } = document.getElementById('settings').elements;"
+    browser.run(f"{fields} [paper.value, xHeight.value, pace.value, text.value] = ['a5', 4, '16', given[0]]", TEXT)
+    browser.run("scrollTo(0, 0); writePage()")
+    while not browser.run("return document.getElementById('stop').disabled"):
+        film.take()
+        time.sleep(0.05)
+    film.take(4000)
+
+
+def main(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as profile:
+        browser = Chromium(Path(profile))
+        try:
+            browser.driver.set_window_size(*SIZE)
+            browser.open()
+            finish(browser)
+            play(browser, film := Film(browser))
+        finally:
+            browser.driver.quit()
+    film.save(path)
+    print(
+        f"wrote {path}: {len(film.pictures)} pictures, {sum(film.durations) / 1000:.0f} s, {path.stat().st_size / 1e6:.2f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
