@@ -145,7 +145,7 @@ function rewriteLine(number) {
   const { settings, pages, written } = current, { ink } = pages.flatMap(({ lines }) => lines)[number];
   const name = lineName(written.lines[written.inks.indexOf(ink)]), before = settings.attempts[name] ?? 0;
   say(`Writing line ${number + 1} again…`);
-  write({ ...settings, attempts: { ...attempts, [name]: before + 1 } }, `Line ${number + 1} is written again`, false);
+  write({ ...settings, attempts: { ...attempts, [name]: before + 1 } }, `Line ${number + 1} written again`, false);
 }
 
 /** Let go of what is being written; a controller for what comes now. */

@@ -436,7 +436,7 @@ def test_a_hand_is_given_by_three_lines_kept_and_found_again(page, tmp_path):
     for number, ink in enumerate(inks):
         assert copy_line(page, number, ink).startswith("Good; the page reads “")
     wait_for(page, "document.getElementById('trial-paper').children.length", "the hand is not tried")
-    assert re.fullmatch(r"Written; its distance from the hand is \d\.\d\d\b.*\.", sheet_says(page))
+    assert re.fullmatch(r"This is .* hand .*\(a distance of \d\.\d\d; theirs is \d\.\d+\)\.", sheet_says(page))
 
     drawn = [list(map(np.array, strokes)) for strokes in page.run("return sheet.lines.map(({ strokes }) => strokes)")]
     for strokes, ink in zip(drawn, inks, strict=True):
@@ -488,7 +488,7 @@ def open_files(page: Chromium, folder: Path, hand: Path) -> None:
         assert said.startswith(f"The file {name}: ") and told in said and re.fullmatch(r"[^\n]+\w\.", said), said
         assert page.run("return document.getElementById('sheet-status').classList.contains('error')")
     page.find("#open-hand").send_keys(str(hand))
-    assert sheet_says(page, but=said).startswith("Written; its distance from the hand is ")
+    assert sheet_says(page, but=said).startswith("This is ")
 
 
 # -------------------------------------------------------------------------------------------------------------- access
@@ -505,7 +505,7 @@ def test_the_page_is_for_keyboards_screen_readers_and_narrow_screens(page):
     first, _, second = page.run(seeds)
     tab_until(page, "dataset.number === '1'")
     page.press(Keys.ENTER)
-    assert finish(page).startswith("Written again: 2 lines on 1 page.")
+    assert finish(page).startswith("Line 2 written again: 2 lines on 1 page.")
     found = page.run(seeds)
     assert found[0] == first and found[2] != second
     assert page.run("return document.activeElement.getAttribute('aria-label')") == "Write line 2 again: and another"
