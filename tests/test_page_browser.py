@@ -455,6 +455,7 @@ def test_a_hand_is_given_by_three_lines_kept_and_found_again(page, tmp_path):
     page.find("#write-tab").click()
     text = "It is my own hand that writes this letter, and it goes on for some lines, so that all of it can be seen."
     write(page, text)
+    page.find("#plotter summary").click()
     lines = read_lines(save(page, "[data-save=json]", tmp_path / "handwriting.json"))
     assert len(lines) > 1 and {line.style for line in lines} == {"Mine & yours"}
     assert_read_back(lines, text)
