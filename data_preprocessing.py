@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from handwriting.data.dataset import MIN_STD, SPLITS, Dataset, save_dataset
 from handwriting.data.recordings import LINE_NAME, Recording, read_recording
 from handwriting.data.transcriptions import STRUCK_OUT, read_transcription, tidy_texts
-from handwriting.program import InputError, Parser, check_writable, printable, run_cli
+from handwriting.program import InputError, Parser, check_writable, printable, progress_bar, run_cli
 from handwriting.strokes import SHORTEST_STEP
 
 FORM_LISTS = {  # the official lists of forms, and what their lines are for
@@ -124,7 +123,7 @@ def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, by
 def read_all(files: Iterable[tuple[str, bytes | None]], read: Callable[[bytes], Any]) -> tuple[dict, dict]:
     """What `read` makes of files from `read_files`, by name, in its order; and what is wrong with the other files."""
     good, bad = {}, {}
-    for name, data in tqdm(files, unit=" files", desc="reading", smoothing=0, disable=None):
+    for name, data in progress_bar(files, unit=" files", desc="reading", smoothing=0):
         try:
             if data is None:
                 raise ValueError("no regular file")

@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from handwriting.bulk import BIASES
 from handwriting.checks import MOST_WRONG, judge_lines, load_recogniser
@@ -31,7 +30,7 @@ from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
 from handwriting.encoder import HandEncoder
 from handwriting.hands import strengthen
-from handwriting.program import InputError, Parser, check_range, check_writable, run_cli
+from handwriting.program import InputError, Parser, check_range, check_writable, progress_bar, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
 from handwriting.sampling import default_steps, pad_codes
 from handwriting.training.tasks import collate, form_lines, line_weights, make_batches
@@ -94,7 +93,7 @@ def cut_lines(network: Network, recogniser: Recogniser, dataset: Dataset, lines:
     A point belongs to the character on which the network's window is strongest before it.
     """
     found, model, lengths = {}, network.model, np.diff(dataset.starts)[lines]
-    for batch in tqdm(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="cutting", disable=None):
+    for batch in progress_bar(make_batches(lengths, ALIGN_BATCH), unit=" batches", desc="cutting"):
         inks, texts = [dataset.points(line) for line in lines[batch]], dataset.texts[lines[batch]].tolist()
         points, *_ = collate(inks)
         codes = pad_codes([network.alphabet.encode(text) for text in texts])
@@ -287,8 +286,9 @@ def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -
     recogniser, known = load_recogniser(), set(network.alphabet.learned)
     lines = dataset.lines("train", with_text=True)
     training = dataset.texts[lines]
-    of_form = form_vectors(network.encoder, dataset, lines) if network.encoder else {}
-    forms = list(of_form) or ["written"]
+    of_form = form_vectors(network.encoder, dataset, lines) if network.encoder else {"written": None}
+    if not (forms := list(of_form)):
+        raise InputError("no form has two training lines with a text to take a hand from; give more of its lines")
     while True:
         texts = [random_text(training, rng) for _ in range(ROUND)]
         left = [(text, str(rng.choice(forms))) for text in texts if text and set(text) <= known]
@@ -335,11 +335,11 @@ def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kin
     Each of the rounds gives those of `ROUND` lines that are good. Raises InputError if that is hardly any.
     """
     lines, tries = [], 0
-    with tqdm(total=count, unit=" lines", desc=kind, disable=None) as progress:
+    with progress_bar(total=count, unit=" lines", desc=kind) as bar:
         while len(lines) < count:
             lines += next(rounds)
             tries += ROUND
-            progress.update(min(len(lines), count) - progress.n)
+            bar.update(min(len(lines), count) - bar.n)
             if len(lines) < MIN_GOOD * tries:
                 raise InputError(f"of {tries} {kind} lines only {len(lines)} can be read; train the network longer")
     print(f"{len(lines)} of {tries} {kind} lines can be read")

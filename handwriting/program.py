@@ -2,17 +2,23 @@
 
 import argparse
 import io
+import logging
 import os
 import signal
 import stat
 import sys
 import tempfile
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
+
+from tqdm import tqdm
+
+LINE_EVERY = 60  # s, between lines that tell of progress where there is no terminal
 
 
 class InputError(ValueError):
@@ -54,10 +60,41 @@ def printable(text: str, most: int = 10_000) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:most]
 
 
+class ProgressLines:
+    """What tqdm writes, as lines on stderr."""
+
+    def write(self, text: str) -> None:
+        """Print a bar, which comes with blanks and a carriage return, as a line."""
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+def progress_bar(items: Any = None, **settings: Any) -> tqdm:
+    """A bar of tqdm on stderr; where that is no terminal, a line a minute in its place."""
+    tqdm.set_lock(threading.RLock())  # its own is for processes, and one that is killed leaves a semaphore behind
+    if not sys.stderr.isatty():
+        settings |= {"file": ProgressLines(), "mininterval": LINE_EVERY, "delay": LINE_EVERY}
+    return tqdm(items, **settings)
+
+
+class Unfailing(io.FileIO):
+    """A file whose writes never fail: what a full disk cannot hold is lost."""
+
+    def write(self, data: Any) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
 def run_cli(main: Callable[[], None]) -> None:
     """Run `main` as a program, and exit: with 2 for bad input or files, 3 for `ResultError`, 130 for Ctrl-C, else 0.
 
-    An error is one line on stderr. Warnings of libraries are not shown, unless Python's -W asks for them.
+    An error is one line on stderr. Warnings of libraries are not shown, unless Python's -W asks for them. Whether
+    stderr can be written changes nothing.
     """
     global _notes
     for name in ("stdout", "stderr"):
@@ -67,8 +104,13 @@ def run_cli(main: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names can hold bytes that are no text
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        raw = Unfailing(sys.stderr.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), errors="backslashreplace", line_buffering=True)
+    os.environ["MPLBACKEND"] = "agg"  # nothing is shown, and matplotlib fails for a name that it does not know
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that cannot be written
     _notes, error, status = [], "", 0
     try:
         main()

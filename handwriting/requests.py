@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from handwriting.alphabet import Prepared
 from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, save_inks, write_inks
@@ -24,7 +23,7 @@ from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_lat
 from handwriting.ink.gcode import MACHINES, Plotter, pen_test_bytes
 from handwriting.ink.pictures import Drawing
 from handwriting.pages import PageFormat, WrittenText, lay_out, parse_margins, parse_page
-from handwriting.program import InputError, ResultError, atomic_write, check_writable, note
+from handwriting.program import InputError, ResultError, atomic_write, check_writable, note, progress_bar
 from handwriting.sampling import Line
 from handwriting.seeds import derived_seed
 from handwriting.writer import (
@@ -357,7 +356,7 @@ class Batch(Request):
 
     def save(self, sheets: Iterator[ManifestRow]) -> None:
         """Have all of it done, and tell which lines could not be written and which are wrong."""
-        rows = list(tqdm(sheets, unit=" lines", disable=None))
+        rows = list(progress_bar(sheets, unit=" lines"))
         missing = {f"line {row['number']}": row["fault"] for row in rows if not row["file"]}
         faults = {f"line {row['number']}": row["fault"] for row in rows if row["file"]}
         manifest = self.output / MANIFEST

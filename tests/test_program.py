@@ -15,6 +15,7 @@ from conftest import ROOT, assert_refused, environment
 import data_preprocessing
 import generate
 import train
+from handwriting import program
 from handwriting.program import InputError, atomic_write, check_writable
 
 
@@ -181,3 +182,34 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(program, tmp_path):
 def test_ctrl_c_ends_without_a_traceback():
     result = run_code(PROGRAM.format(end="raise KeyboardInterrupt"))
     assert result.returncode == 130 and result.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_stderr_that_cannot_be_written_changes_nothing():
+    result = run_code(PROGRAM.format(end="print('line', file=sys.stderr)"), "2>/dev/full")
+    assert (result.returncode, result.stdout) == (0, "output\n")
+    for end, status in (("raise InputError('bad')", 2), ("raise ResultError('wrong')", 3)):
+        assert run_code(PROGRAM.format(end=end), "2>/dev/full").returncode == status
+
+
+def test_pictures_need_no_home_and_no_backend(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "junk")
+    monkeypatch.setenv("HOME", "/dev/null/none")
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    end = "from matplotlib.figure import Figure; Figure().savefig(sys.stdout.buffer, format='svg')"
+    result = run_code(PROGRAM.format(end=end))
+    assert result.returncode == 0 and "</svg>" in result.stdout
+    assert result.stderr == "note: first of\\x1b[31m two\n"
+
+
+def test_without_a_terminal_progress_is_told_in_lines(monkeypatch, capsys):
+    assert list(program.progress_bar(range(5), desc="early")) == [*range(5)]
+    assert capsys.readouterr() == ("", "")  # nothing before the first minute is over
+    monkeypatch.setattr(program, "LINE_EVERY", 0)
+    with program.progress_bar(total=3, unit=" steps", desc="late", miniters=1) as bar:
+        for _ in range(3):
+            bar.update()
+    out, told = capsys.readouterr()
+    assert out == "" and "\r" not in told and len(told.splitlines()) >= 3
+    assert all(line.startswith("late: ") and " steps" in line for line in told.splitlines())

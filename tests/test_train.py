@@ -1186,3 +1186,19 @@ def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp
     if task == "synthesis":
         with pytest.raises(InputError, match=r"other\.npz.*#"):
             train.main(["--data", str(tmp_path / "other.npz"), "--evaluate", str(tmp_path / "synthesis_best.pt")])
+
+
+def test_files_beside_a_run_do_not_mislead_it(data_file, tmp_path):
+    """A best network that does not tell its score is named; a number that is none is of no epoch."""
+    run_in_process(data_file, tmp_path, "--num_epochs", 1)
+    (tmp_path / "rand_write_epoch_\u00b2.pt").write_bytes((tmp_path / "rand_write_epoch_1.pt").read_bytes())
+    best = tmp_path / "rand_write_best.pt"
+    whole = torch.load(best, weights_only=True)
+    without = {name: value for name, value in whole.items() if name != "progress"}
+    for content in (without, changed(whole, "progress", "best", value=math.nan), changed(whole, "progress", value=[])):
+        torch.save(content, best)
+        with pytest.raises(InputError, match=r"rand_write_best\.pt: does not tell .* move it away"):
+            run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2)
+    best.unlink()
+    run_in_process(data_file, tmp_path, "--resume", "--num_epochs", 2)
+    assert (tmp_path / "rand_write_epoch_2.pt").is_file() and (tmp_path / "rand_write_epoch_\u00b2.pt").is_file()

@@ -14,6 +14,7 @@ rest of this file validates what a checkpoint holds.
 
 import argparse
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from utils import load_checkpoint, naming_what_does_not_fit
 
 def epoch_checkpoints(folder: Path, task: str) -> list[Path]:
     """Checkpoints of a run's epochs, oldest first."""
-    numbers = {path: path.stem.removeprefix(f"{task}_epoch_") for path in folder.glob(f"{task}_epoch_*.pt")}
-    return sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
+    found = {path: re.fullmatch(rf"{task}_epoch_([0-9]+)", path.stem) for path in folder.glob(f"{task}_epoch_*.pt")}
+    return sorted((path for path, match in found.items() if match), key=lambda path: int(found[path][1]))
 
 
 def newest_checkpoints(folder: Path, task: str) -> list[Path]:
@@ -86,13 +87,17 @@ def restore_progress(content: dict[str, Any], steps_per_epoch: int) -> Progress:
 def best_score(path: Path, fingerprint: str) -> float:
     """The score of a run's best network, which is in `path`; infinite if that is missing, or of other data.
 
-    A killed run may have written it after the checkpoint that it goes on from, whose own best is older then.
+    A killed run may have written it after the checkpoint that it goes on from, whose own best is older then. Raises
+    InputError for one that does not tell its score.
     """
     content = load_checkpoint(path)[1] if path.is_file() else {}
     if content.get("fingerprint") != fingerprint:
         return math.inf
-    with naming_what_does_not_fit(path):
-        return float(content["progress"]["best"])
+    progress = content.get("progress")
+    best = progress.get("best") if isinstance(progress, dict) else None
+    if type(best) not in (int, float) or math.isnan(best):
+        raise InputError(f"{path}: does not tell the run's best score; move it away, and --resume again")
+    return best
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

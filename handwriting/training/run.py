@@ -7,7 +7,6 @@ Gradients and sums of every step go to all, so that all skip the same steps and 
 import argparse
 import math
 import sys
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from handwriting.data.dataset import Dataset
 from handwriting.figures import save_figure
 from handwriting.ink.formats import Ink, save, stack_lines
-from handwriting.program import InputError, atomic_write
+from handwriting.program import InputError, atomic_write, progress_bar
 from handwriting.seeds import derived_seed
 from handwriting.training.flags import SETTINGS
 from handwriting.training.hardware import PRECISIONS, choose_device, choose_precision
@@ -124,11 +123,13 @@ class Run:
         group.connect()
         tune_malloc()
         deadline = time.perf_counter() + 60 * (options.max_minutes or math.inf)
-        bar = progress_bar(self.last_step, progress.step, is_shown=group.rank == 0)
+        bar = progress_bar(
+            total=self.last_step, initial=progress.step, unit=" steps", smoothing=0.05, disable=group.rank > 0
+        )
         with bar, noted_signals(group.rank) as signals:
             self.write_logs()  # a run that was killed may have written a checkpoint and not its row
             while progress.epoch < options.num_epochs:
-                bar.set_description(f"epoch {progress.epoch + 1}")
+                bar.set_description(f"epoch {progress.epoch + 1}", refresh=False)
                 for batch in self.epoch_batches()[progress.batch :]:
                     is_over = time.perf_counter() > deadline or progress.step >= (options.max_steps or math.inf)
                     if group.sums(signals.count > 0 or is_over) != [0]:
@@ -329,14 +330,6 @@ def describe_scale(network: nn.Module) -> str:
         return "each line is brought to one height, and its slope taken out"
     (mx, my), (sx, sy) = network.mean.tolist(), network.std.tolist()
     return f"normalised by mean {mx:.4f}, {my:.4f} and deviation {sx:.4f}, {sy:.4f} whiteboard units"
-
-
-def progress_bar(total: int, done: int, is_shown: bool) -> tqdm:
-    """The bar of a run's steps. In place of it, a log file gets a line a minute."""
-    file, interval = (sys.stderr, 0.5) if sys.stderr.isatty() else (sys.stdout, 60)
-    tqdm.set_lock(threading.RLock())  # its own is for processes, and one that is killed leaves a semaphore behind
-    shown = {"file": file, "mininterval": interval, "disable": not is_shown}
-    return tqdm(total=total, initial=done, unit=" steps", smoothing=0.05, **shown)
 
 
 def tell(line: str) -> None:
