@@ -1,6 +1,7 @@
-"""Turn IAM-OnDB, as downloaded, into one .npz file of pen offsets, texts and statistics.
+"""Turn IAM-OnDB, as downloaded, or lines of your own into one .npz file of pen offsets, texts and statistics.
 
     python data_preprocessing.py --source data --output data/iam-ondb.npz
+    python data_preprocessing.py --source lines.jsonl --output data/own.npz
 
 What the file holds is written at `Dataset` in handwriting/data/dataset.py.
 """
@@ -10,11 +11,9 @@ import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`: Ctrl-C in the seconds of the imports just ends it
 
-import gzip
-import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,49 +22,51 @@ import numpy as np
 
 from handwriting.data.dataset import MIN_STD, SPLITS, Dataset, save_dataset
 from handwriting.data.recordings import LINE_NAME, Recording, read_recording
+from handwriting.data.sources import LARGEST_FILE, find_place, read_files, read_lists
 from handwriting.data.transcriptions import STRUCK_OUT, read_transcription, tidy_texts
-from handwriting.program import InputError, Parser, check_writable, printable, progress_bar, run_cli
+from handwriting.ink.own_lines import choose_splits, find_files, read_own_lines, record
+from handwriting.program import InputError, Parser, check_writable, note, printable, progress_bar, run_cli
 from handwriting.strokes import SHORTEST_STEP
 
 FORM_LISTS = {  # the official lists of forms, and what their lines are for
     "trainset.txt": "train", "testset_f.txt": "train", "testset_t.txt": "train", "testset_v.txt": "validation"
 }  # fmt: skip
-LARGEST_CORPUS_FILE = 4 << 20  # bytes; the largest line file of IAM-OnDB has 0.13 MB
+MOST_TOLD = 20  # lines of one's own that are left out
+Lines = tuple[dict[str, Recording], list[str], list[str]]  # by name; of each its text and split
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = Parser(description="Turn IAM-OnDB into one .npz file. data/README.md says which files of it to put where.")
+    parser = Parser(description="Turn IAM-OnDB, or lines of your own, into one .npz file: see data/README.md.")
     add = parser.add_argument
-    add("--source", type=Path, default=Path("data"), help="folder that holds IAM-OnDB (default: %(default)s)")
+    add("--source", type=Path, default=Path("data"), help="what holds IAM-OnDB, or your own ink (default: %(default)s)")
     add("--output", type=Path, default=Path("data/iam-ondb.npz"), help="file to write (default: %(default)s)")
     add("--keep_rests", action="store_true", help="keep the points where the pen rests, as the paper does")
+    add("--keep_scale", action="store_true", help="own ink: it is in whiteboard units, with points as recorded lines")
+    add("--by_writer", action="store_true", help="own ink: all lines of a writer are for training, or for validation")
     options = parser.parse_args(arguments)
-    source = options.source
-    if not source.is_dir():
-        raise InputError(f"{source}: no such folder; name the one that holds IAM-OnDB with --source")
+    source, rests = options.source, options.keep_rests
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; name what holds IAM-OnDB, or your ink, with --source")
     check_writable(options.output)
-    split_of = read_lists(source)
-    transcriptions, skipped = read_all(read_files(source, "ascii", ".txt"), read_transcription)
-    read = partial(read_recording, keep_rests=options.keep_rests)
-    lines, broken = read_all(read_files(source, "lineStrokes", ".xml"), read)
-    for name in [name for name in lines if not LINE_NAME.fullmatch(name)]:
-        del lines[name]
-        broken[name] = "its name is not of the form a01-000u-03"
-    for name, reason in sorted([*((f"{form}.txt", reason) for form, reason in skipped.items()), *broken.items()]):
-        print(f"skipped {printable(name, 80)}: {reason}")
-    texts = pair_texts(lines, broken, transcriptions)
-    splits = [split_of(name.rpartition("-")[0]) for name in lines]
+    own = find_files(source) if source.is_file() or not find_place(source, "lineStrokes") else []
+    if options.output.resolve() in (path.resolve() for path in own):
+        raise InputError(f"{options.output}: is the source; name another file to write with --output")
+    if (options.keep_scale or options.by_writer) and not own:
+        raise InputError("--keep_scale and --by_writer are for ink of your own; leave them out")
+    lines, texts, splits = (
+        gather_own(source, rests, options.keep_scale, options.by_writer) if own else gather_corpus(source, rests)
+    )
     if "train" not in splits:
         raise InputError(f"{source}: no usable line for training; is this IAM-OnDB, and are the form lists its own?")
-    dataset = build_dataset(lines, texts, splits, options.keep_rests)
+    dataset = build_dataset(lines, texts, splits, rests)
     if (dataset.std < MIN_STD).any():
-        raise InputError(f"{source}: the pen never moves along one of the axes; is this IAM-OnDB?")
+        raise InputError(f"{source}: the pen never moves along one of the axes; is this handwriting?")
     save_dataset(dataset, options.output)
     mended = sum((line.mended for line in lines.values()), Counter())
     print(f"recording errors: {mended['filled']} missing points filled in, {mended['cut']} steps cut")
     dropped = f"{mended['rests']} points where the pen rests dropped (less than {SHORTEST_STEP:g} units from the last)"
-    print("points where the pen rests are kept" if options.keep_rests else dropped)
+    print("points where the pen rests are kept" if rests else dropped)
     for split in SPLITS:
         chosen, usable = dataset.lines(split, False), dataset.lines(split, True)
         count, characters = np.diff(dataset.starts)[chosen].sum(), sum(map(len, dataset.texts[usable]))
@@ -73,51 +74,59 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"character set ({len(dataset.charset)}): {''.join(dataset.charset)}")
     print(f"offsets (x, y) over the training lines: mean {dataset.mean.round(4)}, deviation {dataset.std.round(4)}")
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
+    if mended["rests"] > len(dataset.offsets) / 3:
+        note("many points are nearer than a pen moves; ink in other units than a whiteboard's goes in as .jsonl")
 
 
-def read_lists(source: Path) -> Callable[[str], str]:
+def gather_corpus(source: Path, keep_rests: bool) -> Lines:
+    """The lines of IAM-OnDB."""
+    split_of = read_form_lists(source)
+    transcriptions, skipped = read_all(read_files(source, "ascii", ".txt"), read_transcription)
+    read = partial(read_recording, keep_rests=keep_rests)
+    lines, broken = read_all(read_files(source, "lineStrokes", ".xml"), read)
+    for name in [name for name in lines if not LINE_NAME.fullmatch(name)]:
+        del lines[name]
+        broken[name] = "its name is not of the form a01-000u-03"
+    for name, reason in sorted([*((f"{form}.txt", reason) for form, reason in skipped.items()), *broken.items()]):
+        print(f"skipped {printable(name, 80)}: {reason}")
+    texts = pair_texts(lines, broken, transcriptions)
+    return lines, texts, [split_of(name.rpartition("-")[0]) for name in lines]
+
+
+def gather_own(source: Path, keep_rests: bool, keep_scale: bool, by_writer: bool) -> Lines:
+    """Lines of one's own, named for their writers as those of IAM-OnDB are for their forms."""
+    found = dict(progress_bar(read_own_lines(source), unit=" lines", desc="reading"))
+    bad = {place: line for place, line in found.items() if isinstance(line, str)}
+    good = {place: line for place, line in found.items() if not isinstance(line, str)}
+    recordings = record([*good.values()], keep_scale, keep_rests)
+    bad |= dict.fromkeys((p for p, made in zip(good, recordings, strict=True) if not made), "too long; cut it in two")
+    for place, reason in [*bad.items()][:MOST_TOLD]:
+        print(f"skipped {printable(place, 200)}: {printable(reason, 200)}")
+    print(f"{len(good)} lines read, {len(bad)} skipped")
+    own = [line for place, line in good.items() if place not in bad]
+    numbers, names = Counter(), []
+    for line in own:
+        numbers[line.writer] += 1
+        names.append(f"{line.writer}-{numbers[line.writer]:04}")
+    lines = dict(zip(names, filter(None, recordings), strict=True))
+    return lines, [line.text for line in own], choose_splits(own, by_writer)
+
+
+def read_form_lists(source: Path) -> Callable[[str], str]:
     """What a form is for, by the official lists. Without lists one form in eight, by its name alone, is validation."""
-    missing = [name for name in FORM_LISTS if not (source / name).is_file()]
+    lists = read_lists(source, FORM_LISTS)
+    missing = [name for name in FORM_LISTS if name not in lists]
     if len(missing) == len(FORM_LISTS):
         print("no form lists found: one form in eight is for validation")
         return lambda form: "train" if zlib.crc32(form.encode()) % 8 else "validation"
     if missing:
         raise InputError(f"{source}: lacks the form list {missing[0]}; give all four lists or none")
     list_of = {}
-    for name in FORM_LISTS:
-        for form in (source / name).read_bytes().removeprefix(b"\xef\xbb\xbf").decode("latin-1").split():
+    for name, (place, data) in lists.items():
+        for form in data.removeprefix(b"\xef\xbb\xbf").decode("latin-1").split():
             if list_of.setdefault(form, name) != name:
-                raise InputError(f"{source / name}: form {form} is on {list_of[form]} too")
+                raise InputError(f"{place}: form {form} is on {list_of[form]} too")
     return lambda form: FORM_LISTS[list_of[form]] if form in list_of else "unlisted"
-
-
-def read_files(source: Path, folder: str, suffix: str) -> Iterator[tuple[str, bytes | None]]:
-    """(stem, bytes) of every file in `folder`, unpacked or as the official archive, which is read in place.
-
-    The bytes are None for what is no regular file; of a larger file they are the first `LARGEST_CORPUS_FILE` + 1.
-    """
-    unpacked, archive = source / folder, source / f"{folder}-all.tar.gz"
-    if unpacked.is_dir():
-        for path in sorted(unpacked.rglob(f"*{suffix}")):
-            if path.is_file():
-                with path.open("rb") as file:
-                    yield path.stem, file.read(LARGEST_CORPUS_FILE + 1)
-            else:  # a pipe could keep us waiting for ever
-                yield path.stem, None
-    elif archive.is_file():
-        try:
-            with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
-                for member in tar:
-                    if member.name.endswith(suffix):
-                        content = tar.extractfile(member) if member.isfile() else None
-                        yield Path(member.name).stem, content.read(LARGEST_CORPUS_FILE + 1) if content else None
-                # tarfile stops before the very end, where gzip compares its checksum
-                while unzipped.read(1 << 20):
-                    pass
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{archive}: damaged ({error}); download it again") from None
-    else:
-        raise InputError(f"{source}: holds neither {archive.name} nor {folder}/; name IAM-OnDB's folder with --source")
 
 
 def read_all(files: Iterable[tuple[str, bytes | None]], read: Callable[[bytes], Any]) -> tuple[dict, dict]:
@@ -127,8 +136,8 @@ def read_all(files: Iterable[tuple[str, bytes | None]], read: Callable[[bytes], 
         try:
             if data is None:
                 raise ValueError("no regular file")
-            if len(data) > LARGEST_CORPUS_FILE:
-                raise ValueError(f"larger than {LARGEST_CORPUS_FILE >> 20} MiB")
+            if len(data) > LARGEST_FILE:
+                raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
             if name in good:
                 raise ValueError("a second file of this name")
             good[name] = read(data)

@@ -21,6 +21,7 @@ from conftest import ROOT, assert_refused, run_script
 
 import data_preprocessing as dp
 from handwriting.data import dataset as dataset_room
+from handwriting.data import sources
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import LONGEST_STEP, clean_strokes, read_recording, read_strokes, to_offsets
 from handwriting.data.transcriptions import EXAMPLES, tidy_texts
@@ -464,7 +465,8 @@ def test_files_without_a_doctype_are_read_in_other_encodings(encoding):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_oversized_file_is_skipped_and_never_read_whole(packed, tmp_path, monkeypatch):
-    monkeypatch.setattr(dp, "LARGEST_CORPUS_FILE", 2000)
+    for module in (dp, sources):
+        monkeypatch.setattr(module, "LARGEST_FILE", 2000)
     files = {line_path("a01-000u", 1): line_xml(GOOD), line_path("a01-000u", 2): line_xml(GOOD) + b" " * 5000}
     found = dict(dp.read_files(put(tmp_path, files, packed), "lineStrokes", ".xml"))
     good, bad = read_lines(*found.items())
@@ -536,7 +538,7 @@ def with_lists(folder, **lists):
 
 
 BAD_SOURCES = {  # what is wrong: how to make it, and what the message is to name
-    "missing": (lambda folder: None, "source: no such folder"),
+    "missing": (lambda folder: None, "source: no such file or folder"),
     "empty": (lambda folder: folder.mkdir(), "source: holds neither"),
     "texts cut off": (lambda folder: cut_archive(folder, "ascii"), "ascii-all.tar.gz: damaged"),
     "list missing": (lambda folder: with_lists(folder, testset_t=None), "testset_t.txt"),
@@ -630,7 +632,7 @@ def test_hostile_names_are_skipped_and_told_safely(packed, prepared, tmp_path, c
 
 
 BAD_TEXTS = {
-    "too large": (b"CSR:\n\nabc\n" + b"\n" * dp.LARGEST_CORPUS_FILE, "larger than 4 MiB"),
+    "too large": (b"CSR:\n\nabc\n" + b"\n" * sources.LARGEST_FILE, "larger than 4 MiB"),
     "long line": (b"CSR:\n\n" + b"a" * 1001, "a line of more than 1000 characters"),
     "control character": (b"CSR:\n\nab\x1b[31mc\n", "control characters in its text"),
     "nul": (b"CSR:\n\nabc\0\n", "control characters in its text"),

@@ -70,6 +70,8 @@ def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     Raises ValueError if the file cannot be read.
     """
     root = parse_xml(data)
+    if next(root.iter("Form", "TextLine"), None) is not None:
+        raise ValueError("a whole page of IAM-OnDB's original files, not a line; take that from lineStrokes")
     try:
         points = np.array([column(root) for column in POINT_COLUMNS], dtype=np.float64).T
     except ValueError:  # not a number, or columns of different lengths
