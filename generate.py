@@ -120,6 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--density", action="store_true", help="write a picture of the predicted densities too (paper, figure 10)")
     add = parser.add_argument_group("network").add_argument
     add("--checkpoint", type=Path, help="as train.py saves it (default: save/TASK.pt of this project)")
+    add("--recogniser", type=Path, help="that reads the lines, from train.py --task read (default: save/recogniser.pt)")
     add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
     add(
         "--retries",

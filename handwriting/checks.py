@@ -113,12 +113,28 @@ def find_recogniser() -> Recogniser | None:
     return load_recogniser()
 
 
+@lru_cache(maxsize=1)
+def tell_unread() -> None:
+    """Tell once, on stderr, that some lines cannot be read."""
+    note(
+        "the recogniser does not know all characters: whether lines with others say their text is not checked; "
+        "--recogniser takes one that train.py --task read has trained on the same data"
+    )
+
+
 def check_lines(
-    lines: list, with_recogniser: bool, encoder: HandEncoder | None = None, hands: np.ndarray | None = None
-) -> list[Verdict]:
-    """A verdict on each of the lines (`sampling.Line`), `with_recogniser` by that of the project: see `judge_lines`."""
+    lines: list, with_recogniser: bool, encoder: HandEncoder | None = None, hands: np.ndarray | None = None,
+    own: Recogniser | None = None,
+) -> list[Verdict]:  # fmt: skip
+    """A verdict on each of the lines (`sampling.Line`), `with_recogniser` by the `own` or else that of the project.
+
+    See `judge_lines`. Lines with characters that it does not know are not read.
+    """
     is_asked = with_recogniser and any(line.text for line in lines)
-    return judge_lines(lines, find_recogniser() if is_asked else None, encoder, hands)
+    recogniser = (own or find_recogniser()) if is_asked else None
+    if recogniser and not {*"".join(line.text for line in lines)} <= {*recogniser.config.charset}:
+        tell_unread()
+    return judge_lines(lines, recogniser, encoder, hands)
 
 
 def judge_lines(

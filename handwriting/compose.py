@@ -237,15 +237,17 @@ def compose_line(
     return *to_offsets(positions, line.ends, keep_rests), line.text, "composed"
 
 
-def compose_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
-    """Compose `ROUND` lines after `ROUND` lines, and of each round yield those that the recogniser can read.
+def compose_rounds(
+    network: Network, dataset: Dataset, rng: np.random.Generator, own: Recogniser | None = None
+) -> Iterator[list[NewLine]]:
+    """Compose `ROUND` lines after `ROUND` lines, and of each round yield those that a recogniser can read.
 
     They are made of all lines with rare characters, and some others. Raises InputError if these cannot be cut.
     """
     training = dataset.lines("train", with_text=True)
     is_rare = line_weights(dataset.texts[training], RARE_SHARE) > 1
     lines = np.concatenate([training[is_rare], rng.permutation(training[~is_rare])[:OTHER_LINES]])
-    recogniser, glyphs = load_recogniser(), defaultdict(list)
+    recogniser, glyphs = own or load_recogniser(), defaultdict(list)
     cut = cut_lines(network, recogniser, dataset, lines)
     for glyph in (glyph for line in cut for glyph in line.glyphs):
         glyphs[glyph.text].append(glyph)
@@ -276,18 +278,20 @@ def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def write_rounds(network: Network, dataset: Dataset, rng: np.random.Generator) -> Iterator[list[NewLine]]:
+def write_rounds(
+    network: Network, dataset: Dataset, rng: np.random.Generator, own: Recogniser | None = None
+) -> Iterator[list[NewLine]]:
     """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines without a mistake.
 
     A network that reads hands writes each in the hand of some lines of a training form. A line is taken if the
     recogniser reads its text, no dot is stray, and hardly a dot or bar of t is lacking; else its text is written again,
     up to `WRITE_TRIES` times in all. However near its hand came: it is learned with the hand that it has.
     """
-    recogniser, known = load_recogniser(), set(network.alphabet.learned)
+    recogniser, known = own or load_recogniser(), set(network.alphabet.learned)
     lines = dataset.lines("train", with_text=True)
     training = dataset.texts[lines]
-    of_form = form_vectors(network.encoder, dataset, lines) if network.encoder else {"written": None}
-    if not (forms := list(of_form)):
+    of_form = form_vectors(network.encoder, dataset, lines) if network.encoder else {}
+    if not (forms := list(of_form) if network.encoder else ["written"]):
         raise InputError("no form has two training lines with a text to take a hand from; give more of its lines")
     while True:
         texts = [random_text(training, rng) for _ in range(ROUND)]
@@ -361,6 +365,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="prepared data (default: %(default)s)")
     add("--output", type=Path, default=Path("data/composed.npz"), help="where to write (default: %(default)s)")
     add("--checkpoint", type=Path, help="network that tells characters apart, and writes (default: save/synthesis.pt)")
+    add("--recogniser", type=Path, help="reads the new lines (default: save/recogniser.pt)")
     add("--lines", type=int, default=4000, help="new lines put together from recorded ones (default: %(default)s)")
     add("--written", type=int, default=0, help="new lines that the network writes (default: %(default)s)")
     add("--seed", type=int, default=0, help="of what is random in the new lines (default: %(default)s)")
@@ -371,13 +376,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError("--lines and --written are both 0: nothing to add")
     check_writable(options.output)
     dataset, network = load_dataset(options.data), load_network(options.checkpoint, "synthesis")
+    own = load_recogniser(options.recogniser) if options.recogniser else None
     if not len(dataset.lines("train", with_text=True)):
         raise InputError(f"{options.data}: has no training line with a text; prepare it with the transcriptions")
     if unknown := set("".join(dataset.texts.tolist())) - set(network.alphabet.characters):
         raise InputError(f"{options.data}: has characters that the network does not know: {' '.join(sorted(unknown))}")
     for kind, make, count in (("composed", compose_rounds, options.lines), ("written", write_rounds, options.written)):
         if count:
-            rounds = make(network, dataset, np.random.default_rng(options.seed))
+            rounds = make(network, dataset, np.random.default_rng(options.seed), own)
             dataset = add_lines(dataset, rounds, count, kind)
     save_dataset(dataset, options.output)
     print(f"wrote {options.output}: {options.lines + options.written} lines added")

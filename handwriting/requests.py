@@ -127,7 +127,7 @@ class Request:
             style = names[derived_seed("style", self.seed) % len(names)]
         prime = load_hand(given["prime"], given.get("prime_text")) if "prime" in given else None
         bias, strength = PAGE_BIAS if self.bias is None else self.bias, given.get("strength", 1.0)
-        writer = Writer(self.checkpoint, style, bias, self.seed, self.retries, strength, prime)
+        writer = Writer(self.checkpoint, style, bias, self.seed, self.retries, strength, prime, given.get("recogniser"))
         if "save_hand" in given:
             writer.save_hand(given["save_hand"])
         return writer
@@ -160,7 +160,8 @@ class Request:
 class Lines(Request):
     """Texts, each as a line, below each other."""
 
-    subject, own_flags = "a line", "text samples steps style strength save_hand prime prime_text attention density"
+    subject = "a line"
+    own_flags = "text samples steps style strength save_hand prime prime_text recogniser attention density"
     usual_bias, usual_output = LINE_BIAS, "synthesis.png"
     hint = "; --page writes on pages"
     has_text = True
@@ -220,7 +221,7 @@ class Pages(Request):
     subject = "a page"
     own_flags = (
         "text file page landscape margins x_height line_spacing align ruled plot_rules jitter redo from_line "
-        "style strength save_hand prime prime_text"
+        "style strength save_hand prime prime_text recogniser"
     )
     usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
     line_name, redo = "line {n} {ink.text!r}", "--redo {}, "
@@ -319,7 +320,7 @@ class PenTest(Request):
 class Batch(Request):
     """Each line of a text in a file of its own, with a manifest; what is written already is skipped."""
 
-    subject, own_flags = "--batch", "batch format style strength"
+    subject, own_flags = "--batch", "batch format style strength recogniser"
     usual_bias, usual_output = None, "batch"
 
     def __init__(self, given: dict[str, Any]):

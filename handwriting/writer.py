@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from handwriting.alphabet import Alphabet, Prepared
-from handwriting.checks import Verdict, check_lines
+from handwriting.checks import Verdict, check_lines, load_recogniser
 from handwriting.encoder import HandEncoder
 from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
 from handwriting.pages import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
 from handwriting.program import InputError, check_range
+from handwriting.recogniser import Recogniser
 from handwriting.sampling import Line, Primed, Sampler, default_steps
 from handwriting.seeds import derived_seed
 from handwriting.strokes import to_points, to_strokes
@@ -52,6 +53,7 @@ class Network(NamedTuple):
     alphabet: Alphabet
     hash: str  # of its file
     encoder: HandEncoder | None = None  # of the hands that it reads; None if it reads none
+    recogniser: Recogniser | None = None  # that reads its lines; None: the one that ships
 
 
 @lru_cache(maxsize=4)
@@ -109,7 +111,8 @@ def write_checked(
         if texts is not None:
             lines = [replace(line, text=texts[i].letters) for i, line in zip(chosen, lines, strict=True)]
         wanted = None if hands is None else hands[chosen]
-        return list(zip(check_lines(lines, retries > 0, network.encoder, wanted), lines, strict=True))
+        verdicts = check_lines(lines, retries > 0, network.encoder, wanted, network.recogniser)
+        return list(zip(verdicts, lines, strict=True))
 
     best = attempt([(i, 0) for i in range(len(seeds))])
     again = [
@@ -181,16 +184,20 @@ class Writer:
     def __init__(
         self, checkpoint: Path | str | None = None, style: Style | None = None, bias: float = PAGE_BIAS, seed: int = 0,
         retries: int = RETRIES, strength: float = 1.0, prime: Ink | None = None,
+        recogniser: Path | str | None = None,
     ):  # fmt: skip
         """`style` is a name in `hands.list_styles`, a file of ink, ink, or several of these; without one each line is
         in a hand that follows from its seed, and each page in one that follows from the writer's. `strength` is the
         hand's distance from the mean hand, 1 as it is. From `prime`, ink with its text, the network goes on (section
         5.5). One that reads no hands takes a style for that. `bias` and `retries` are as for `generate_conditionally`.
+        `recogniser` is a checkpoint of one that knows the network's characters, where the one that ships does not.
 
         Raises InputError for a checkpoint, style or number that cannot be used.
         """
         check_numbers(bias=bias, seed=seed, retries=retries, strength=strength)
         self.network = load_network(checkpoint, "synthesis")
+        if recogniser is not None:
+            self.network = self.network._replace(recogniser=load_recogniser(recogniser))
         if strength != 1 and not self.network.encoder:
             raise InputError("--strength: this network reads no hands; leave it out")
         self.bias, self.seed, self.retries, self.strength = bias, seed, retries, strength

@@ -28,7 +28,7 @@ WORDS = (
     "και το η θάλασσα ήταν ήσυχη σπίτι δρόμος ουρανός μέρα νύχτα φως ξένος ψωμί βουνό κήπος γράμμα λέξη χέρι μάτι ζωή "
     "ψυχή πόλη άνθρωπος παιδί νερό γη φωτιά αέρας χρόνος λόγος φίλος δέντρο πουλί ψάρι βιβλίο τραγούδι θέση ξύλο ύπνος "
     "έξω ώρα όμως εδώ εκεί πάντα ποτέ ίσως μικρό ζεστό καλό βράδυ"
-).split()
+)
 
 
 def write_letter(letter: str, rng: np.random.Generator) -> list[np.ndarray]:
@@ -59,7 +59,7 @@ def write_greek(path: Path, lines: int = 300, writers: int = 10, x_height: float
     slants = rng.uniform(0, 0.4, writers)
     with path.open("w", encoding="utf-8") as file:
         for number in range(lines):
-            text, writer = " ".join(rng.choice(WORDS, 3)), number % writers
+            text, writer = " ".join(rng.choice(WORDS.split(), 3)), number % writers
             strokes = write_line(text, rng, slants[writer], x_height / 100)
             rows = [np.round(stroke, 1).tolist() for stroke in strokes]
             row = {"text": text, "writer": f"w{writer}", "strokes": rows}

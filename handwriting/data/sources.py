@@ -5,6 +5,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Container, Iterator
+from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -110,7 +111,13 @@ def read_zip(archive: Path) -> Iterator[tuple[PurePath, Callable[[], bytes | Non
         with zipfile.ZipFile(file) as unzipped:
             for entry in unzipped.infolist():
                 if not entry.is_dir():
-                    yield PurePosixPath(entry.filename), lambda entry=entry: unzipped.open(entry).read(LARGEST_FILE + 1)
+                    yield PurePosixPath(entry.filename), partial(read_entry, unzipped, entry)
+
+
+def read_entry(unzipped: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The start of a file in a .zip."""
+    with unzipped.open(entry) as content:
+        return content.read(LARGEST_FILE + 1)
 
 
 def read_tar(archive: Path) -> Iterator[tuple[PurePath, Callable[[], bytes | None]]]:
@@ -128,7 +135,7 @@ def read_tar(archive: Path) -> Iterator[tuple[PurePath, Callable[[], bytes | Non
 
             for member in tar:
                 if not member.isdir():
-                    yield PurePosixPath(member.name), lambda member=member: read(member)
+                    yield PurePosixPath(member.name), partial(read, member)
                 stream.left = MOST_HEADER
         if len(stream.last) < tarfile.BLOCKSIZE or any(stream.last):
             raise ValueError("it is cut off, or a header is wrong")

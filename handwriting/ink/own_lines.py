@@ -4,7 +4,7 @@ import json
 import unicodedata
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,13 +95,14 @@ def read_own_lines(source: Path) -> Iterator[tuple[str, OwnLine | str]]:
             yield "/".join(parts) + (f", line {number}" if number else ""), found
 
 
-def record(lines: Iterable[OwnLine], keep_scale: bool, keep_rests: bool) -> list[Recording | None]:
+def record(lines: list[OwnLine], keep_scale: bool, keep_rests: bool) -> list[Recording | None]:
     """Lines as they go into the data set; None for one that is longer than a whiteboard.
 
     Unless `keep_scale`, all lines of a writer are made larger or smaller by one factor, so that their median x-height
     is the usual one, and their points are set as far apart as in recorded lines.
     """
-    heights, found = defaultdict(list), []
+    heights: dict[str, list[float]] = defaultdict(list)
+    found: list[Recording | None] = []
     for line in lines:
         heights[line.writer].append(line.x_height)
     for line in lines:
