@@ -96,19 +96,16 @@ def gather_corpus(source: Path, keep_rests: bool) -> Lines:
 def gather_own(source: Path, keep_rests: bool, keep_scale: bool, by_writer: bool) -> Lines:
     """Lines of one's own, named for their writers as those of IAM-OnDB are for their forms."""
     found = dict(progress_bar(read_own_lines(source), unit=" lines", desc="reading"))
-    bad = {place: line for place, line in found.items() if isinstance(line, str)}
     good = {place: line for place, line in found.items() if not isinstance(line, str)}
-    recordings = record([*good.values()], keep_scale, keep_rests)
-    bad |= dict.fromkeys((p for p, made in zip(good, recordings, strict=True) if not made), "too long; cut it in two")
+    made = dict(zip(good, record([*good.values()], keep_scale, keep_rests), strict=True))
+    bad = {place: found[place] if place not in good else "too long" for place in found if not made.get(place)}
     for place, reason in [*bad.items()][:MOST_TOLD]:
         print(f"skipped {printable(place, 200)}: {printable(reason, 200)}")
-    print(f"{len(good)} lines read, {len(bad)} skipped")
-    own = [line for place, line in good.items() if place not in bad]
-    numbers, names = Counter(), []
-    for line in own:
+    print(f"{len(found) - len(bad)} lines read, {len(bad)} skipped")
+    own, numbers, lines = [line for place, line in good.items() if made[place]], Counter(), {}
+    for line, recording in zip(own, filter(None, made.values()), strict=True):
         numbers[line.writer] += 1
-        names.append(f"{line.writer}-{numbers[line.writer]:04}")
-    lines = dict(zip(names, filter(None, recordings), strict=True))
+        lines[f"{line.writer}-{numbers[line.writer]:04}"] = recording
     return lines, [line.text for line in own], choose_splits(own, by_writer)
 
 

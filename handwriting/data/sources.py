@@ -1,6 +1,7 @@
 """Where the files of IAM-OnDB are: unpacked or in archives, as its makers or as mirrors lay them out."""
 
 import gzip
+import io
 import re
 import tarfile
 import zipfile
@@ -16,8 +17,8 @@ LARGEST_FILE = 4 << 20  # bytes; the largest line file of IAM-OnDB has 0.13 MB
 MOST_FILES, MOST_BYTES, MOST_HEADER = 200_000, 4 << 30, 32 << 10
 MOST_INDEX = 32 << 20  # bytes of the index of a .zip
 ARCHIVE = re.compile(r"(.+)\.(tar\.gz|tgz|tar|zip)", re.IGNORECASE)
-DEPTHS = ("*", "*/*", "*/*/*")  # where in a source folders, archives and lists can be
 Files = Iterator[tuple[PurePath, bytes | None]]  # see `read_files`
+Contents = Iterator[tuple[PurePath, Callable[[], Any] | None]]  # with what opens each, before the next one
 
 
 def is_named(path: PurePath, collection: str) -> bool:
@@ -26,16 +27,20 @@ def is_named(path: PurePath, collection: str) -> bool:
     return (match[1] if match else path.name).lower().removesuffix("-all") == collection.lower()
 
 
+def find_paths(source: Path) -> list[Path]:
+    """What is in a folder, or in folders in it: those on top come first."""
+    return [path for pattern in ("*", "*/*", "*/*/*") for path in sorted(source.glob(pattern))]
+
+
 def find_place(source: Path, collection: str) -> Path | None:
     """The folder or archive with the files of a collection: one named for it, or the only archive; None without one."""
     if source.is_file():
         return source
-    for pattern in DEPTHS:
-        named = [path for path in sorted(source.glob(pattern)) if is_named(path, collection)]
-        if found := [p for p in named if p.is_dir()] or [p for p in named if p.is_file() and ARCHIVE.fullmatch(p.name)]:
-            return found[0]
-    archives = [path for path in source.glob("*") if path.is_file() and ARCHIVE.fullmatch(path.name)]
-    return archives[0] if len(archives) == 1 else None
+    paths = find_paths(source)
+    archives = [path for path in paths if ARCHIVE.fullmatch(path.name) and path.is_file()]
+    folders = [path for path in paths if is_named(path, collection) and path.is_dir()]
+    found = folders + [path for path in archives if is_named(path, collection)]
+    return next(iter(found or (archives if len(archives) == 1 else [])), None)
 
 
 def read_files(source: Path, collection: str, suffix: str) -> Iterator[tuple[str, bytes | None]]:
@@ -61,14 +66,13 @@ def read_files(source: Path, collection: str, suffix: str) -> Iterator[tuple[str
 
 def read_lists(source: Path, names: Container[str]) -> dict[str, tuple[str, bytes]]:
     """Files of these names, in any case, in a folder, or else in its only archive: where each is, and its bytes."""
-    found: dict[str, tuple[str, bytes]] = {}
-    for path in (path for pattern in DEPTHS for path in sorted(source.glob(pattern))):
+    place, found = find_place(source, "lineStrokes"), {}
+    for path in find_paths(source):
         if path.name.lower() in names and path.is_file():
             found.setdefault(path.name.lower(), (str(path), path.read_bytes()))
-    place = find_place(source, "lineStrokes")
     if not found and place and place.is_file() and not is_named(place, "lineStrokes"):
         for inner, data in read_archive(place, lambda path: path.name.lower() in names):
-            found.setdefault(inner.name.lower(), (f"{place}: {inner}", data or b""))
+            found[inner.name.lower()] = f"{place}: {inner}", data or b""
     return found
 
 
@@ -86,13 +90,14 @@ def read_archive(archive: Path, is_wanted: Callable[[PurePath], bool]) -> Files:
     """The files of an archive that are wanted."""
     try:
         total = 0
-        for number, (path, data) in enumerate((read_zip if zipfile.is_zipfile(archive) else read_tar)(archive)):
+        for number, (path, opened) in enumerate((read_zip if zipfile.is_zipfile(archive) else read_tar)(archive)):
             if number >= MOST_FILES or total > MOST_BYTES:
                 raise ValueError(f"more than {MOST_FILES} files, or {MOST_BYTES >> 30} GiB")
             if is_wanted(path):
-                content = data()
-                total += len(content or b"")
-                yield path, content
+                with opened() if opened else io.BytesIO() as content:
+                    data = content.read(LARGEST_FILE + 1)
+                total += len(data)
+                yield path, data if opened else None
     except Exception as error:  # a damaged archive makes zipfile and tarfile raise nearly anything
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise
@@ -100,8 +105,8 @@ def read_archive(archive: Path, is_wanted: Callable[[PurePath], bool]) -> Files:
         raise InputError(f"{archive}: damaged, or no such archive ({reason}); download it again") from None
 
 
-def read_zip(archive: Path) -> Iterator[tuple[PurePath, Callable[[], bytes | None]]]:
-    """The files of a .zip, each with what reads it."""
+def read_zip(archive: Path) -> Contents:
+    """The files of a .zip."""
     with archive.open("rb") as file:
         file.seek(max(0, archive.stat().st_size - (1 << 16) - 22))
         end = file.read()  # with the record that tells how long the index is
@@ -111,31 +116,20 @@ def read_zip(archive: Path) -> Iterator[tuple[PurePath, Callable[[], bytes | Non
         with zipfile.ZipFile(file) as unzipped:
             for entry in unzipped.infolist():
                 if not entry.is_dir():
-                    yield PurePosixPath(entry.filename), partial(read_entry, unzipped, entry)
+                    yield PurePosixPath(entry.filename), partial(unzipped.open, entry)
 
 
-def read_entry(unzipped: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """The start of a file in a .zip."""
-    with unzipped.open(entry) as content:
-        return content.read(LARGEST_FILE + 1)
-
-
-def read_tar(archive: Path) -> Iterator[tuple[PurePath, Callable[[], bytes | None]]]:
-    """The files of a .tar, zipped or not, each with what reads it before the next."""
+def read_tar(archive: Path) -> Contents:
+    """The files of a .tar, zipped or not."""
     with archive.open("rb") as file:
         is_zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         stream: Any = Forwards(gzip.GzipFile(fileobj=file) if is_zipped else file)
         with tarfile.open(fileobj=stream, mode="r:") as tar:
-
-            def read(member: tarfile.TarInfo) -> bytes | None:
-                stream.left += LARGEST_FILE
-                content = tar.extractfile(member) if member.isfile() else None
-                return content.read(LARGEST_FILE + 1) if content else None
-
             for member in tar:
+                stream.left = LARGEST_FILE + MOST_HEADER
                 if not member.isdir():
-                    yield PurePosixPath(member.name), partial(read, member)
+                    yield PurePosixPath(member.name), partial(tar.extractfile, member) if member.isfile() else None
                 stream.left = MOST_HEADER
         if len(stream.last) < tarfile.BLOCKSIZE or any(stream.last):
             raise ValueError("it is cut off, or a header is wrong")

@@ -4,7 +4,8 @@ import json
 import unicodedata
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,43 +46,27 @@ def make_line(text: str, writer: str, split: str, strokes: list[np.ndarray]) -> 
     return OwnLine(text, printable(writer, 60), split, strokes, find_level(strokes).x_height)
 
 
-def parse_row(row: bytes, writer: str) -> OwnLine:
+def parse_row(row: bytes, writer: str) -> list[OwnLine]:
     """A line of .jsonl, as data/README.md has it; `writer` where it names none. Raises ValueError for another one."""
+    if not row.strip():
+        return []
     try:
         content: dict[str, Any] = json.loads(row.decode("utf-8-sig"))
         strokes = [np.array([point[:2] for point in stroke], float) for stroke in content["strokes"] if stroke]
         if not all(stroke.shape[1:] == (2,) for stroke in strokes):
             raise TypeError
-        text, split = content.get("text", ""), content.get("split", "")
-        writer = str(content.get("writer", writer))
+        text, writer, split = content.get("text", ""), str(content.get("writer", writer)), content.get("split", "")
     except UnicodeDecodeError:
         raise ValueError("not in UTF-8") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, ValueError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise ValueError("not JSON with strokes as lists of [x, y]") from None
-    return make_line(text, writer, split, strokes)
+    return [make_line(text, writer, split, strokes)]
 
 
 def find_files(source: Path) -> list[Path]:
     """The files of ink that a source is or holds."""
     paths = sorted(source.rglob("*")) if source.is_dir() else [source]
     return [path for path in paths if path.suffix.lower() in ENDINGS and path.is_file()]
-
-
-def read_file(path: Path, writer: str) -> Iterator[tuple[int, OwnLine | str]]:
-    """The lines of a file by number, or what is wrong with one; number 0 is the whole file."""
-    if path.suffix.lower() != ".jsonl":
-        try:
-            yield from enumerate((make_line(ink.text, writer, "", ink.strokes) for ink in read_lines(path)), 1)
-        except ValueError as error:
-            yield 0, str(error).removeprefix(f"{path}: ")
-        return
-    with path.open("rb") as file:
-        for number, row in enumerate(iter(lambda: file.readline(MAX_INK_BYTES), b""), 1):
-            try:
-                if row.strip():
-                    yield number, parse_row(row, writer)
-            except ValueError as error:
-                yield number, str(error)
 
 
 def read_own_lines(source: Path) -> Iterator[tuple[str, OwnLine | str]]:
@@ -91,8 +76,22 @@ def read_own_lines(source: Path) -> Iterator[tuple[str, OwnLine | str]]:
     """
     for path in find_files(source):
         parts = path.relative_to(source).parts or (path.name,)
-        for number, found in read_file(path, parts[0] if len(parts) > 1 else path.stem):
-            yield "/".join(parts) + (f", line {number}" if number else ""), found
+        name, writer = "/".join(parts), parts[0] if len(parts) > 1 else path.stem
+        for number, read in enumerate(open_file(path, writer), 1):
+            try:
+                yield from ((f"{name}, line {n}", line) for n, line in enumerate(read(), number))
+            except ValueError as error:
+                yield f"{name}, line {number}", str(error).removeprefix(f"{path}: ")
+
+
+def open_file(path: Path, writer: str) -> Iterator[Callable[[], list[OwnLine]]]:
+    """What reads each line of a .jsonl, or all lines of another file. They raise ValueError if they cannot."""
+    if path.suffix.lower() != ".jsonl":
+        yield lambda: [make_line(ink.text, writer, "", ink.strokes) for ink in read_lines(path)]
+        return
+    with path.open("rb") as file:
+        for row in iter(lambda: file.readline(MAX_INK_BYTES), b""):
+            yield partial(parse_row, row, writer)
 
 
 def record(lines: list[OwnLine], keep_scale: bool, keep_rests: bool) -> list[Recording | None]:
