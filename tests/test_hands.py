@@ -93,6 +93,20 @@ def test_a_grown_network_computes_the_same_until_it_learns():
     assert larger.layers[1].weight_ih_l0.grad[:, 3:8].abs().max() > 0
 
 
+@pytest.mark.parametrize("hand_size", [0, 5])
+def test_a_network_for_other_characters_writes_those_that_it_knows_as_before(hand_size):
+    network = make_model(hand_size).float()
+    old = "abcdefghijklmnopqrstuvwxyz"[: network.config.num_chars]
+    new = f"z{old[::-1]}\u03bb" if "z" not in old else f"{old[::-1]}\u03bb"
+    changed = tasks.change_characters(network, old, new).eval()
+    points, known = torch.randn(7, 1, 3), old[:4]
+    before, after = (torch.tensor([[charset.index(c) for c in known]]) for charset in (old, new))
+    wanted, found = network(points, network.one_hot(before)), changed(points, changed.one_hot(after))
+    torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-5)
+    others = [changed(points, changed.one_hot(torch.tensor([[new.index(c)] * 4])))[0] for c in (new[-1], *old)]
+    assert all((others[0] - other).abs().max() > 1e-4 for other in others[1:])
+
+
 def test_the_hand_is_read_beside_each_point(kernels_on_and_off):
     """Over whole lines, with kernels and without, and point by point with both decoders: all the same."""
     model, hand = make_model(5), torch.randn(2, 5, dtype=torch.double)

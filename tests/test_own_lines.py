@@ -17,6 +17,7 @@ from handwriting.ink.formats import Ink, save, stack_lines
 from handwriting.ink.geometry import find_level
 from handwriting.program import InputError
 from handwriting.strokes import to_points, to_strokes
+from utils import load_checkpoint
 
 
 def prepare(source, *flags):
@@ -141,6 +142,15 @@ def test_what_cannot_be_is_refused_before_the_work(greek, tmp_path):
     (tmp_path / "lineStrokes").mkdir()
     with pytest.raises(InputError, match="own; leave them out"):
         data_preprocessing.main(["--source", str(tmp_path), "--output", str(tmp_path / "o.npz"), "--by_writer"])
+
+
+def test_another_alphabet_is_learned_from_a_network_of_another(greek, checkpoints, tmp_path):
+    prepare(greek)
+    flags = ["--data", greek.parent / "greek-made.npz", "--model_dir", tmp_path, "--num_epochs=1", "--processes=1"]
+    train.main([*map(str, flags), "--task=synthesis", f"--init={checkpoints}/blanks.pt", "--sample_every=0"])
+    model, content = load_checkpoint(tmp_path / "synthesis_best.pt")
+    assert set(content["charset"]) <= set(WORDS) and model.config.cell_size == 8
+    assert model.std.tolist() == [40, 35]  # stays the network's own
 
 
 def test_another_alphabet_is_learned_written_and_read(greek, tmp_path, run_here):

@@ -14,6 +14,7 @@ from textwrap import indent
 import pytest
 from conftest import ROOT, environment
 from corpus import write_corpus
+from greek import write_greek
 
 import data_preprocessing
 import generate
@@ -116,6 +117,7 @@ def copy(tmp_path_factory):
     letter.write_text("\n".join(short + ["yours"] * 4))  # no line is broken in two, and some commands ask for line 14
     sentences.write_text("\n".join(sentences.read_text().splitlines()[:3]))
     write_corpus(folder / "data", ["Some text", "text Some"])
+    write_greek(folder / "data" / "greek.jsonl", lines=16)
     return folder
 
 

@@ -29,7 +29,15 @@ from handwriting.training.optimisation import GravesRMSprop, learning_rate, movi
 from handwriting.training.processes import Group, noted_signals, tune_malloc
 from handwriting.training.progress import Progress, Row, Sums
 from handwriting.training.resume import best_score, check_like, epoch_checkpoints, restore_optimizer, restore_progress
-from handwriting.training.tasks import NETWORK_SIZES, grow, line_weights, make_batches, make_task, sample_lines
+from handwriting.training.tasks import (
+    NETWORK_SIZES,
+    change_characters,
+    grow,
+    line_weights,
+    make_batches,
+    make_task,
+    sample_lines,
+)
 from handwriting.training.weight_noise import RATE, WeightNoise
 from model import Model
 from utils import encoder_of, load_checkpoint, load_encoder, naming_what_does_not_fit, save_checkpoint
@@ -104,7 +112,9 @@ class Run:
         if content["task"] != options.task:
             raise InputError(f"--init {path}: is not a network for the task {options.task}")
         if content["charset"] != self.task.charset:
-            raise InputError(f"--init {path}: its character set is not that of {options.data}")
+            if not isinstance(network, Model):
+                raise InputError(f"--init {path}: its character set is not that of {options.data}")
+            network = change_characters(network, content["charset"], self.task.charset)
         if isinstance(network, Model):
             given = options.num_layers if "num_layers" in options.given else 0
             num_layers, had_hands = max(given, network.config.num_layers), network.config.hand_size > 0

@@ -332,6 +332,19 @@ def make_task(
     return Writing(dataset, name == "synthesis", charset, timesteps, augment, encoder)
 
 
+def change_characters(network: Model, old: str, new: str) -> Model:
+    """A network for other characters: it writes those that it knows as before, and any other as the mean of them."""
+    changed, first = Model(dataclasses.replace(network.config, num_chars=len(new))), 3 + network.config.hand_size
+    weights = changed.state_dict()  # the same memory
+    for name, values in network.state_dict().items():
+        if name.split(".")[-1].startswith("weight_ih"):
+            point, known, below = values.split([first, len(old), values.shape[1] - first - len(old)], dim=1)
+            columns = [known[:, old.index(c)] if c in old else known.mean(1) for c in new]
+            values = torch.cat([point, torch.stack(columns, dim=1), below], dim=1)
+        weights[name].copy_(values)
+    return changed
+
+
 def grow(network: Model, num_layers: int, hand_size: int) -> Model:
     """A network of more layers, or one that reads hands, that computes the same: the new has no weight yet."""
     larger = Model(dataclasses.replace(network.config, num_layers=num_layers, hand_size=hand_size))
