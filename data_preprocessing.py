@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description="Turn IAM-OnDB, or lines of your own, into one .npz file: see data/README.md.")
     add = parser.add_argument
     add("--source", type=Path, default=Path("data"), help="what holds IAM-OnDB, or your own ink (default: %(default)s)")
-    add("--output", type=Path, default=Path("data/iam-ondb.npz"), help="file to write (default: %(default)s)")
+    add("--output", type=Path, help="file to write (default: data/iam-ondb.npz, or data/NAME.npz for own ink)")
     add("--keep_rests", action="store_true", help="keep the points where the pen rests, as the paper does")
     add("--keep_scale", action="store_true", help="own ink: it is in whiteboard units, with points as recorded lines")
     add("--by_writer", action="store_true", help="own ink: all lines of a writer are for training, or for validation")
@@ -48,21 +48,23 @@ def main(arguments: list[str] | None = None) -> None:
     source, rests = options.source, options.keep_rests
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; name what holds IAM-OnDB, or your ink, with --source")
-    check_writable(options.output)
     own = find_files(source) if source.is_file() or not find_place(source, "lineStrokes") else []
-    if options.output.resolve() in (path.resolve() for path in own):
-        raise InputError(f"{options.output}: is the source; name another file to write with --output")
+    output = options.output or Path("data", f"{source.stem}.npz" if own else "iam-ondb.npz")
+    check_writable(output)
+    if output.resolve() in (path.resolve() for path in own):
+        raise InputError(f"{output}: is the source; name another file to write with --output")
     if (options.keep_scale or options.by_writer) and not own:
         raise InputError("--keep_scale and --by_writer are for ink of your own; leave them out")
     lines, texts, splits = (
         gather_own(source, rests, options.keep_scale, options.by_writer) if own else gather_corpus(source, rests)
     )
     if "train" not in splits:
-        raise InputError(f"{source}: no usable line for training; is this IAM-OnDB, and are the form lists its own?")
+        hint = "" if own else "; is this IAM-OnDB, and are the form lists its own?"
+        raise InputError(f"{source}: no usable line for training{hint}")
     dataset = build_dataset(lines, texts, splits, rests)
     if (dataset.std < MIN_STD).any():
         raise InputError(f"{source}: the pen never moves along one of the axes; is this handwriting?")
-    save_dataset(dataset, options.output)
+    save_dataset(dataset, output)
     mended = sum((line.mended for line in lines.values()), Counter())
     print(f"recording errors: {mended['filled']} missing points filled in, {mended['cut']} steps cut")
     dropped = f"{mended['rests']} points where the pen rests dropped (less than {SHORTEST_STEP:g} units from the last)"
@@ -73,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{split}: {len(chosen)} lines of {count} points; {len(usable)} with a text, {characters} characters")
     print(f"character set ({len(dataset.charset)}): {''.join(dataset.charset)}")
     print(f"offsets (x, y) over the training lines: mean {dataset.mean.round(4)}, deviation {dataset.std.round(4)}")
-    print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     if mended["rests"] > len(dataset.offsets) / 3:
         note("many points are nearer than a pen moves; ink in other units than a whiteboard's goes in as .jsonl")
 

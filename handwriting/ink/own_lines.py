@@ -125,5 +125,5 @@ def choose_splits(lines: list[OwnLine], by_writer: bool) -> list[str]:
         return [line.split or "train" for line in lines]
     keys = [line.writer if by_writer else f"{line.writer} {n}" for n, line in enumerate(lines)]
     drawn = sorted(set(keys), key=lambda key: zlib.crc32(key.encode()))
-    chosen = set(drawn[: max(1, len(drawn) // VALIDATION_SHARE)])
+    chosen = set(drawn[: max(len(drawn) > 1, len(drawn) // VALIDATION_SHARE)])
     return ["validation" if key in chosen else "train" for key in keys]
