@@ -14,6 +14,7 @@ from handwriting import hands
 from handwriting.encoder import EncoderConfig, HandEncoder, contrastive_losses, hand_features
 from handwriting.ink.read_ink import read_ink
 from handwriting.program import InputError
+from handwriting.recogniser import Recogniser, RecogniserConfig
 from handwriting.sampling import PlainDecoder, Sampler
 from handwriting.strokes import to_points, to_strokes
 from handwriting.training import tasks
@@ -105,6 +106,16 @@ def test_a_network_for_other_characters_writes_those_that_it_knows_as_before(han
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-5)
     others = [changed(points, changed.one_hot(torch.tensor([[new.index(c)] * 4])))[0] for c in (new[-1], *old)]
     assert all((others[0] - other).abs().max() > 1e-4 for other in others[1:])
+
+
+def test_a_reader_of_other_characters_reads_those_that_it_knows_as_before():
+    torch.manual_seed(0)
+    reader = Recogniser(RecogniserConfig("abc", 1, 8, 6)).eval()
+    changed, x = tasks.change_characters(reader, "abc", "c\u03bba").eval(), torch.randn(40, 2, 6)
+    lengths = torch.tensor([40, 33])
+    wanted, found = reader(x, lengths)[0], changed(x, lengths)[0]
+    for old, new in ((1, 3), (3, 1)):  # a and c, against the label of no character
+        torch.testing.assert_close(found[..., new] - found[..., 0], wanted[..., old] - wanted[..., 0])
 
 
 def test_the_hand_is_read_beside_each_point(kernels_on_and_off):

@@ -112,8 +112,6 @@ class Run:
         if content["task"] != options.task:
             raise InputError(f"--init {path}: is not a network for the task {options.task}")
         if content["charset"] != self.task.charset:
-            if not isinstance(network, Model):
-                raise InputError(f"--init {path}: its character set is not that of {options.data}")
             network = change_characters(network, content["charset"], self.task.charset)
         if isinstance(network, Model):
             given = options.num_layers if "num_layers" in options.given else 0

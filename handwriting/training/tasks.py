@@ -332,15 +332,18 @@ def make_task(
     return Writing(dataset, name == "synthesis", charset, timesteps, augment, encoder)
 
 
-def change_characters(network: Model, old: str, new: str) -> Model:
-    """A network for other characters: it writes those that it knows as before, and any other as the mean of them."""
-    changed, first = Model(dataclasses.replace(network.config, num_chars=len(new))), 3 + network.config.hand_size
+def change_characters(network: Model | Recogniser, old: str, new: str) -> Model | Recogniser:
+    """A network for other characters: it knows those that it knew as before, and any other as the mean of them."""
+    is_model = isinstance(network, Model)
+    config = dataclasses.replace(network.config, **({"num_chars": len(new)} if is_model else {"charset": new}))
+    changed = Model(config) if is_model else Recogniser(config)
+    dim, first = (1, 3 + config.hand_size) if is_model else (0, 1)  # where weights of characters begin
     weights = changed.state_dict()  # the same memory
     for name, values in network.state_dict().items():
-        if name.split(".")[-1].startswith("weight_ih"):
-            point, known, below = values.split([first, len(old), values.shape[1] - first - len(old)], dim=1)
-            columns = [known[:, old.index(c)] if c in old else known.mean(1) for c in new]
-            values = torch.cat([point, torch.stack(columns, dim=1), below], dim=1)
+        if name.split(".")[-1].startswith("weight_ih") if is_model else name.startswith("head."):
+            before, known, after = values.split([first, len(old), values.shape[dim] - first - len(old)], dim)
+            parts = [known.select(dim, old.index(c)) if c in old else known.mean(dim) for c in new]
+            values = torch.cat([before, torch.stack(parts, dim), after], dim)
         weights[name].copy_(values)
     return changed
 
