@@ -18,8 +18,9 @@ from handwriting.data.dataset import load_dataset
 from handwriting.data.recordings import read_strokes
 from handwriting.ink.formats import FORMATS, Ink, Page, Placed, save
 from handwriting.ink.pictures import Drawing
-from handwriting.ink.read_ink import read_ink, read_lines, read_trace
-from handwriting.ink.svg import read_svg
+from handwriting.ink.read_ink import read_ink, read_lines
+from handwriting.ink.read_inkml import read_trace
+from handwriting.ink.read_svg import read_svg
 from handwriting.program import InputError
 
 
@@ -391,7 +392,7 @@ def test_uses_within_each_other_are_bounded(count):
     ids=["commands", "uses", "paths", "curves"],
 )  # fmt: skip
 def test_drawings_of_too_many_points_are_refused(body, monkeypatch):
-    monkeypatch.setattr("handwriting.ink.svg.MAX_POINTS", 100)
+    monkeypatch.setattr("handwriting.ink.read_svg.MAX_POINTS", 100)
     with pytest.raises(ValueError, match="more than 100 points"):
         strokes_of(body)
     assert len(strokes_of(f'<path d="M0 0{90 * H}"/>')[0]) == 91

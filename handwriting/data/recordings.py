@@ -42,23 +42,30 @@ def read_recording(data: bytes, keep_rests: bool) -> Recording:
 
 
 def parse_xml(data: bytes) -> etree._Element:
-    """The root of an XML file. Raises ValueError for one with a DOCTYPE, or that is no XML.
+    """The root of an XML file. Raises ValueError for one that is no XML, or that has another DOCTYPE than that of SVG.
 
     A DOCTYPE can make lxml read other local files, whatever the parser's flags. Expat reads none, and looks first.
     """
+    ends = []  # of a DOCTYPE, which lxml is not to see
 
-    def refuse(*_: object) -> None:
-        raise ValueError("has a DOCTYPE, which could name other files to read; delete it from the file")
+    def check(_: str, system: str | None, public: str | None, has_more: int) -> None:
+        if has_more or not (public or "").startswith("-//W3C//DTD SVG"):
+            raise ValueError("has a DOCTYPE, which could name other files to read; delete it from the file")
+        ends.append(parser.CurrentByteIndex)
 
     def accept(*_: object) -> None:
         raise StopIteration
 
     parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
+    parser.StartDoctypeDeclHandler = check
     parser.StartElementHandler = accept  # no DOCTYPE can follow the first element
     try:
         with suppress(StopIteration):
             parser.Parse(data, True)
+        for end in ends:
+            code = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}.get(data[:2], "ascii")
+            start = data.rindex("<!DOCTYPE".encode(code), 0, end)
+            data = data[:start] + "<?doctype?".encode(code) + data[end:]
         return etree.fromstring(data, PARSER)
     except (expat.ExpatError, LookupError, etree.XMLSyntaxError) as error:  # LookupError: an unknown encoding
         raise ValueError(f"XML error: {error}") from None

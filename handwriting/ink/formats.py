@@ -207,16 +207,24 @@ def npz_bytes(inks: list[Ink]) -> bytes:
 
 
 def inkml_bytes(inks: list[Ink]) -> bytes:
-    """Lines as InkML: a traceGroup each, annotated with its text; X and Y in whiteboard units, y downwards."""
+    """Lines as InkML: traces under the root, with ids; X and Y in whiteboard units, y downwards.
+
+    The text of a single line is an annotation of the whole; each of several has a traceView of its traces.
+    """
     root = etree.Element("ink", nsmap={None: "http://www.w3.org/2003/InkML"})
     channels = etree.SubElement(etree.SubElement(root, "definitions"), "traceFormat")
     for name in "XY":
         etree.SubElement(channels, "channel", name=name, type="decimal")
-    for ink in inks:
-        group = etree.SubElement(root, "traceGroup")
-        etree.SubElement(group, "annotation", type="truth").text = ink.text
-        for stroke in ink.strokes:
-            etree.SubElement(group, "trace").text = ", ".join(f"{x:.3f} {y:.3f}" for x, y in stroke.tolist())
+    views = [root if len(inks) == 1 else etree.Element("traceView") for _ in inks]
+    for ink, view in zip(inks, views, strict=True):
+        etree.SubElement(view, "annotation", type="truth").text = ink.text
+    traces = [(view, stroke) for ink, view in zip(inks, views, strict=True) for stroke in ink.strokes]
+    for number, (view, stroke) in enumerate(traces):
+        trace = etree.SubElement(root, "trace", id=str(number))
+        trace.text = ", ".join(f"{x:.3f} {y:.3f}" for x, y in stroke.tolist())
+        if view is not root:
+            etree.SubElement(view, "traceView", traceDataRef=f"#{number}")
+    root.extend(view for view in views if view is not root)
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 

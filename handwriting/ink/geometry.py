@@ -22,6 +22,7 @@ import numpy as np
 from handwriting.strokes import USUAL_STEP, to_points
 
 USUAL_X_HEIGHT = 130.0  # whiteboard units: the median of recorded lines, as `find_level` measures it
+MOST_BOTTOMS = 1000  # that tell a slope: a line has some 60
 
 
 def segments(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +118,7 @@ def fit_slope(bottoms: np.ndarray, unit: float) -> float:
     """The slope of a line through most bottoms (k, 2): Theil and Sen's, then least squares near it."""
     if len(bottoms) < 4 or np.ptp(bottoms[:, 0]) < 4 * unit:
         return 0.0  # such short ink could be a single letter's
+    bottoms = bottoms[:: len(bottoms) // MOST_BOTTOMS + 1]  # all pairs are compared
     x, y = (bottoms - bottoms.mean(0)).T
     first, second = np.triu_indices(len(bottoms), 1)
     far = np.abs(x[first] - x[second]) > unit

@@ -1,8 +1,10 @@
-"""Read ink from a file, by its ending: .json and .npz of this project, .xml of IAM-OnDB, .inkml and .svg."""
+"""Read ink from a file, by its ending: .json and .npz of this project, .xml of IAM-OnDB, .svg, .inkml and others."""
 
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,46 +16,91 @@ from lxml import etree
 from handwriting.data.recordings import LINE_NAME, clean_strokes, parse_xml, read_strokes
 from handwriting.data.transcriptions import read_transcription, tidy_texts
 from handwriting.ink.formats import DETAILS, INK_VERSION, Ink
-from handwriting.ink.svg import read_svg
+from handwriting.ink.read_inkml import read_inkml
+from handwriting.ink.read_svg import read_numbers, read_svg
+from handwriting.ink.rows import join_pieces, split_rows, without_paper
 from handwriting.program import InputError
 from handwriting.strokes import to_points
 
 MAX_INK_BYTES, MAX_UNPACKED_BYTES = 32 << 20, 256 << 20  # of a file, and of the arrays in an .npz
+MAX_TAGS, MAX_STROKES = 100_000, 5_000
 MAX_COORDINATE = 1e6  # from the origin, in the file's units: float32 keeps a sixteenth of a unit there
+
+
+def split_name(path: Path | str) -> tuple[Path, int | None]:
+    """A file's name, and the number of a line in it that follows as in page.inkml#2."""
+    match = re.fullmatch(r"(.+)#([0-9]{1,4})", str(path))
+    return (Path(match[1]), int(match[2])) if match and not Path(path).exists() else (Path(path), None)
 
 
 def read_ink(path: Path | str) -> Ink:
     """Read a file that holds one line of ink. Raises InputError for one that holds several; else as `read_lines`."""
     inks = read_lines(path)
     if len(inks) > 1:
-        raise InputError(f"{path}: holds {len(inks)} lines of ink; give a file with one")
+        raise InputError(f"{path}: holds {len(inks)} lines of ink; give one of them, as {path}#1")
     return inks[0]
 
 
 def read_lines(path: Path | str) -> list[Ink]:
-    """Read all lines of ink in a file: positions in the file's own unit, y downwards.
+    """Read all lines of ink in a file, or the one whose number the name has: positions in its own unit, y downwards.
 
-    Their text is a `truth` annotation in .inkml, the `<title>` of a group in .svg, what stands beside an .xml, else "".
-    Raises InputError for an unknown ending, a file that cannot be read, a DOCTYPE, and less than two points.
+    Their text is an annotation in .inkml, the `<title>` of a group in .svg, what stands beside an .xml, else "". Paper
+    is left out, and ink without a text is split into rows. Raises InputError for an unknown ending, a file that cannot
+    be read, a DOCTYPE that says more than which SVG it is, and less than two points.
     """
-    path = Path(path)
-    if not (reader := READERS.get(path.suffix.lower())):
+    name, number = split_name(path)
+    if not (reader := READERS.get(name.suffix.lower())):
         raise InputError(f"{path}: ink is not read from such files; give one that ends with {', '.join(READERS)}")
-    if not path.is_file():
+    if not name.is_file():
         raise InputError(f"{path}: no such file of ink")
-    with path.open("rb") as file:
+    with name.open("rb") as file:
         data = file.read(MAX_INK_BYTES + 1)
     try:
+        if data.startswith(b"\x1f\x8b"):
+            data = unpack(data)
         if len(data) > MAX_INK_BYTES:
             raise ValueError(f"larger than {MAX_INK_BYTES >> 20} MiB")
         if not data.strip():
             raise ValueError("the file is empty")
-        inks = list(reader(path, data))
+        inks = list(reader(name, data))
         if sum(len(ink.points) for ink in inks) < 2:
             raise ValueError("fewer than two points, which is no writing" if inks else "there are no strokes in it")
+        if not all(np.abs(np.cumsum(ink.points[:, :2], axis=0)).max() <= MAX_COORDINATE for ink in inks):
+            raise ValueError(f"a coordinate beyond {MAX_COORDINATE:g}")
+        if number is not None and not 1 <= number <= len(inks):
+            raise ValueError(f"it has {len(inks)} lines")
     except ValueError as error:
         raise InputError(f"{path}: not ink that can be read: {error}") from None
-    return inks
+    return inks if number is None else [inks[number - 1]]
+
+
+def unpack(data: bytes) -> bytes:
+    """What a gzip file holds, at most a byte more than is allowed. Raises ValueError for a damaged one."""
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_INK_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"a damaged gzip file ({error})") from None
+
+
+def parse(data: bytes) -> etree._Element:
+    """The root of an XML file. Raises ValueError for one that is none, or that has too many elements."""
+    if data.count(b"<") > MAX_TAGS:
+        raise ValueError(f"more than {MAX_TAGS} tags")
+    return parse_xml(data)
+
+
+def make_lines(strokes: list[np.ndarray], *texts: str) -> Iterator[Ink]:
+    """Ink of strokes (n, 2) from a drawing, without paper: rows with their texts, or one line if there is one text."""
+    if not strokes:
+        return
+    if len(strokes) > MAX_STROKES:
+        raise ValueError(f"more than {MAX_STROKES} strokes")
+    if not all(np.isfinite(stroke).all() for stroke in strokes):
+        raise ValueError("a coordinate that is not finite")
+    ink = without_paper(strokes)
+    rows = [ink] if len(texts) == 1 and texts[0] else split_rows(ink)
+    for n, row in enumerate(rows):
+        yield make_ink(row, texts[n] if len(texts) == len(rows) else "")
 
 
 def make_ink(strokes: list[np.ndarray], text: str = "") -> Ink:
@@ -120,53 +167,52 @@ def read_iam(path: Path, data: bytes) -> Iterator[Ink]:
     yield make_ink(np.split(positions, np.flatnonzero(ends[:-1]) + 1), text)
 
 
-def read_inkml(path: Path, data: bytes) -> Iterator[Ink]:
-    """Traces of InkML: those of each outermost traceGroup are a line, those in none another."""
-    root = parse_xml(data)
-    if etree.QName(root).localname != "ink":
-        raise ValueError("not InkML")
-    order = 0, 1, np.array([1, 1])
-    for form in root.iter("{*}traceFormat"):
-        channels = {channel.get("name"): (n, channel) for n, channel in enumerate(form.iter("{*}channel"))}
-        if {"X", "Y"} <= channels.keys():
-            (x, first), (y, second) = channels["X"], channels["Y"]
-            order = x, y, np.array([-1 if channel.get("orientation") == "-ve" else 1 for channel in (first, second)])
-            break
-    groups = [(group, group.iter("{*}trace")) for group in root.iterfind("{*}traceGroup")]
-    for annotated, traces in [(root, root.iterfind("{*}trace")), *groups]:
-        strokes = [read_trace("".join(trace.itertext()), order) for trace in traces if trace.get("type") != "penUp"]
-        if strokes := [stroke for stroke in strokes if len(stroke)]:
-            said = annotated.xpath("normalize-space(*[local-name() = 'annotation'][@type = 'truth'])")
-            yield make_ink(strokes, str(said))
+def read_drawing(path: Path, data: bytes) -> Iterator[Ink]:
+    """Lines of .svg: a group with a title is one, other strokes are split into rows."""
+    for title, strokes in read_svg(parse(data)):
+        yield from make_lines(join_pieces(strokes), title)
 
 
-# A value of a trace (InkML, 3.2.1): explicit (!), a difference (') or a difference of differences ("), which hold for
-# the values that follow in the channel; * for an unchanged one. X and Y cannot be ? (none), T, F or a hexadecimal.
-VALUE = re.compile(r"""\s*([!'"]?)\s*(?:([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\*)|\#[0-9a-fA-F]+|[?TF])""")
+def read_ink_markup(path: Path, data: bytes) -> Iterator[Ink]:
+    """Lines of .inkml: what has a text is one, other traces are split into rows."""
+    for text, strokes in read_inkml(parse(data)):
+        yield from make_lines(strokes, text)
 
 
-def read_trace(text: str, order: tuple[int, int, np.ndarray]) -> np.ndarray:
-    """The positions (n, 2) of a trace, which is points apart by commas. Raises ValueError for one that is not.
+def read_xml(path: Path, data: bytes) -> Iterator[Ink]:
+    """InkML, as in parts of Word's files, or recorded lines of IAM-OnDB: a form with its texts, or a line file."""
+    root = parse(data)
+    if etree.QName(root).localname == "ink":
+        yield from read_ink_markup(path, data)
+    elif texts := [str(line.get("text", "")) for line in root.iterfind(".//Transcription/TextLine")]:
+        positions, ends, _ = clean_strokes(*read_strokes(data))
+        yield from make_lines(np.split(positions, np.flatnonzero(ends[:-1]) + 1), *texts)
+    else:
+        yield from read_iam(path, data)
 
-    `order`: where X and Y stand among the channels, and their directions (2,): 1 for right and down, else -1.
-    """
-    x, y, signs = order
-    mode, value, change, positions = {x: "!", y: "!"}, {x: 0.0, y: 0.0}, {x: 0.0, y: 0.0}, []
-    for point in filter(str.strip, text.split(",")):
-        found = list(VALUE.finditer(point))
-        is_read = "".join(match[0] for match in found) == point.rstrip() and len(found) > max(x, y)
-        if not (is_read and found[x][2] and found[y][2]):
-            raise ValueError(f"a trace with a point that cannot be read: {point.strip()[:40]!r}")
-        for channel in (x, y):
-            mode[channel], number = found[channel][1] or mode[channel], found[channel][2]
-            base = {"!": -value[channel], "'": 0.0, '"': change[channel]}[mode[channel]]
-            change[channel] = 0.0 if number == "*" else float(number) + base
-            value[channel] += change[channel]
-        positions.append((value[x], value[y]))
-    return np.array(positions).reshape(-1, 2) * signs
+
+def read_xournal(path: Path, data: bytes) -> Iterator[Ink]:
+    """The rows on each page of Xournal++'s notes, where strokes are x and y in turn."""
+    for page in parse(data).iterfind("page"):
+        found = [
+            np.array(read_numbers(stroke.text or "")) for stroke in page.iter("stroke") if stroke.get("tool") == "pen"
+        ]
+        if any(len(numbers) % 2 for numbers in found):
+            raise ValueError("a stroke with an x and no y")
+        yield from make_lines([numbers.reshape(-1, 2) for numbers in found if len(numbers)])
+
+
+def read_quick_draw(path: Path, data: bytes) -> Iterator[Ink]:
+    """The first drawing of a file of Quick, Draw!: of each stroke all x, and all y."""
+    try:
+        drawing = json.loads(data.strip().partition(b"\n")[0])
+        strokes = [np.array(stroke[:2], dtype=np.float64).T.reshape(-1, 2) for stroke in drawing["drawing"]]
+        yield from make_lines([stroke for stroke in strokes if len(stroke)], " ".join(drawing.get("word", "").split()))
+    except (KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"it is not of the form of Quick, Draw! ({error!r})") from None
 
 
 READERS: dict[str, Callable[[Path, bytes], Iterable[Ink]]] = {
-    ".xml": read_iam, ".npz": read_npz, ".json": read_json, ".inkml": read_inkml,
-    ".svg": lambda path, data: (make_ink(strokes, title) for title, strokes in read_svg(parse_xml(data))),
+    ".svg": read_drawing, ".svgz": read_drawing, ".inkml": read_ink_markup, ".ink": read_ink_markup, ".xml": read_xml,
+    ".json": read_json, ".npz": read_npz, ".xopp": read_xournal, ".ndjson": read_quick_draw,
 }  # fmt: skip
