@@ -21,6 +21,7 @@ from handwriting import requests
 from handwriting.ink.formats import FORMATS
 from handwriting.ink.gcode import MACHINES, ORIGINS, Plotter
 from handwriting.ink.pictures import Drawing
+from handwriting.ink.read_ink import READERS
 from handwriting.pages import ALIGN, PageFormat
 from handwriting.program import Parser, run_cli
 from handwriting.writer import MOST_ATTEMPTS, RETRIES, Writer, generate_conditionally, generate_unconditionally
@@ -69,8 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--strength", type=float, help="0: the mean of all hands, 1: the hand as it is, more: overdone (default: 1)")
     add("--save_hand", type=Path, metavar="FILE", help="keep the hand as .json, for --style")
     add("--list_styles", action="store_true", help="draw a sheet of the hands that there are")
-    add("--prime", type=Path, metavar="FILE", help="go on from this ink: .xml, .svg, .inkml, .npz or .json")
+    add(
+        "--prime", type=Path, metavar="FILE", help=f"go on from this ink: {', '.join(READERS)}; FILE#2: its second line"
+    )
     add("--prime_text", help="what that ink says, where the file does not tell")
+    add("--show_prime", type=Path, metavar="FILE", help="draw the ink of --prime or --style as it is understood")
+    add("--force", action="store_true", help="take that ink even if it reads as something else")
     add(
         "--bias",
         type=float,

@@ -5,22 +5,26 @@ A network with an encoder reads a vector (D,) for the hand. One without can only
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from handwriting.checks import find_recogniser
 from handwriting.encoder import HandEncoder
 from handwriting.ink.formats import Ink
-from handwriting.ink.geometry import hand_aspect, to_writing_scale
-from handwriting.ink.read_ink import read_ink, read_lines
-from handwriting.program import InputError, atomic_write
+from handwriting.ink.geometry import find_level, hand_aspect, to_writing_scale
+from handwriting.ink.read_ink import MAX_COORDINATE, read_ink, read_lines, split_name
+from handwriting.program import InputError, atomic_write, note
+from handwriting.recogniser import Recogniser, edit_distance
 from handwriting.seeds import derived_seed
 from model import Model
 from utils import SHIPPED
 
 STYLES = SHIPPED / "styles"
-ASPECTS = (0.2, 3.0)  # the x-height by the mean advance of a character: in recorded lines some 0.7
+ASPECTS, USUAL_ASPECT = (0.2, 3.0), 0.7  # the x-height by the mean advance of a character, in recorded lines
 # What is written in a hand is nearer to the mean than the hand is. So the network is given vectors that are moved away
 # from it by this factor, which makes lines more like the hand, and less legible (benchmarks/hands.py).
 GAIN = 1.25
@@ -28,6 +32,10 @@ SHARES = (0.6, 0.8)  # of the nearer form in a hand that nobody has
 # Of a recorded line's vector from the mean of three others of its form; from those of other forms 1.3.
 USUAL_DISTANCE = 0.55
 LEAST_POINTS = 30  # of ink that a hand is taken from: a word has more
+# Of ink that is to be a hand or a prime: the share of its text that may be read wrong; and if the text is not known,
+# nats a character (see `Recogniser.read_with_doubt`), and the share of its usual letters that must be read.
+MOST_MISREAD, MOST_DOUBT, LEAST_READ = 0.5, 1.0, 0.25
+DOUBTED = 0.25  # the share of these from which on it could be upside down
 Style = str | Path | Ink | Sequence[str | Path | Ink]
 
 
@@ -47,36 +55,77 @@ def style_path(style: str | Path) -> Path:
     return STYLES / f"{style}.json"
 
 
-def load_style(style: str | Path) -> Ink:
+def load_style(style: str | Path, force: bool = False) -> Ink:
     """A shipped hand by its name, or the ink in a file with its text. Raises InputError as `load_hand`."""
     path = style_path(style)
-    return read_ink(path) if path.parent == STYLES else load_hand(path)
+    return read_ink(path) if path.parent == STYLES else load_hand(path, force=force)
 
 
-def load_hand(path: Path | str, text: str | None = None) -> Ink:
+def load_hand(path: Path | str, text: str | None = None, force: bool = False) -> Ink:
     """The ink in a file and what it says: `text`, or by default what the file tells.
 
     Ink that no network wrote is brought to what recorded lines are like. Raises InputError for ink that cannot be read,
-    or that cannot say the text.
+    or that cannot say the text; with `force` it is not asked what it reads as.
     """
-    ink = read_ink(path)
-    text = " ".join((ink.text if text is None else text).split())
-    if not text:
+    ink, *others = look_at(path, text, force)
+    if others:
+        raise InputError(f"{path}: holds {len(others) + 1} lines of ink; give one of them, as {path}#1")
+    if not ink.text:
         raise InputError(f"{path}: the ink of a hand needs its text; give it with --prime_text")
     try:
-        ink = Ink(as_recorded(ink, Path(path)), text, style=Path(path).stem)
-        aspect = hand_aspect(ink.strokes, text)
+        aspect = hand_aspect(ink.strokes, ink.text)
     except ValueError as error:
         raise InputError(f"{path}: no ink to take a hand from: {error}") from None
     if not ASPECTS[0] <= aspect <= ASPECTS[1]:  # true for NaN
         found = "too long" if aspect > ASPECTS[1] else "too short"
-        raise InputError(f"{path}: the text {text[:60]!r} is {found} for its ink; give what the ink says")
-    return ink
+        raise InputError(f"{path}: the text {ink.text[:60]!r} is {found} for its ink; give what the ink says")
+    check_faults([ink], path)
+    return replace(ink, style=split_name(path)[0].stem, fault="")
 
 
-def as_recorded(ink: Ink, path: Path) -> np.ndarray:
-    """The points (T, 3) of the ink in a file, at the scale of recorded lines. Raises ValueError as `find_level`."""
-    return ink.points if path.suffix.lower() in (".json", ".npz") else to_writing_scale(ink.strokes)
+def look_at(path: Path | str, text: str | None = None, force: bool = False) -> list[Ink]:
+    """The lines of ink in a file, at the scale of recorded lines and the right way up, with `text` if it is given.
+
+    A recogniser reads them: if it is far from the text, or reads hardly anything, that is in `Ink.fault`. Hands that
+    ship are taken as they are, and with `force` all. Raises InputError for ink that cannot be read.
+    """
+    name = split_name(path)[0]
+    is_own, inks = name.suffix.lower() in (".json", ".npz"), []
+    recogniser = None if force or name.parent == STYLES else find_recogniser()
+    for ink in read_lines(path):
+        try:
+            said = " ".join((ink.text if text is None else text).split())
+            inks.append(Ink(ink.points if is_own else to_writing_scale(ink.strokes), said))
+            if recogniser and (fault := judge_reading(inks[-1], recogniser))[0] > DOUBTED:
+                strokes = [stroke * [1, -1] for stroke in ink.strokes]
+                turned = Ink(ink.points * [1, -1, 1] if is_own else to_writing_scale(strokes), said)
+                if (other := judge_reading(turned, recogniser))[0] < fault[0] / 2:
+                    note(f"{path}: the ink is upside down, and is turned")
+                    inks[-1], fault = turned, other
+                inks[-1] = replace(inks[-1], fault=fault[1] if fault[0] > 1 else "")
+        except ValueError as error:
+            raise InputError(f"{path}: no ink to take a hand from: {error}") from None
+    return inks
+
+
+def judge_reading(ink: Ink, recogniser: Recogniser) -> tuple[float, str]:
+    """How far ink is from its text, or from any, by what is allowed, and how a message tells it; 0 if nobody knows."""
+    ((read, doubt),) = recogniser.read_with_doubt([ink.points])
+    known = "".join(c for c in unicodedata.normalize("NFD", ink.text) if c in recogniser.config.charset)
+    if ink.text:
+        wrong = edit_distance(known, read) / max(len(known), 1) if 2 * len(known) > len(ink.text) else 0.0
+        return wrong / MOST_MISREAD, f"reads as {read!r}, not {ink.text!r}"
+    level = find_level(ink.strokes)
+    usual = USUAL_ASPECT * np.ptp(np.concatenate(ink.strokes)[:, 0]) / level.x_height
+    is_little = len(read.replace(" ", "")) < LEAST_READ * usual
+    return np.inf if is_little else doubt / MOST_DOUBT, f"reads as {read!r}, which is no writing"
+
+
+def check_faults(inks: list[Ink], path: Path | str) -> None:
+    """Raise InputError if most of the ink in a file reads as something else."""
+    faults = [ink.fault for ink in inks if ink.fault]
+    if 2 * len(faults) > len(inks):
+        raise InputError(f"{path}: {faults[0]}; see it with --show_prime FILE.png, or take it as it is with --force")
 
 
 def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
@@ -95,22 +144,22 @@ def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
     return found
 
 
-def read_vector(part: str | Path | Ink, encoder: HandEncoder) -> np.ndarray:
+def read_vector(part: str | Path | Ink, encoder: HandEncoder, force: bool = False) -> np.ndarray:
     """The vector (D,) of one hand: of ink, of the lines in a file, or of a file that `save_vector` has written."""
     if isinstance(part, Ink):
-        inks, name = [part.points], "the ink"
+        inks, name = [part], "the ink"
     else:
         path = style_path(part)
-        name = str(path)
         if (saved := load_vector(path, encoder)) is not None:
             return saved
-        try:
-            inks = [as_recorded(ink, path) for ink in read_lines(path)]
-        except ValueError as error:
-            raise InputError(f"{path}: no ink to take a hand from: {error}") from None
-    if sum(map(len, inks)) < LEAST_POINTS:
+        check_faults(inks := look_at(path, force=force), path)
+        name = str(path)
+    points = [ink.points for ink in inks]
+    if sum(map(len, points)) < LEAST_POINTS:
         raise InputError(f"{name}: too little ink to take a hand from; give a line of some words")
-    return encoder.encode(inks).mean(0)
+    if not all(np.abs(each[:, :2]).max() <= MAX_COORDINATE for each in points):
+        raise InputError(f"{name}: the pen goes beyond {MAX_COORDINATE:g}; give ink in whiteboard units")
+    return encoder.encode(points).mean(0)
 
 
 def load_vector(path: Path, encoder: HandEncoder) -> np.ndarray | None:
@@ -136,10 +185,10 @@ def save_vector(vector: np.ndarray, encoder: HandEncoder, path: Path) -> None:
         file.write(json.dumps(content).encode() + b"\n")
 
 
-def mix_vectors(style: Style, encoder: HandEncoder) -> np.ndarray:
-    """The vector (D,) of a style, the mean of its hands by their shares."""
+def mix_vectors(style: Style, encoder: HandEncoder, force: bool = False) -> np.ndarray:
+    """The vector (D,) of a style, the mean of its hands by their shares. `force` is as for `load_hand`."""
     parts = parse_style(style)
-    vectors, shares = [read_vector(part, encoder) for part, _ in parts], [share for _, share in parts]
+    vectors, shares = [read_vector(part, encoder, force) for part, _ in parts], [share for _, share in parts]
     return np.average(vectors, axis=0, weights=shares).astype(np.float32)
 
 

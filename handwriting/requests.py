@@ -18,7 +18,7 @@ import numpy as np
 from handwriting.alphabet import Prepared
 from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, save_inks, write_inks
 from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure, travel_figure
-from handwriting.hands import list_styles, load_hand
+from handwriting.hands import list_styles, load_hand, look_at, parse_style, style_path
 from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, numbered, save, stack_lines
 from handwriting.ink.gcode import MACHINES, Plotter, pen_test_bytes
 from handwriting.ink.pictures import Drawing
@@ -52,6 +52,7 @@ COMMON = (
     "task bias seed output checkpoint retries pen_width colour transparent dpi speed smooth simplify preview "
     + MACHINE_FLAGS
 )
+OF_HANDS = "style strength save_hand prime prime_text show_prime force recogniser"
 
 
 class Sheets(NamedTuple):
@@ -125,12 +126,28 @@ class Request:
         if style == "random":
             names = list_styles()
             style = names[derived_seed("style", self.seed) % len(names)]
-        prime = load_hand(given["prime"], given.get("prime_text")) if "prime" in given else None
+        if "show_prime" in given:
+            self.show_prime(style)
+        force = "force" in given
+        prime = load_hand(given["prime"], given.get("prime_text"), force) if "prime" in given else None
         bias, strength = PAGE_BIAS if self.bias is None else self.bias, given.get("strength", 1.0)
-        writer = Writer(self.checkpoint, style, bias, self.seed, self.retries, strength, prime, given.get("recogniser"))
+        others = prime, given.get("recogniser"), force
+        writer = Writer(self.checkpoint, style, bias, self.seed, self.retries, strength, *others)
         if "save_hand" in given:
             writer.save_hand(given["save_hand"])
         return writer
+
+    def show_prime(self, style: str | None) -> None:
+        """Draw the ink of the prime, or else of the style, as it is understood. Raises InputError without any."""
+        given, shown = self.given, self.given["show_prime"]
+        paths = (
+            [given["prime"]] if "prime" in given else [style_path(str(part)) for part, _ in parse_style(style or [])]
+        )
+        if not paths:
+            raise InputError("--show_prime draws ink that you give; give it with --prime or --style")
+        inks = [ink for path in paths for ink in look_at(path, given.get("prime_text"), "force" in given)]
+        for path in stack_lines(inks).save(shown, self.drawing):
+            print(f"wrote {path}")
 
     def tell(self, notes: Iterable[str], texts: Iterable[str]) -> None:
         """Tell what is written in place of what. Raises InputError for texts that the output's format cannot hold."""
@@ -160,8 +177,7 @@ class Request:
 class Lines(Request):
     """Texts, each as a line, below each other."""
 
-    subject = "a line"
-    own_flags = "text samples steps style strength save_hand prime prime_text recogniser attention density"
+    subject, own_flags = "a line", f"text samples steps attention density {OF_HANDS}"
     usual_bias, usual_output = LINE_BIAS, "synthesis.png"
     hint = "; --page writes on pages"
     has_text = True
@@ -221,7 +237,7 @@ class Pages(Request):
     subject = "a page"
     own_flags = (
         "text file page landscape margins x_height line_spacing align ruled plot_rules jitter redo from_line "
-        "style strength save_hand prime prime_text recogniser"
+        + OF_HANDS
     )
     usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
     line_name, redo = "line {n} {ink.text!r}", "--redo {}, "
@@ -320,7 +336,7 @@ class PenTest(Request):
 class Batch(Request):
     """Each line of a text in a file of its own, with a manifest; what is written already is skipped."""
 
-    subject, own_flags = "--batch", "batch format style strength recogniser"
+    subject, own_flags = "--batch", "batch format style strength force recogniser"
     usual_bias, usual_output = None, "batch"
 
     def __init__(self, given: dict[str, Any]):

@@ -184,13 +184,14 @@ class Writer:
     def __init__(
         self, checkpoint: Path | str | None = None, style: Style | None = None, bias: float = PAGE_BIAS, seed: int = 0,
         retries: int = RETRIES, strength: float = 1.0, prime: Ink | None = None,
-        recogniser: Path | str | None = None,
+        recogniser: Path | str | None = None, force: bool = False,
     ):  # fmt: skip
         """`style` is a name in `hands.list_styles`, a file of ink, ink, or several of these; without one each line is
         in a hand that follows from its seed, and each page in one that follows from the writer's. `strength` is the
         hand's distance from the mean hand, 1 as it is. From `prime`, ink with its text, the network goes on (section
-        5.5). One that reads no hands takes a style for that. `bias` and `retries` are as for `generate_conditionally`.
-        `recogniser` is a checkpoint of one that knows the network's characters, where the one that ships does not.
+        5.5). One that reads no hands takes a style for that. Ink in files is read by a recogniser first, and refused if
+        that finds no writing, unless `force`. `bias` and `retries` are as for `generate_conditionally`. `recogniser` is
+        a checkpoint of one that knows the network's characters, where the one that ships does not.
 
         Raises InputError for a checkpoint, style or number that cannot be used.
         """
@@ -203,11 +204,11 @@ class Writer:
         self.bias, self.seed, self.retries, self.strength = bias, seed, retries, strength
         self.style, self.vector, given = style_name(style or prime), None, style if style is not None else prime
         if given is not None and self.network.encoder:
-            self.vector = strengthen(mix_vectors(given, self.network.encoder), self.network.model, strength)
+            self.vector = strengthen(mix_vectors(given, self.network.encoder, force), self.network.model, strength)
         elif style is not None:
             if not isinstance(style, str | Path | Ink):
                 raise InputError("this network goes on from one line of ink; give one, or a network that reads hands")
-            prime = style if isinstance(style, Ink) else load_style(style)
+            prime = style if isinstance(style, Ink) else load_style(style, force)
         self.prime = self.read_prime(prime) if prime else None
 
     def prepare(self, text: str) -> Prepared:

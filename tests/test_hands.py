@@ -258,7 +258,7 @@ def test_a_style_is_ink_with_or_without_text_or_several(writer, checkpoints, tmp
     vectors = encode([one.points, other.points])
 
     def vector(style, **named):
-        return Writer(checkpoints / "hands.pt", style, retries=0, **named).vector
+        return Writer(checkpoints / "hands.pt", style, retries=0, force=True, **named).vector
 
     mean = writer.network.model.hand_mean.numpy()
     np.testing.assert_allclose(vector(one), vectors[0], atol=1e-6)
@@ -274,7 +274,9 @@ def test_a_style_is_ink_with_or_without_text_or_several(writer, checkpoints, tmp
 def test_a_hand_can_be_kept(checkpoints, tmp_path):
     given = ["ab cab", "--checkpoint", checkpoints / "hands.pt", "--retries", 0, "--output", tmp_path / "a.json"]
     write_line("abc ab cab").save(tmp_path / "mine.svg")
-    generate.main([*map(str, given), "--style", str(tmp_path / "mine.svg"), "--save_hand", str(tmp_path / "hand.json")])
+    generate.main(
+        [*map(str, given), "--style", str(tmp_path / "mine.svg"), "--force", "--save_hand", str(tmp_path / "hand.json")]
+    )
     first = read_ink(tmp_path / "a.json").points
     generate.main([*map(str, given), "--style", str(tmp_path / "hand.json")])
     np.testing.assert_allclose(read_ink(tmp_path / "a.json").points, first, atol=0.1)

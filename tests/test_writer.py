@@ -130,14 +130,15 @@ def test_styles_are_found_by_name(styles, checkpoints, monkeypatch):
 def test_a_hand_from_elsewhere_is_brought_to_the_scale_of_recorded_lines(tmp_path):
     ink = write_line("abc ab cab", scale=0.01, slope=0.1)
     ink.save(tmp_path / "hand.inkml")
-    hand = load_hand(tmp_path / "hand.inkml")
+    hand = load_hand(tmp_path / "hand.inkml", force=True)
     assert hand.text == ink.text and hand.style == "hand"
     np.testing.assert_allclose(hand.points, to_writing_scale(read_ink(tmp_path / "hand.inkml").strokes), atol=1e-3)
     assert find_level(hand.strokes).x_height == pytest.approx(130, rel=0.1)
     large = write_line("abc ab cab", x_height=400.0)
     large.save(tmp_path / "raw.json")
-    np.testing.assert_allclose(load_hand(tmp_path / "raw.json").points, large.points, atol=0.01)  # as it was written
-    assert load_hand(tmp_path / "raw.json", " abc  ab\ncab").text == "abc ab cab"
+    raw = load_hand(tmp_path / "raw.json", force=True)
+    np.testing.assert_allclose(raw.points, large.points, atol=0.01)  # as it was written
+    assert load_hand(tmp_path / "raw.json", " abc  ab\ncab", force=True).text == "abc ab cab"
 
 
 def test_ink_that_is_no_hand_is_refused(tmp_path):
@@ -158,10 +159,10 @@ def test_a_prime_is_written_after(checkpoints, tmp_path):
     given = ["--checkpoint", checkpoints / "blanks.pt", "--output", tmp_path / "a.json"]
     run("cab", *given)
     plain = read_ink(tmp_path / "a.json")
-    run("cab", *given, "--prime", tmp_path / "hand.svg")
+    run("cab", *given, "--prime", tmp_path / "hand.svg", "--force")
     primed = read_ink(tmp_path / "a.json")
     assert primed.style == "hand" and not np.array_equal(primed.points, plain.points)
-    run("cab", *given, "--prime", tmp_path / "hand.svg", "--prime_text", "abc aa")
+    run("cab", *given, "--prime", tmp_path / "hand.svg", "--prime_text", "abc aa", "--force")
     assert not np.array_equal(primed.points, read_ink(tmp_path / "a.json").points)
 
 
@@ -287,7 +288,8 @@ def test_writing_does_not_wait_for_what_it_does_not_need(checkpoints, tmp_path):
     write_line("abc ab").save(tmp_path / "hand.json")
     code = f"""if True:
         import sys, generate
-        writer = generate.Writer({str(checkpoints / "blanks.pt")!r}, {str(tmp_path / "hand.json")!r}, retries=0)
+        given = {str(checkpoints / "blanks.pt")!r}, {str(tmp_path / "hand.json")!r}
+        writer = generate.Writer(*given, retries=0, force=True)
         writer.page("ab ca")[0].save({str(tmp_path / "page.json")!r})
         print(sorted({{"matplotlib", "data_preprocessing", "torch._dynamo"}} & set(sys.modules)))
     """
