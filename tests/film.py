@@ -85,9 +85,8 @@ def main(path: Path) -> None:
         finally:
             browser.driver.quit()
     film.save(path)
-    print(
-        f"wrote {path}: {len(film.pictures)} pictures, {sum(film.durations) / 1000:.0f} s, {path.stat().st_size / 1e6:.2f} MB"
-    )
+    seconds, size = sum(film.durations) / 1000, path.stat().st_size / 1e6
+    print(f"wrote {path}: {len(film.pictures)} pictures, {seconds:.0f} s, {size:.2f} MB")
 
 
 if __name__ == "__main__":
