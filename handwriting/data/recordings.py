@@ -36,6 +36,8 @@ class Recording(NamedTuple):
 
 def read_recording(data: bytes, keep_rests: bool) -> Recording:
     """Read and clean a line file. Raises ValueError, which says why, if it cannot be used."""
+    if b"<Form" in data or b"<TextLine" in data:
+        raise ValueError("a whole page of IAM-OnDB's original files, not a line; take that from lineStrokes")
     positions, ends, mended = clean_strokes(*read_strokes(data))
     offsets, ends = to_offsets(positions, ends, keep_rests)
     return Recording(offsets, ends, mended + Counter(rests=len(positions) - len(offsets)))
@@ -77,8 +79,6 @@ def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     Raises ValueError if the file cannot be read.
     """
     root = parse_xml(data)
-    if next(root.iter("Form", "TextLine"), None) is not None:
-        raise ValueError("a whole page of IAM-OnDB's original files, not a line; take that from lineStrokes")
     try:
         points = np.array([column(root) for column in POINT_COLUMNS], dtype=np.float64).T
     except ValueError:  # not a number, or columns of different lengths
