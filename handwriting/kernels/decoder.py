@@ -12,11 +12,12 @@ from handwriting.kernels.layers import gate_weights, takes
 from handwriting.kernels.products import HAS_FP16_PACKING, pack_linear, pack_linear_fp16
 from handwriting.kernels.window import MIN_EXPONENT
 
+WHOLE = 64  # numbers: PyTorch rounds what is left over of vectors in another way, which would be the last lines'
 MAX_HALF = torch.finfo(torch.half).max
 MAX_DIFFERENCE = 0.02  # in parts of the greatest number: what half precision and bfloat16 round is less
 Product = Callable[[Tensor], Tensor]
-# Of each layer's gates, the head and the window; and of each layer's gates the weights (4H, D) of the hand.
-Products = tuple[list[Product], Product, Product | None, list[Tensor]]
+# Of each layer's gates, the head and the window; and of each layer's gates that with the hand, (B, D) -> (B, 4H).
+Products = tuple[list[Product], Product, Product | None, list[Product]]
 
 
 def pack_products(model: nn.Module) -> Products:
@@ -26,7 +27,7 @@ def pack_products(model: nn.Module) -> Products:
     for n, layer in enumerate(model.layers):
         of_input, of_hidden, bias = gate_weights(getattr(layer, "cell", layer))
         of_x, of_hand, of_w, below = of_input.tensor_split([3, 3 + c.hand_size, inputs + c.hand_size], dim=1)
-        of_hands.append(of_hand.detach().cpu())
+        of_hands.append(pack_rows(of_hand))
         others = of_input.new_zeros(4 * H, max(n - 1, 0) * H)  # layers further down have no part in it
         gates.append(pack_product(torch.cat([of_x, of_w, others, below, of_hidden], dim=1), bias))
     head, window = model.head, getattr(model.layers[0], "window", None)  # x and w have no part in these
@@ -41,7 +42,12 @@ def pack_product(weight: Tensor, bias: Tensor) -> Product:
     The first is for what half precision has of it, the second for the rest. Float32 networks are rounded to that.
     """
     high = bias.clamp(-MAX_HALF, MAX_HALF).half().to(bias.dtype)
-    weight = torch.cat([high[:, None], (bias - high)[:, None], weight], dim=1).detach().cpu()
+    return pack_rows(torch.cat([high[:, None], (bias - high)[:, None], weight], dim=1))
+
+
+def pack_rows(weight: Tensor) -> Product:
+    """The product (B, I) -> (B, N) of a weight (N, I). In half precision a row does not depend on those beside it."""
+    weight = weight.detach().cpu()
     fits = weight.dtype == torch.float32 and weight.abs().max() <= MAX_HALF  # False for NaN
     return pack_linear_fp16(weight) if fits and HAS_FP16_PACKING else pack_linear(weight, rows=1)
 
@@ -67,15 +73,16 @@ class Decoder:
         self.of_hand = [zeros(())] * config.num_layers  # what the hand, the same at all points, adds to the gates
         if config.hand_size:
             hand = model.normalise_hand(hand, B).cpu()
-            self.of_hand = [F.linear(hand, weight).view(B, 4, H) for weight in self.products[3]]
+            self.of_hand = [product(hand).view(B, 4, H) for product in self.products[3]]
         places = 5 + config.num_chars + H * np.arange(config.num_layers + 1)  # the columns where h1, h2, ... start
         self.row = zeros(B, places[-1])
         self.row[:, :2] = 1
         self.reads = [self.row[:, :end] for end in places[1:]]
         _, self.x, self.w, *self.hs, _ = np.split(self.row.numpy(), [2, 5, *places], axis=1)
         self.cells, self.kappa = [zeros(B, H).numpy() for _ in self.hs], zeros(B, config.K, 1).numpy()
-        gates = zeros(4, B, H)  # of one layer after the other: each in one piece of memory
-        self.gates_by_line, self.sigmoids, self.gates = gates.transpose(0, 1), gates[SIGMOIDS], [*gates.numpy()]
+        memory = zeros(4, -(-B * H // WHOLE) * WHOLE)  # of the gates of one layer after the other
+        gates = memory[:, : B * H].unflatten(1, (B, H))
+        self.gates_by_line, self.sigmoids, self.gates = gates.transpose(0, 1), memory[SIGMOIDS], [*gates.numpy()]
         self.h = np.empty_like(self.gates[0])
         if text is not None:
             C, U, self.max_log = config.num_chars, text.shape[1], model.layers[0].max_log
