@@ -27,7 +27,7 @@ def pack_products(model: nn.Module) -> Products:
     for n, layer in enumerate(model.layers):
         of_input, of_hidden, bias = gate_weights(getattr(layer, "cell", layer))
         of_x, of_hand, of_w, below = of_input.tensor_split([3, 3 + c.hand_size, inputs + c.hand_size], dim=1)
-        of_hands.append(pack_rows(of_hand))
+        of_hands += [pack_rows(of_hand)] if c.hand_size else []
         others = of_input.new_zeros(4 * H, max(n - 1, 0) * H)  # layers further down have no part in it
         gates.append(pack_product(torch.cat([of_x, of_w, others, below, of_hidden], dim=1), bias))
     head, window = model.head, getattr(model.layers[0], "window", None)  # x and w have no part in these
