@@ -18,6 +18,7 @@ import argparse
 from pathlib import Path
 
 from handwriting import requests
+from handwriting.bulk import LABELS
 from handwriting.ink.formats import FORMATS
 from handwriting.ink.gcode import MACHINES, ORIGINS, Plotter
 from handwriting.ink.pictures import Drawing
@@ -62,7 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("what").add_argument
     add("text", nargs="*", help="what to write, each text as a line or, on a page, as a paragraph; -: standard input")
     add("--file", type=Path, help="a text to write on pages, in UTF-8")
-    add("--batch", type=Path, metavar="FILE", help="write each line of this text into a file of its own, in --output")
+    each = "write each line of this text, or column `text` of a .csv or .tsv, into a file of its own, in --output"
+    add("--batch", type=Path, metavar="FILE", help=each)
     add("--task", choices=("synthesis", "rand_write"), help="write a text (default), or at random")
     add("--samples", type=int, help="lines of each text, each with the next seed (default: 1)")
     add = parser.add_argument_group("hand").add_argument
@@ -97,6 +99,13 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, help=f"file to write: .{', .'.join(FORMATS)} (default: examples/TASK.png)")
     add("--format", help="ending of the files of --batch (default: png)")
+    add("--labels", choices=tuple(LABELS), help="of --batch: texts as .gt.txt, characters as .box beside each file, or "
+        "all as metadata.jsonl or labels.tsv")  # fmt: skip
+    add("--height", type=int, help="of --batch: pixels of each .png, cropped to 1 mm around the ink")
+    add("--grey", action="store_true", help="of --batch: each .png has grey levels alone")
+    add("--max_cer", type=float, metavar="SHARE", help="of --batch: leave out lines with more characters read wrong")
+    add("--processes", type=int, help="of --batch: that share the work, each with one thread (default: 1)")
+    add("--shard", type=parse_shard, metavar="K/N", help="of --batch: every Nth line from the Kth, in OUTPUT/K-of-N")
     add("--pen_width", type=float, help=f"mm (default: {Drawing.pen_width})")
     add("--colour", help=f"of the ink: a name or #rrggbb (default: {Drawing.colour})")
     add("--smooth", action="store_true", help="smooth curves through the points of strokes")
@@ -145,6 +154,15 @@ def parse_redo(text: str) -> dict[int, int]:
     return redo
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """`3/8` -> (3, 8): the third of eight shards."""
+    number, count = map(int, text.split("/"))
+    if not 1 <= number <= count:
+        raise ValueError("there is no such shard")
+    return number, count
+
+
+parse_shard.__name__ = "shard such as 3/8"
 parse_redo.__name__ = "line numbers such as 7 or 7,9:2"
 
 

@@ -20,6 +20,11 @@ from tqdm import tqdm
 
 LINE_EVERY = 60  # s, between lines that tell of progress where there is no terminal
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 class InputError(ValueError):
     """Something that the user gave cannot be used. The message names it and says what to do."""
@@ -189,3 +194,20 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def folder_lock(folder: Path, name: str, other: str, advice: str) -> Iterator[None]:
+    """Keep other programs that ask for the lock of this name out of a folder, which must be there.
+
+    InputError, with the `other` that has it and the advice, if there is one. The lock ends with its process.
+    """
+    with (folder / f".{name}.lock").open("a") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: {other} is on there; {advice}") from None
+        except OSError:  # a disk without such locks
+            pass
+        yield

@@ -6,6 +6,8 @@ Each is a class that checks all its flags before any work. Its methods are the s
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -16,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from handwriting.alphabet import Prepared
-from handwriting.bulk import MANIFEST, ManifestRow, Plan, done_rows, make_plans, save_inks, write_inks
+from handwriting.bulk import LABELS, LEFT_OUT, MANIFEST, Form, ManifestRow, Plan, make_plans, write_all
 from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure, travel_figure
 from handwriting.hands import list_styles, load_hand, look_at, parse_style, style_path
 from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, numbered, save, stack_lines
 from handwriting.ink.gcode import MACHINES, Plotter, pen_test_bytes
 from handwriting.ink.pictures import Drawing
 from handwriting.pages import PageFormat, WrittenText, lay_out, parse_margins, parse_page
-from handwriting.program import InputError, ResultError, atomic_write, check_writable, note, progress_bar
+from handwriting.program import InputError, ResultError, atomic_write, check_range, check_writable, note, progress_bar
 from handwriting.sampling import Line
 from handwriting.seeds import derived_seed
 from handwriting.writer import (
@@ -43,7 +45,7 @@ MOST_TOLD = 10  # lines that a message names
 MACHINE_FLAGS = "machine pen_up pen_down feed travel feed_z origin bed"
 # Flags that only some formats of the output have a use for.
 FORMAT_FLAGS = {
-    "dpi": "png gif webp", "speed": "gif webp", "transparent": "png pdf svg",
+    "dpi": "png gif webp", "height": "png", "grey": "png", "speed": "gif webp", "transparent": "png pdf svg",
     **dict.fromkeys(("pen_width", "colour"), "svg pdf png gif webp"),
     **dict.fromkeys(MACHINE_FLAGS.split(), "gcode"), **dict.fromkeys(("plot_rules", "preview"), "svg gcode"),
     **dict.fromkeys(("smooth", "simplify", "ruled"), "svg pdf png gif webp gcode"),
@@ -90,7 +92,8 @@ class Request:
             if kind not in FORMAT_FLAGS.get(name, kind).split():
                 raise InputError(f"--{name} is for .{FORMAT_FLAGS[name].replace(' ', ', .')}, not for .{kind}")
         paper: dict[str, Any] = {"paper": None} if "transparent" in given else {}
-        self.drawing = Drawing(**self.pick("pen_width", "colour", "dpi", "speed", "smooth", "simplify"), **paper)
+        drawn = self.pick("pen_width", "colour", "dpi", "height", "grey", "speed", "smooth", "simplify")
+        self.drawing = Drawing(**drawn, **paper)
         settings = self.pick("machine", "feed", "travel", "feed_z", "origin", up="pen_up", down="pen_down")
         self.plotter = Plotter(**settings, bed=parse_page(given["bed"]) if "bed" in given else None)
         if kind == "gcode" and "machine" not in given:
@@ -336,52 +339,90 @@ class PenTest(Request):
 class Batch(Request):
     """Each line of a text in a file of its own, with a manifest; what is written already is skipped."""
 
-    subject, own_flags = "--batch", "batch format style strength force recogniser"
+    subject = "--batch"
+    own_flags = "batch format style strength force recogniser labels height grey max_cer processes shard"
     usual_bias, usual_output = None, "batch"
 
     def __init__(self, given: dict[str, Any]):
+        self.shard, self.processes = given.get("shard", (1, 1)), given.get("processes", 1)
         super().__init__(given)
+        max_cer, labels = given.get("max_cer"), given.get("labels", "")
+        check_range("max_cer", max_cer, 0, 1)
+        check_range("processes", self.processes, 1, 1000)
+        if max_cer is not None and not self.retries:
+            raise InputError(
+                "--max_cer is of lines that are read, and --retries 0 has none read; leave one of them out"
+            )
+        if labels == "box" and self.format != "png":
+            raise InputError(f"--labels box is for .png, not for .{self.format}")
+        self.form = Form(self.format, self.drawing, self.plotter, labels, max_cer)
         self.writer = self.make_writer()
-        self.lines = read_text(given["batch"]).splitlines()
+        self.lines = read_texts(given["batch"])
 
     def check_output(self) -> str:
         """The format of the files. Raises InputError for one, or a folder, that cannot be written."""
         self.format = self.given.get("format", "png")
         if self.format not in FORMATS:
             raise InputError(f"--format {self.format}: cannot be written; give {', '.join(FORMATS)}")
+        if "shard" in self.given:
+            self.output /= "{}-of-{}".format(*self.shard)
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"{self.output}: is no folder; name one for the files of --batch")
         check_writable(self.output / MANIFEST)
+        source, own = self.given["batch"].resolve(), (MANIFEST, *LABELS.values())
+        if source.parent == self.output.resolve() and (source.name in own or source.name[:6].isdigit()):
+            raise InputError(f"{self.given['batch']}: could be written over; name another folder for --output")
         return self.format
 
-    def prepare(self) -> tuple[list[ManifestRow], list[Plan]]:
-        """The rows of what is written already, and how each other text is to be written."""
-        self.network = self.writer.network
-        plans, notes = make_plans(self.lines, self.network, self.seed, self.writer.style or None, self.bias)
+    def prepare(self) -> list[Plan]:
+        """How each text is to be written."""
+        style, network = self.writer.style or None, self.writer.network
+        plans, notes = make_plans(self.lines, network, self.seed, style, self.bias, self.shard)
         self.tell(notes, [])
-        return done_rows(self.output, plans, self.format, self.network.hash)
+        return plans
 
-    def write(self, planned: tuple[list[ManifestRow], list[Plan]]) -> tuple[list[ManifestRow], Iterator]:
-        """The rows of what is written already, and each plan with its ink, or why it has none, as they come."""
-        done, plans = planned
-        return done, write_inks(plans, self.writer)
+    def write(self, plans: list[Plan]) -> Iterator[ManifestRow]:
+        """The rows of the manifest, as texts are written, each alone on its page and saved at once."""
+        return write_all(plans, self.writer, self.output, self.form, self.processes)
 
-    def place(self, written: tuple[list[ManifestRow], Iterator]) -> Iterator[ManifestRow]:
-        """The lines alone on their pages, each saved at once, so that a batch that is stopped can go on."""
-        done, inks = written
-        return save_inks(inks, self.output, self.format, self.network.hash, done, self.drawing, self.plotter)
+    def place(self, rows: Iterator[ManifestRow]) -> Iterator[ManifestRow]:
+        """The rows: all is in its place already."""
+        return rows
 
     def save(self, sheets: Iterator[ManifestRow]) -> None:
         """Have all of it done, and tell which lines could not be written and which are wrong."""
-        rows = list(progress_bar(sheets, unit=" lines"))
+        rows = sorted(progress_bar(sheets, unit=" lines"), key=lambda row: row["number"])
+        left_out = sum(row["fault"].startswith(LEFT_OUT) for row in rows)
+        rows = [row for row in rows if not row["fault"].startswith(LEFT_OUT)]
         missing = {f"line {row['number']}": row["fault"] for row in rows if not row["file"]}
         faults = {f"line {row['number']}": row["fault"] for row in rows if row["file"]}
-        manifest = self.output / MANIFEST
-        print(f"wrote {manifest}: {len(faults)} lines, and {len(missing)} could not be written")
+        manifest, told = self.output / MANIFEST, f", {left_out} left out by --max_cer" if left_out else ""
+        print(f"wrote {manifest}: {len(faults)} lines{told}, and {len(missing)} could not be written")
         if missing:
             problems = f"not written: {list_faults(missing)}", list_faults(faults, self.retries)
             raise ResultError(f"{'; '.join(filter(None, problems))}; {manifest} has all of them")
         tell_faults(faults, self.retries)
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts in a file: the column `text` of a table, .csv or .tsv, or else each line. InputError for no texts."""
+    text, kind = read_text(path), path.suffix.lower()
+    if kind not in (".csv", ".tsv"):
+        return text.splitlines()
+    first = text.partition("\n")[0]
+    delimiter = "\t" if kind == ".tsv" else max(",;", key=first.count)
+    try:
+        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        column = [name.strip().lower() for name in header].index("text")
+        if any(row[column:] for row in rows):
+            return [row[column] if len(row) > column else "" for row in rows]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a table of texts ({error})") from None
+    except ValueError:
+        raise InputError(
+            f"{path}: no column of its first row is named text; name one, or give a .txt with a text a line"
+        ) from None
+    raise InputError(f"{path}: there is no text in it")
 
 
 def read_text(path: Path) -> str:

@@ -196,6 +196,7 @@ class Writer:
         Raises InputError for a checkpoint, style or number that cannot be used.
         """
         check_numbers(bias=bias, seed=seed, retries=retries, strength=strength)
+        self.arguments = checkpoint, style, bias, seed, retries, strength, prime
         self.network = load_network(checkpoint, "synthesis")
         if recogniser is not None:
             self.network = self.network._replace(recogniser=load_recogniser(recogniser))
@@ -210,6 +211,9 @@ class Writer:
                 raise InputError("this network goes on from one line of ink; give one, or a network that reads hands")
             prime = style if isinstance(style, Ink) else load_style(style, force)
         self.prime = self.read_prime(prime) if prime else None
+
+    def __reduce__(self) -> tuple:  # in another process it loads its network itself
+        return type(self), self.arguments
 
     def prepare(self, text: str) -> Prepared:
         """A text as the network can write it, as one line. Raises InputError as `Alphabet.prepare`."""

@@ -588,7 +588,7 @@ def test_runs_do_without_locks_where_there_are_none(data_file, tmp_path, monkeyp
         raise OSError(95, "not supported")
 
     locks = None if "system" in kind else argparse.Namespace(LOCK_EX=2, LOCK_NB=4, flock=flock)
-    monkeypatch.setattr("handwriting.training.processes.fcntl", locks)
+    monkeypatch.setattr("handwriting.program.fcntl", locks)
     run_in_process(data_file, tmp_path, "--max_steps", 1)
     assert (tmp_path / "rand_write_interrupted.pt").exists()
 

@@ -114,15 +114,15 @@ class Page:
         return svg_bytes(self.sheet(), Drawing()).decode().partition("?>")[2].strip()  # a part of the notebook's page
 
 
-def stack_lines(inks: Sequence[Ink]) -> Page:
-    """Lines below each other, left-aligned and as they were written, on a page that just holds them."""
-    placed, y, right = [], MARGIN, 0.0
+def stack_lines(inks: Sequence[Ink], margin: float = MARGIN) -> Page:
+    """Lines below each other, left-aligned and as they were written, on a page that just holds them and a margin."""
+    placed, y, right = [], margin, 0.0
     for ink in inks:
         strokes = [stroke * MM_PER_UNIT for stroke in ink.strokes]
         low, high = (f(np.concatenate(strokes), axis=0) for f in (np.min, np.max))
-        placed.append(Placed(ink, [stroke - low + [MARGIN, y] for stroke in strokes]))
+        placed.append(Placed(ink, [stroke - low + [margin, y] for stroke in strokes]))
         right, y = max(right, high[0] - low[0]), y + max(high[1] - low[1], MIN_LINE) + LINE_GAP
-    return Page(float(right) + 2 * MARGIN, float(y) - LINE_GAP + MARGIN, placed)
+    return Page(float(right) + 2 * margin, float(y) - LINE_GAP + margin, placed)
 
 
 def check_ending(path: Path) -> str:

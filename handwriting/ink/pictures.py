@@ -30,6 +30,8 @@ class Drawing:
     colour: str = "black"  # the ink's: a name or #rrggbb
     paper: str | None = "white"  # None: transparent
     dpi: int | None = None  # pixels to the inch; None: 200, or 80 for films
+    height: int | None = None  # pixels of a .png, in place of dpi
+    grey: bool = False  # a .png of grey levels alone
     speed: float = 1.0  # of films: how many times as fast as a pen writes
     smooth: bool = False  # smooth curves through the points of strokes
     simplify: float = 0.0  # mm that strokes may be off for having fewer points
@@ -42,8 +44,17 @@ class Drawing:
                 raise InputError(f"there is no {name} {value!r}; give a name such as navy, or #rrggbb")
         check_range("pen width", self.pen_width, 0.01, 20)
         check_range("dpi", self.dpi, 10, 2400)
+        check_range("height", self.height, 8, 2400)
+        if self.height and self.dpi:
+            raise InputError("--height and --dpi: give one of them")
+        if self.grey and self.paper is None:
+            raise InputError("--grey and --transparent: a picture of grey levels has paper; leave one of them out")
         check_range("speed", self.speed, 0.01, 1000)
         check_range("simplify", self.simplify, 0, 10, " mm")
+
+    def resolution(self, height: float) -> float:
+        """Pixels to the inch of a picture `height` mm high."""
+        return self.height * MM_PER_INCH / height if self.height else self.dpi or 200
 
 
 class Sheet(NamedTuple):
@@ -57,12 +68,14 @@ class Sheet(NamedTuple):
     rules: list[np.ndarray]  # (2, 2): faint lines on the paper, in pictures
 
 
-def page_figure(sheet: Sheet, drawing: Drawing, dpi: int | None = None) -> "Figure":
+def page_figure(sheet: Sheet, drawing: Drawing, dpi: float | None = None) -> "Figure":
     """A figure of a sheet. Raises InputError if it has too many pixels at `dpi`, which is for pictures of pixels."""
     from matplotlib.figure import Figure
 
     if dpi and (pixels := sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2) > MAX_PIXELS:
-        raise InputError(f"{dpi} dpi give {pixels / 1e6:.0f} million pixels a page; {MAX_PIXELS // 10**6} are allowed")
+        raise InputError(
+            f"{dpi:.0f} dpi give {pixels / 1e6:.0f} million pixels a page; {MAX_PIXELS // 10**6} are allowed"
+        )
     # It has no axes, which take longer to make than all strokes to draw.
     figure = Figure(figsize=(sheet.width / MM_PER_INCH, sheet.height / MM_PER_INCH), dpi=dpi)
     figure.patch.set_visible(drawing.paper is not None)
@@ -113,7 +126,17 @@ def pdf_bytes(sheets: list[Sheet], drawing: Drawing) -> bytes:
 
 def png_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
     """A sheet as pixels. Raises InputError if they are too many."""
-    page_figure(sheet, drawing, drawing.dpi or 200).savefig(file := io.BytesIO(), format="png")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    # A little more, or whole pixels are cut off by rounding.
+    figure, file = page_figure(sheet, drawing, drawing.resolution(sheet.height) * (1 + 1e-9)), io.BytesIO()
+    if drawing.grey:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L").save(file, "png")
+    else:
+        figure.savefig(file, format="png")
     return file.getvalue()
 
 

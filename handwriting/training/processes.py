@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,11 +24,6 @@ import torch.distributed as dist
 from torch import nn
 
 from handwriting.program import InputError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 LOST = "a process of the run has ended before its time (killed, or out of memory) or hangs; go on with --resume"
 PATIENCE = 600  # seconds that a process waits for the others in a step before they count as hanging
@@ -154,20 +148,6 @@ def tune_malloc() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the most it takes
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-@contextlib.contextmanager
-def run_lock(folder: Path, task: str) -> Iterator[None]:
-    """Keep other runs of the task out of the folder: InputError if there is one. The lock ends with its process."""
-    with (folder / f".{task}.lock").open("a") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another run of {task} is on there; choose another --model_dir") from None
-        except OSError:  # a disk without such locks
-            pass
-        yield
 
 
 @contextlib.contextmanager

@@ -5,10 +5,10 @@ import contextlib
 from pathlib import Path
 
 from handwriting.data.dataset import load_dataset
-from handwriting.program import InputError, check_writable
+from handwriting.program import InputError, check_writable, folder_lock
 from handwriting.training.flags import SETTINGS
 from handwriting.training.hardware import choose_hardware
-from handwriting.training.processes import Group, run_lock, start_group
+from handwriting.training.processes import Group, start_group
 from handwriting.training.resume import newest_checkpoints, take_up_settings
 from handwriting.training.run import Run, describe_scale
 
@@ -19,10 +19,13 @@ def start_run(options: argparse.Namespace, group: Group | None = None) -> None:
     A folder that is new is made when all else is known to be right. Raises InputError for what cannot be used.
     """
     folder, task, is_first = options.model_dir, options.task, group is None or group.rank == 0
-    is_new = not folder.is_dir()
+    is_new, lock = (
+        not folder.is_dir(),
+        folder_lock(folder, task, f"another run of {task}", "choose another --model_dir"),
+    )
     with contextlib.ExitStack() as stack:
         if is_first and not is_new:
-            stack.enter_context(run_lock(folder, task))
+            stack.enter_context(lock)
         if options.resume and options.init:
             raise InputError("--init begins a new run and --resume goes on with one; leave one of them out")
         if newest_checkpoints(folder, task) and not options.resume:
@@ -34,7 +37,7 @@ def start_run(options: argparse.Namespace, group: Group | None = None) -> None:
             check_writable(run.path("log", ".csv"))  # now, not after an epoch
             folder.mkdir(parents=True, exist_ok=True)
             if is_new:
-                stack.enter_context(run_lock(folder, task))
+                stack.enter_context(lock)
                 if newest_checkpoints(folder, task):
                     raise InputError(f"{folder}: another run of {task} was quicker; choose another --model_dir")
             tell_beginning(run)
