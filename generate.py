@@ -135,6 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("network").add_argument
     add("--checkpoint", type=Path, help="as train.py saves it (default: save/TASK.pt of this project)")
     add("--recogniser", type=Path, help="that reads the lines, from train.py --task read (default: save/recogniser.pt)")
+    add("--device", help="where it writes: cpu (default), cuda, cuda:1, ..., or auto (a GPU if there is one)")
     add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
     add(
         "--retries",

@@ -24,12 +24,12 @@ import torch.distributed as dist
 from handwriting.data.dataset import load_dataset
 from handwriting.program import InputError, run_cli
 from handwriting.training.flags import parse_flags
-from handwriting.training.hardware import choose_device, choose_precision
+from handwriting.training.hardware import choose_precision
 from handwriting.training.processes import Group
 from handwriting.training.run import LABELS, describe_scale
 from handwriting.training.start import start_run
 from handwriting.training.tasks import make_task
-from utils import encoder_of, load_checkpoint, save_checkpoint
+from utils import choose_device, encoder_of, load_checkpoint, save_checkpoint
 
 
 def print_evaluation(options: argparse.Namespace) -> None:

@@ -38,6 +38,16 @@ STATISTICS = ("mean", "std", "hand_mean", "hand_std")  # buffers, which stay flo
 PICKLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 
 
+def choose_device(name: str) -> torch.device:
+    """The device of a name; `auto` is the GPU if PyTorch sees one. Raises InputError for one that cannot be used."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from None
+    return device
+
+
 def save_checkpoint(
     path: Path, network: Any, charset: str, char_counts: list[int], task: str, half: bool = False,
     encoder: HandEncoder | None = None, **training: Any,

@@ -23,7 +23,7 @@ from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import MM_PER_INCH, Drawing
 from handwriting.program import InputError, atomic_write, folder_lock
 from handwriting.seeds import derived_seed
-from handwriting.writer import WRITE_BATCH, Network, Writer
+from handwriting.writer import Network, Writer
 
 MANIFEST = "manifest.jsonl"
 BIASES = (0.3, 1.0)  # between which a line's bias is chosen
@@ -261,9 +261,9 @@ def write_all(
         save_rows(folder, rows)  # without what a stopped batch left of a row, and files that are gone
         yield from rows
         own = [plan for plan in plans if plan.prepared]
-        # Parts of like size, at most `WRITE_BATCH`, as many for each process: the more lines at once, the less time
+        # Parts of like size, at most its `batch_size`, as many for each process: the more lines at once, the less time
         # each takes.
-        count = max(1, math.ceil(len(own) / WRITE_BATCH / processes)) * processes
+        count = max(1, math.ceil(len(own) / writer.network.batch_size / processes)) * processes
         parts = [[own[n] for n in part] for part in np.array_split(np.arange(len(own)), count) if len(part)]
         with (folder / MANIFEST).open("ab") as manifest:
             for row in write_parts(parts, min(processes, len(parts)), writer, folder, form) if parts else ():

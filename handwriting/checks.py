@@ -18,6 +18,7 @@ from handwriting.recogniser import Recogniser, edit_distance
 from handwriting.strokes import SHORTEST_STEP, to_strokes
 from utils import SHIPPED, load_checkpoint
 
+CPU = torch.device("cpu")
 SHIPPED_RECOGNISER = SHIPPED / "recogniser.pt"
 # Steps shorter than `SHORTEST_STEP` in a row. Recorded lines have at most 3 where rests were dropped, and with rests
 # more than 20 in one line of 250. Where a network rests, it is for 25 to 500.
@@ -104,13 +105,13 @@ def load_recogniser(path: Path | str | None = None, device: str | torch.device =
     return recogniser
 
 
-@lru_cache(maxsize=1)
-def find_recogniser() -> Recogniser | None:
+@lru_cache(maxsize=2)
+def find_recogniser(device: torch.device = CPU) -> Recogniser | None:
     """The recogniser that the project ships, kept in memory; None, and a note on stderr once, where it is missing."""
     if not SHIPPED_RECOGNISER.exists():
         note(f"{SHIPPED_RECOGNISER} is missing: whether lines say their text is not checked")
         return None
-    return load_recogniser()
+    return load_recogniser(None, device)
 
 
 @lru_cache(maxsize=1)
@@ -124,14 +125,14 @@ def tell_unread() -> None:
 
 def check_lines(
     lines: list, with_recogniser: bool, encoder: HandEncoder | None = None, hands: np.ndarray | None = None,
-    own: Recogniser | None = None,
+    own: Recogniser | None = None, device: torch.device = CPU,
 ) -> list[Verdict]:  # fmt: skip
     """A verdict on each of the lines (`sampling.Line`), `with_recogniser` by the `own` or else that of the project.
 
     See `judge_lines`. Lines with characters that it does not know are not read.
     """
     is_asked = with_recogniser and any(line.text for line in lines)
-    recogniser = (own or find_recogniser()) if is_asked else None
+    recogniser = (own or find_recogniser(device)) if is_asked else None
     if recogniser and not {*"".join(line.text for line in lines)} <= {*recogniser.config.charset}:
         tell_unread()
     return judge_lines(lines, recogniser, encoder, hands)

@@ -197,7 +197,7 @@ def random_vector(encoder: HandEncoder, seed: int) -> np.ndarray:
 
     There is nothing that it should be more like, so it is moved to the mean as `GAIN` will move it away.
     """
-    rng, forms = np.random.default_rng(derived_seed("hand", seed)), encoder.forms.numpy()
+    rng, forms = np.random.default_rng(derived_seed("hand", seed)), encoder.forms.numpy(force=True)
     first, second = forms[rng.choice(len(forms), 2, replace=False)]
     share = rng.uniform(*SHARES)
     mixed = share * first + (1 - share) * second

@@ -51,7 +51,7 @@ FORMAT_FLAGS = {
     **dict.fromkeys(("smooth", "simplify", "ruled"), "svg pdf png gif webp gcode"),
 }  # fmt: skip
 COMMON = (
-    "task bias seed output checkpoint retries pen_width colour transparent dpi speed smooth simplify preview "
+    "task bias seed output checkpoint retries pen_width colour transparent dpi speed smooth simplify preview device "
     + MACHINE_FLAGS
 )
 OF_HANDS = "style strength save_hand prime prime_text show_prime force recogniser"
@@ -85,6 +85,7 @@ class Request:
             raise InputError(f"{self.subject} takes no {flag}; leave one of them out{self.hint}")
         self.given, self.seed, self.retries = given, given.get("seed", 0), given.get("retries", RETRIES)
         self.checkpoint, self.bias = given.get("checkpoint"), given.get("bias", self.usual_bias)
+        self.device = given.get("device", "cpu")
         check_numbers(seed=self.seed, retries=self.retries, bias=self.bias)
         self.output = given.get("output", Path("examples") / self.usual_output)
         kind = self.check_output()
@@ -134,7 +135,7 @@ class Request:
         force = "force" in given
         prime = load_hand(given["prime"], given.get("prime_text"), force) if "prime" in given else None
         bias, strength = PAGE_BIAS if self.bias is None else self.bias, given.get("strength", 1.0)
-        others = prime, given.get("recogniser"), force
+        others = prime, given.get("recogniser"), force, self.device
         writer = Writer(self.checkpoint, style, bias, self.seed, self.retries, strength, *others)
         if "save_hand" in given:
             writer.save_hand(given["save_hand"])
@@ -228,7 +229,12 @@ class Random(Lines):
 
     def write(self, seeds: Any) -> list[tuple[Ink, Line]]:
         """Each line as ink, and as the sampler wrote it."""
-        given = {"checkpoint": self.checkpoint, "retries": self.retries, "with_outputs": "density" in self.given}
+        given = {
+            "checkpoint": self.checkpoint,
+            "retries": self.retries,
+            "with_outputs": "density" in self.given,
+            "device": self.device,
+        }
         lines = generate_unconditionally(bias=self.bias, seed=self.seed, **self.pick("samples", "steps"), **given)
         made = zip(lines, seeds, strict=True)
         return [(Ink(line.points, seed=seed, bias=self.bias, fault=line.fault), line) for line, seed in made]
@@ -293,7 +299,8 @@ class Styles(Request):
 
     def prepare(self) -> list[tuple[Writer, Prepared]]:
         """A writer for each hand, with what it is to write."""
-        writers = [Writer(self.checkpoint, name, self.bias, self.seed, self.retries) for name in list_styles()]
+        given = self.checkpoint, self.bias, self.seed, self.retries
+        writers = [Writer(given[0], name, *given[1:], device=self.device) for name in list_styles()]
         return [
             (writer, writer.prepare(f"{writer.style}: the quick brown fox jumps over 12 dogs")) for writer in writers
         ]

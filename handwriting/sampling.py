@@ -200,11 +200,12 @@ def pad_codes(texts: Sequence[np.ndarray | Tensor]) -> Tensor:
 
 
 class Sampler:
-    """Writes with one network, whose weights are packed once, where there is a kernel. Training it makes another."""
+    """Writes with one network, on its device; where there is a kernel its weights are packed once, as they are then."""
 
     def __init__(self, model: Model):
         self.model = model
-        self.products = kernels.pack_model(model) if kernels else None
+        is_for_kernels = kernels and kernels.can_run(model.mean.device)
+        self.products = kernels.pack_model(model) if is_for_kernels else None
 
     def start(
         self, texts: list | None, batch_size: int, hands: np.ndarray | None = None

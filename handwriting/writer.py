@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from handwriting.alphabet import Alphabet, Prepared
 from handwriting.checks import Verdict, check_lines, load_recogniser
@@ -22,13 +23,13 @@ from handwriting.sampling import Line, Primed, Sampler, default_steps
 from handwriting.seeds import derived_seed
 from handwriting.strokes import to_points, to_strokes
 from model import Model
-from utils import SHIPPED, encoder_of, load_checkpoint
+from utils import SHIPPED, choose_device, encoder_of, load_checkpoint
 
 RETRIES = 3  # how often a line that is wrong is written again
 LINE_BIAS = 0.5  # of lines
 PAGE_BIAS = 0.75  # of pages and of `Writer`
 RANDOM_STEPS = 700  # of a line without a text
-WRITE_BATCH = 64  # lines written side by side
+WRITE_BATCH, GPU_BATCH = 64, 512  # lines written side by side, on a processor and on a GPU
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
 MOST_ATTEMPTS = 1000  # that a user can ask for
 MAX_OFFSET = 1e6  # whiteboard units, of the pen's greatest step; a whiteboard has some 10,000
@@ -55,10 +56,20 @@ class Network(NamedTuple):
     encoder: HandEncoder | None = None  # of the hands that it reads; None if it reads none
     recogniser: Recogniser | None = None  # that reads its lines; None: the one that ships
 
+    @property
+    def device(self) -> torch.device:
+        """Where it writes."""
+        return self.model.mean.device
+
+    @property
+    def batch_size(self) -> int:
+        """How many lines it writes side by side."""
+        return WRITE_BATCH if self.device.type == "cpu" else GPU_BATCH
+
 
 @lru_cache(maxsize=4)
-def _load(path: Path, modified: int) -> Network:
-    model, content = load_checkpoint(path)
+def _load(path: Path, modified: int, device: torch.device) -> Network:
+    model, content = load_checkpoint(path, device)
     if not isinstance(model, Model):
         raise InputError(f"{path}: its contents do not fit together (it is a recogniser, not a network that writes)")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -66,13 +77,13 @@ def _load(path: Path, modified: int) -> Network:
     return Network(model, Sampler(model), alphabet, digest, encoder_of(content))
 
 
-def load_network(checkpoint: Path | str | None, task: str) -> Network:
+def load_network(checkpoint: Path | str | None, task: str, device: str = "cpu") -> Network:
     """The network in `checkpoint`, by default the one that this project ships, kept in memory between calls.
 
-    Raises InputError if it cannot be read or was not trained for `task`.
+    Raises InputError if it cannot be read, was not trained for `task`, or for a device as `choose_device`.
     """
     path = SHIPPED / f"{task}.pt" if checkpoint is None else Path(checkpoint)
-    network = _load(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    network = _load(path, path.stat().st_mtime_ns if path.is_file() else 0, choose_device(device))
     if bool(network.model.config.num_chars) != (task == "synthesis"):
         raise InputError(f"{path}: a network of the other task; {task} is what was asked for")
     return network
@@ -111,15 +122,15 @@ def write_checked(
         if texts is not None:
             lines = [replace(line, text=texts[i].letters) for i, line in zip(chosen, lines, strict=True)]
         wanted = None if hands is None else hands[chosen]
-        verdicts = check_lines(lines, retries > 0, network.encoder, wanted, network.recogniser)
+        verdicts = check_lines(lines, retries > 0, network.encoder, wanted, network.recogniser, network.device)
         return list(zip(verdicts, lines, strict=True))
 
     best = attempt([(i, 0) for i in range(len(seeds))])
     again = [
         (i, number) for i, (verdict, _) in enumerate(best) if verdict.is_doubtful for number in range(1, retries + 1)
     ]
-    for start in range(0, len(again), WRITE_BATCH):
-        tries = again[start : start + WRITE_BATCH]
+    for start in range(0, len(again), network.batch_size):
+        tries = again[start : start + network.batch_size]
         for (i, _), found in zip(tries, attempt(tries), strict=True):
             best[i] = min(best[i], found, key=lambda tried: tried[0].sort_key)
     return [
@@ -138,7 +149,7 @@ def check_ink(line: Line) -> None:
 
 def generate_unconditionally(
     samples: int = 1, steps: int = RANDOM_STEPS, bias: float = 0.0, seed: int = 0, checkpoint: Path | str | None = None,
-    retries: int = RETRIES, with_outputs: bool = False,
+    retries: int = RETRIES, with_outputs: bool = False, device: str = "cpu",
 ) -> list[Line]:  # fmt: skip
     """Write at random (section 4): `samples` lines of `steps` steps each, by default with the shipped network.
 
@@ -148,7 +159,7 @@ def generate_unconditionally(
     network that goes astray.
     """
     check_numbers(samples=samples, steps=steps, bias=bias, seed=seed, retries=retries)
-    network, caps = load_network(checkpoint, "rand_write"), [steps] * samples
+    network, caps = load_network(checkpoint, "rand_write", device), [steps] * samples
     check_size(network, None, caps, with_outputs)
     seeds, biases = range(seed, seed + samples), [bias] * samples
     lines = write_checked(network, None, seeds, biases, caps, retries, with_outputs)
@@ -159,7 +170,7 @@ def generate_unconditionally(
 
 def generate_conditionally(
     text: str | list[str], samples: int = 1, steps: int | None = None, bias: float = LINE_BIAS, seed: int = 0,
-    checkpoint: Path | str | None = None, retries: int = RETRIES, with_outputs: bool = False,
+    checkpoint: Path | str | None = None, retries: int = RETRIES, with_outputs: bool = False, device: str = "cpu",
 ) -> list[Line]:  # fmt: skip
     """Write a text, or each of several (section 5), `samples` times; each line holds its window weights too.
 
@@ -168,7 +179,7 @@ def generate_conditionally(
     `retries` 0 they are not read. InputError names characters that cannot be written, too.
     """
     check_numbers(samples=samples, steps=steps)
-    writer = Writer(checkpoint, None, bias, seed, retries)
+    writer = Writer(checkpoint, None, bias, seed, retries, device=device)
     prepared, _ = writer.network.alphabet.prepare([text] if isinstance(text, str) else text)
     prepared = [each for each in prepared for _ in range(samples)]
     return writer.write_raw(prepared, range(seed, seed + len(prepared)), steps, with_outputs)
@@ -184,7 +195,7 @@ class Writer:
     def __init__(
         self, checkpoint: Path | str | None = None, style: Style | None = None, bias: float = PAGE_BIAS, seed: int = 0,
         retries: int = RETRIES, strength: float = 1.0, prime: Ink | None = None,
-        recogniser: Path | str | None = None, force: bool = False,
+        recogniser: Path | str | None = None, force: bool = False, device: str = "cpu",
     ):  # fmt: skip
         """`style` is a name in `hands.list_styles`, a file of ink, ink, or several of these; without one each line is
         in a hand that follows from its seed, and each page in one that follows from the writer's. `strength` is the
@@ -192,14 +203,15 @@ class Writer:
         5.5). One that reads no hands takes a style for that. Ink in files is read by a recogniser first, and refused if
         that finds no writing, unless `force`. `bias` and `retries` are as for `generate_conditionally`. `recogniser` is
         a checkpoint of one that knows the network's characters, where the one that ships does not.
+        `device`: cpu, cuda or another of PyTorch, or auto, a GPU if there is one.
 
         Raises InputError for a checkpoint, style or number that cannot be used.
         """
         check_numbers(bias=bias, seed=seed, retries=retries, strength=strength)
-        self.arguments = checkpoint, style, bias, seed, retries, strength, prime
-        self.network = load_network(checkpoint, "synthesis")
+        self.arguments = checkpoint, style, bias, seed, retries, strength, prime, recogniser, force, device
+        self.network = load_network(checkpoint, "synthesis", device)
         if recogniser is not None:
-            self.network = self.network._replace(recogniser=load_recogniser(recogniser))
+            self.network = self.network._replace(recogniser=load_recogniser(recogniser, self.network.device))
         if strength != 1 and not self.network.encoder:
             raise InputError("--strength: this network reads no hands; leave it out")
         self.bias, self.seed, self.retries, self.strength = bias, seed, retries, strength
@@ -266,8 +278,8 @@ class Writer:
         caps = [default_steps(text.text) if steps is None else steps for text in texts]
         check_size(self.network, texts, caps, with_outputs)
         lines = []
-        for start in range(0, len(texts), WRITE_BATCH):
-            part = slice(start, start + WRITE_BATCH)
+        for start in range(0, len(texts), self.network.batch_size):
+            part = slice(start, start + self.network.batch_size)
             lines += write_checked(
                 self.network, texts[part], seeds[part], biases[part], caps[part], self.retries, with_outputs,
                 self.primed, None if hands is None else hands[part],

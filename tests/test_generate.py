@@ -240,7 +240,7 @@ class StubRecogniser:
 
 
 def test_a_text_that_the_reader_has_no_characters_for_is_not_its_to_judge(monkeypatch):
-    monkeypatch.setattr(checks, "find_recogniser", lambda: StubRecogniser(lambda points: "x"))
+    monkeypatch.setattr(checks, "find_recogniser", lambda _: StubRecogniser(lambda points: "x"))
     ink = np.tile(np.float32([20, 0, 0]), (30, 1))
     lines = [Line(ink, np.zeros(0), None, True, text) for text in ("abc", "\u00e4bc")]
     assert [bool(verdict.fault) for verdict in checks.check_lines(lines, with_recogniser=True)] == [True, False]
@@ -252,7 +252,7 @@ def put_recogniser(monkeypatch):
 
     def put(load):
         checks.find_recogniser.cache_clear()
-        monkeypatch.setattr(checks, "load_recogniser", load)
+        monkeypatch.setattr(checks, "load_recogniser", lambda *_: load())
         monkeypatch.setattr(checks, "judge_marks", lambda line: {})  # there is no sense in that of untrained networks
 
     yield put

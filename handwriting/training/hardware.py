@@ -7,19 +7,10 @@ import torch
 from handwriting.program import InputError
 from handwriting.training.processes import Group
 from model import kernels
+from utils import choose_device
 
 MIN_LINES = 8  # of a batch for each process, with --processes auto
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is the GPU if PyTorch sees one. Raises InputError for one that cannot be used."""
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from None
-    return device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

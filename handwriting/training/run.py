@@ -24,7 +24,7 @@ from handwriting.ink.formats import Ink, save, stack_lines
 from handwriting.program import InputError, atomic_write, progress_bar
 from handwriting.seeds import derived_seed
 from handwriting.training.flags import SETTINGS
-from handwriting.training.hardware import PRECISIONS, choose_device, choose_precision
+from handwriting.training.hardware import PRECISIONS, choose_precision
 from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average
 from handwriting.training.processes import Group, noted_signals, tune_malloc
 from handwriting.training.progress import Progress, Row, Sums
@@ -40,7 +40,7 @@ from handwriting.training.tasks import (
 )
 from handwriting.training.weight_noise import RATE, WeightNoise
 from model import Model
-from utils import encoder_of, load_checkpoint, load_encoder, naming_what_does_not_fit, save_checkpoint
+from utils import choose_device, encoder_of, load_checkpoint, load_encoder, naming_what_does_not_fit, save_checkpoint
 
 KEPT_EPOCHS = 3  # whose checkpoints stay on disk
 MAX_SKIPPED = 20  # steps in a row without a finite loss or gradient before a run gives up
