@@ -81,7 +81,7 @@ def progress_bar(items: Any = None, **settings: Any) -> tqdm:
     """A bar of tqdm on stderr; where that is no terminal, a line a minute in its place."""
     tqdm.set_lock(threading.RLock())  # its own is for processes, and one that is killed leaves a semaphore behind
     if not sys.stderr.isatty():
-        settings |= {"file": ProgressLines(), "mininterval": LINE_EVERY, "delay": LINE_EVERY}
+        settings |= {"file": ProgressLines(), "mininterval": LINE_EVERY, "miniters": 1, "delay": LINE_EVERY}
     return tqdm(items, **settings)
 
 

@@ -207,7 +207,7 @@ def test_without_a_terminal_progress_is_told_in_lines(monkeypatch, capsys):
     assert list(program.progress_bar(range(5), desc="early")) == [*range(5)]
     assert capsys.readouterr() == ("", "")  # nothing before the first minute is over
     monkeypatch.setattr(program, "LINE_EVERY", 0)
-    with program.progress_bar(total=3, unit=" steps", desc="late", miniters=1) as bar:
+    with program.progress_bar(total=3, unit=" steps", desc="late") as bar:
         for _ in range(3):
             bar.update()
     out, told = capsys.readouterr()
