@@ -1,7 +1,11 @@
 """Texts made ready for the network: the characters that it knows, and what is written for others."""
 
+import csv
+import io
+import sys
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -113,3 +117,41 @@ def refuse_others(text: str, known: str) -> None:
     """Raise InputError that names the characters of a text that are not among the known ones."""
     if unknown := sorted(set(text) - set(known)):
         raise InputError(f"the network never learned {' '.join(map(repr, unknown))}; it knows {known!r}")
+
+
+def read_text(path: Path) -> str:
+    """The text in a file, or on standard input for `-`. Raises InputError for one that cannot be read."""
+    if str(path) == "-":
+        name, data = "standard input", sys.stdin.buffer.read() if sys.stdin else b""
+    elif not path.exists() or path.is_dir():
+        raise InputError(f"{path}: no such file; name a text in UTF-8")
+    else:
+        name, data = str(path), path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: not a text in UTF-8; save it as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{name}: there is no text in it")
+    return text
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts in a file: the column `text` of a table, .csv or .tsv, or else each line. InputError for no texts."""
+    text, kind = read_text(path), path.suffix.lower()
+    if kind not in (".csv", ".tsv"):
+        return text.splitlines()
+    first = text.partition("\n")[0]
+    delimiter = "\t" if kind == ".tsv" else max(",;", key=first.count)
+    try:
+        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        column = [name.strip().lower() for name in header].index("text")
+        if any(row[column:] for row in rows):
+            return [row[column] if len(row) > column else "" for row in rows]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a table of texts ({error})") from None
+    except ValueError:
+        raise InputError(
+            f"{path}: no column of its first row is named text; name one, or give a .txt with a text a line"
+        ) from None
+    raise InputError(f"{path}: there is no text in it")

@@ -6,9 +6,6 @@ Each is a class that checks all its flags before any work. Its methods are the s
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
@@ -17,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from handwriting.alphabet import Prepared
+from handwriting.alphabet import Prepared, read_text, read_texts
 from handwriting.bulk import LABELS, LEFT_OUT, MANIFEST, Form, ManifestRow, Plan, make_plans, write_all
 from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure, travel_figure
 from handwriting.hands import list_styles, load_hand, look_at, parse_style, style_path
@@ -229,13 +226,9 @@ class Random(Lines):
 
     def write(self, seeds: Any) -> list[tuple[Ink, Line]]:
         """Each line as ink, and as the sampler wrote it."""
-        given = {
-            "checkpoint": self.checkpoint,
-            "retries": self.retries,
-            "with_outputs": "density" in self.given,
-            "device": self.device,
-        }
-        lines = generate_unconditionally(bias=self.bias, seed=self.seed, **self.pick("samples", "steps"), **given)
+        given = {"bias": self.bias, "seed": self.seed, "checkpoint": self.checkpoint, "device": self.device}
+        given |= {"retries": self.retries, "with_outputs": "density" in self.given} | self.pick("samples", "steps")
+        lines = generate_unconditionally(**given)
         made = zip(lines, seeds, strict=True)
         return [(Ink(line.points, seed=seed, bias=self.bias, fault=line.fault), line) for line, seed in made]
 
@@ -299,8 +292,8 @@ class Styles(Request):
 
     def prepare(self) -> list[tuple[Writer, Prepared]]:
         """A writer for each hand, with what it is to write."""
-        given = self.checkpoint, self.bias, self.seed, self.retries
-        writers = [Writer(given[0], name, *given[1:], device=self.device) for name in list_styles()]
+        given = {name: getattr(self, name) for name in ("checkpoint", "bias", "seed", "retries", "device")}
+        writers = [Writer(style=name, **given) for name in list_styles()]
         return [
             (writer, writer.prepare(f"{writer.style}: the quick brown fox jumps over 12 dogs")) for writer in writers
         ]
@@ -355,13 +348,11 @@ class Batch(Request):
         super().__init__(given)
         max_cer, labels = given.get("max_cer"), given.get("labels", "")
         check_range("max_cer", max_cer, 0, 1)
-        check_range("processes", self.processes, 1, 1000)
         if max_cer is not None and not self.retries:
-            raise InputError(
-                "--max_cer is of lines that are read, and --retries 0 has none read; leave one of them out"
-            )
+            raise InputError("--max_cer is of lines that are read, and --retries 0 has none read; leave one out")
         if labels == "box" and self.format != "png":
             raise InputError(f"--labels box is for .png, not for .{self.format}")
+        check_range("processes", self.processes, 1, 1000)
         self.form = Form(self.format, self.drawing, self.plotter, labels, max_cer)
         self.writer = self.make_writer()
         self.lines = read_texts(given["batch"])
@@ -409,44 +400,6 @@ class Batch(Request):
             problems = f"not written: {list_faults(missing)}", list_faults(faults, self.retries)
             raise ResultError(f"{'; '.join(filter(None, problems))}; {manifest} has all of them")
         tell_faults(faults, self.retries)
-
-
-def read_texts(path: Path) -> list[str]:
-    """The texts in a file: the column `text` of a table, .csv or .tsv, or else each line. InputError for no texts."""
-    text, kind = read_text(path), path.suffix.lower()
-    if kind not in (".csv", ".tsv"):
-        return text.splitlines()
-    first = text.partition("\n")[0]
-    delimiter = "\t" if kind == ".tsv" else max(",;", key=first.count)
-    try:
-        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        column = [name.strip().lower() for name in header].index("text")
-        if any(row[column:] for row in rows):
-            return [row[column] if len(row) > column else "" for row in rows]
-    except csv.Error as error:
-        raise InputError(f"{path}: not a table of texts ({error})") from None
-    except ValueError:
-        raise InputError(
-            f"{path}: no column of its first row is named text; name one, or give a .txt with a text a line"
-        ) from None
-    raise InputError(f"{path}: there is no text in it")
-
-
-def read_text(path: Path) -> str:
-    """The text in a file, or on standard input for `-`. Raises InputError for one that cannot be read."""
-    if str(path) == "-":
-        name, data = "standard input", sys.stdin.buffer.read() if sys.stdin else b""
-    elif not path.exists() or path.is_dir():
-        raise InputError(f"{path}: no such file; name a text in UTF-8")
-    else:
-        name, data = str(path), path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{name}: not a text in UTF-8; save it as UTF-8") from None
-    if not text.strip():
-        raise InputError(f"{name}: there is no text in it")
-    return text
 
 
 def tell_faults(faults: dict[str, str], retries: int, redo: str = "") -> None:

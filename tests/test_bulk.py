@@ -16,6 +16,7 @@ from PIL import Image
 
 import generate
 from handwriting import bulk, checks
+from handwriting.alphabet import read_texts
 from handwriting.bulk import MANIFEST
 from handwriting.program import InputError
 from handwriting.writer import Writer
@@ -192,7 +193,7 @@ def test_lines_read_wrong_are_left_out(checkpoints, texts, run, tmp_path, monkey
 )  # fmt: skip
 def test_texts_of_a_table_are_its_column_text(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
-    assert generate.requests.read_texts(tmp_path / name) == ["ab", "", "c,a\nb"]
+    assert read_texts(tmp_path / name) == ["ab", "", "c,a\nb"]
 
 
 @pytest.mark.parametrize("content", ["ab\nca\n", "id,name\n1,text\n", "text\n", "text\n\n", f'text\n"{"a" * 200_000}'])

@@ -12,6 +12,7 @@ from conftest import CHARSET, assert_refused, run_script
 from test_train import read_log, run_in_process
 
 import generate
+from handwriting import writer as writer_module
 from handwriting.encoder import EncoderConfig, HandEncoder
 from handwriting.program import InputError
 from handwriting.sampling import Sampler
@@ -24,7 +25,9 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 @pytest.fixture(params=DEVICES)
 def device(request, monkeypatch):
-    """A device without kernels."""
+    """A device without kernels, and networks that nobody has loaded with them."""
+    writer_module._load.cache_clear()
+    request.addfinalizer(writer_module._load.cache_clear)
     monkeypatch.setenv("HANDWRITING_KERNELS", "0")
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     return request.param
