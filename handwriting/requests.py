@@ -354,8 +354,7 @@ class Batch(Request):
             raise InputError(f"--labels box is for .png, not for .{self.format}")
         check_range("processes", self.processes, 1, 1000)
         self.form = Form(self.format, self.drawing, self.plotter, labels, max_cer)
-        self.writer = self.make_writer()
-        self.lines = read_texts(given["batch"])
+        self.writer, self.lines = self.make_writer(), read_texts(given["batch"])
 
     def check_output(self) -> str:
         """The format of the files. Raises InputError for one, or a folder, that cannot be written."""
