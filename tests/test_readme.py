@@ -40,6 +40,8 @@ NOT_RUN = {
     "python train.py --task hand --model_dir save/judge --seed 7 --hand_size 48 --cell_size 128 --num_epochs 16": (
         "takes minutes; tests/test_hands.py trains an encoder"
     ),
+    "bash benchmarks/gpu.sh": "wants a GPU",
+    "PYTHONPATH=. python tests/film.py examples/hand.webp": "wants a browser, and makes another picture",
     "python page/build.py": "would write into the page; tests/test_page_engine.py holds what it makes to what is there",
     "python benchmarks/browser.py": "takes five minutes, and a browser",
     "python benchmarks/segmentation.py": "takes two minutes; tests/test_segmentation.py tests its parts",
