@@ -22,6 +22,7 @@ from handwriting.hands import list_styles, load_hand, load_style
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level, to_writing_scale
 from handwriting.ink.read_ink import read_ink, read_lines
+from handwriting.kernels.products import HAS_FP16_PACKING
 from handwriting.pages import PageFormat
 from handwriting.program import InputError, ResultError
 from handwriting.writer import MOST_ATTEMPTS, Writer
@@ -94,6 +95,18 @@ def test_threads_write_the_same_ink_as_one(checkpoints):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(hand.write, texts, range(len(texts))))
     assert all(same_ink(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.skipif(not HAS_FP16_PACKING, reason="products in half precision, which are the same for each row, are x86's")
+def test_ink_does_not_depend_on_the_lines_beside_it():
+    """To the last bit: odd and even numbers of lines, ends at different times, hands of their own."""
+    texts = ["Dear Anna,", "we are well, and saw Lucy", "a", "on Monday.", "Yours"]
+    writer, seeds = Writer(seed=3), range(5)
+    together = writer.write_lines(texts, seeds, [1, 2, 3, 1, 1])
+    others = writer.write_lines(texts[::-1][1:], seeds[::-1][1:], [1, 3, 2, 1])[::-1]
+    alone = [writer.write_lines([texts[n]], [seeds[n]], [hand])[0] for n, hand in ((1, 2), (4, 1))]
+    assert all(same_ink(*pair) for pair in zip(together, others, strict=False))
+    assert same_ink(together[1], alone[0]) and same_ink(together[4], alone[1])
 
 
 def test_ink_tells_what_it_was_written_by(small, styles, checkpoints):
