@@ -37,6 +37,11 @@ class Prepared(NamedTuple):
     letters: str  # what the network writes, a character for each of `text`; the rest is drawn (`ink.accents`)
     codes: np.ndarray  # (U,) int64, of the letters
 
+    @property
+    def has_signs(self) -> bool:
+        """Whether any of the letters is a blank for a sign."""
+        return any(letter == " " != character for letter, character in zip(self.letters, self.text, strict=True))
+
 
 class Alphabet:
     """The characters that a network knows. A character's code is its place in `characters`."""

@@ -25,6 +25,7 @@ SHIPPED_RECOGNISER = SHIPPED / "recogniser.pt"
 MOST_RESTING = 20
 # The share of characters read wrong. A line that loses 30 % is hard to read, and some are the recogniser's mistakes.
 MOST_WRONG = 0.25
+LIKE = str.maketrans("+/", "tl")  # in a formula the recogniser cannot tell them from letters
 DOTS = {**dict.fromkeys("ij.!?;", 1), ":": 2}  # how many dots a character has
 # In x-heights: a stroke smaller than a dot is one, and one that is long and flat, and no joined word, is a bar.
 DOT_SIZE, BAR_WIDTH, BAR_HEIGHT, BAR_FLATNESS = 0.2, 0.35, 0.6, 3.0
@@ -42,11 +43,18 @@ class Verdict:
     stray: int = 0  # dots that no character has
     lacking: int = 0  # dots and bars that a character has and the line has not
     distance: float | None = None  # of the hand from the one that was asked for, see `HandEncoder`
+    has_signs: bool = False  # as in `sampling.Line`
 
     @cached_property
     def errors(self) -> int:
-        """How many characters are read wrong, the number of blanks aside: the edit distance."""
-        return 0 if self.read is None else edit_distance(*(" ".join(t.split()) for t in (self.text, self.read)))
+        """How many characters are read wrong, the number of blanks aside: the edit distance.
+
+        Where signs are to be drawn, blanks say nothing, and single letters beside them may be capitals.
+        """
+        if self.read is None:
+            return 0
+        said = [" ".join(text.split()) for text in (self.text, self.read)]
+        return edit_distance(*(t.replace(" ", "").translate(LIKE).casefold() if self.has_signs else t for t in said))
 
     @property
     def wrong(self) -> float | None:
@@ -157,7 +165,8 @@ def judge_lines(
         for n, distance in zip(have_ink, np.linalg.norm(vectors - hands[have_ink], axis=1).tolist(), strict=True):
             found[n]["distance"] = distance
     return [
-        Verdict(line.finished, longest_rest(line.points), line.text, **found.get(n, {})) for n, line in enumerate(lines)
+        Verdict(line.finished, longest_rest(line.points), line.text, **found.get(n, {}), has_signs=line.has_signs)
+        for n, line in enumerate(lines)
     ]
 
 

@@ -33,6 +33,7 @@ class Line:
     phi: np.ndarray | None  # (T, U + 1) float32: window weights (eq. 46); the last column is beyond the text
     finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
     text: str = ""  # what was written, as the network knows it: `Prepared.letters`
+    has_signs: bool = False  # whether blanks in it are for signs that are drawn later
     fault: str = ""  # what `checks.Verdict` finds wrong with it, "" if nothing
     read: str | None = None  # what a recogniser reads, None if nobody has read it
     wrong: float | None = None  # the share of the text's characters that it reads wrong

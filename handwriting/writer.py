@@ -120,7 +120,8 @@ def write_checked(
             None if hands is None else strengthen(hands[chosen], network.model),
         )  # fmt: skip
         if texts is not None:
-            lines = [replace(line, text=texts[i].letters) for i, line in zip(chosen, lines, strict=True)]
+            written = zip([texts[i] for i in chosen], lines, strict=True)
+            lines = [replace(line, text=text.letters, has_signs=text.has_signs) for text, line in written]
         wanted = None if hands is None else hands[chosen]
         verdicts = check_lines(lines, retries > 0, network.encoder, wanted, network.recogniser, network.device)
         return list(zip(verdicts, lines, strict=True))

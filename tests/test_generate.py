@@ -282,6 +282,9 @@ def test_the_longest_rest_is_counted(runs, longest):
         (Verdict(True, 0, "Q", "9"), ""),  # one character may be the recogniser's mistake
         (Verdict(True, 0, "Q", "97"), "97"),
         (Verdict(True, 0, "Q7", None), ""),
+        (Verdict(True, 0, "x 2 + y 1   5", "F2t Y1 5"), "F2t"),
+        (Verdict(True, 0, "x 2 + y 1   5", "F2t Y1 5", has_signs=True), ""),  # drawn: ^, _ and =
+        (Verdict(True, 0, "x 2 + y 1   5", "F2 Z5", has_signs=True), "F2 Z5"),
         (Verdict(False, 0, "ab", "ab"), "cap"),
         (Verdict(True, 21, "ab", "ab"), "rests for 21"),
         (Verdict(None, 21), "rests"),
@@ -365,6 +368,14 @@ def test_bars_and_dots_are_counted(shapes, text, expected):
     """A bar that is a dot is both stray and lacking."""
     line = Line(strokes_of(*shapes), None, None, True, text)
     assert tuple(checks.judge_marks(line).values()) == expected
+
+
+def test_blanks_for_signs_are_known_to_the_checks(checkpoints, put_recogniser):
+    put_recogniser(lambda: StubRecogniser(lambda points: "abc"))
+    writer = Writer(checkpoints / "hands.pt", retries=1)
+    lines = writer.write_raw([writer.prepare(text) for text in ("a b c", "a=b=c", "\u00e1 b c")], [1, 2, 3])
+    assert [line.has_signs for line in lines] == [False, True, False]
+    assert [line.wrong for line in lines] == [0.4, 0, 0.4]
 
 
 def test_ink_that_is_none_is_no_good_try(put_recogniser):
