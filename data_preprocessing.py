@@ -25,7 +25,7 @@ from handwriting.data.recordings import LINE_NAME, Recording, read_recording
 from handwriting.data.sources import LARGEST_FILE, find_place, read_files, read_lists
 from handwriting.data.transcriptions import STRUCK_OUT, read_transcription, tidy_texts
 from handwriting.ink.own_lines import choose_splits, find_files, read_own_lines, record
-from handwriting.program import InputError, Parser, check_writable, note, printable, progress_bar, run_cli
+from handwriting.program import InputError, Parser, check_writable, escaped, note, printable, progress_bar, run_cli
 from handwriting.strokes import SHORTEST_STEP
 
 FORM_LISTS = {  # the official lists of forms, and what their lines are for
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{split}: {len(chosen)} lines of {count} points; {len(usable)} with a text, {characters} characters")
     print(f"character set ({len(dataset.charset)}): {''.join(dataset.charset)}")
     print(f"offsets (x, y) over the training lines: mean {dataset.mean.round(4)}, deviation {dataset.std.round(4)}")
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    print(f"wrote {escaped(output)} ({output.stat().st_size / 1e6:.1f} MB)")
     if mended["rests"] > len(dataset.offsets) / 3:
         note("many points are nearer than a pen moves; ink in other units than a whiteboard's goes in as .jsonl")
 

@@ -23,7 +23,7 @@ from handwriting.ink.formats import FORMATS
 from handwriting.ink.gcode import MACHINES, ORIGINS, Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.ink.read_ink import READERS
-from handwriting.pages import ALIGN, PageFormat
+from handwriting.pages import ALIGN, USUAL_X_HEIGHT, VERTICAL, PageFormat
 from handwriting.program import Parser, run_cli
 from handwriting.writer import MOST_ATTEMPTS, RETRIES, Writer, generate_conditionally, generate_unconditionally
 
@@ -85,17 +85,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, help="same seed, same ink (default: 0)")
     add = parser.add_argument_group("page").add_argument
-    add("--page", help="write on pages: A4, A5, letter, or WIDTHxHEIGHT in mm (--file and -: A4)")
+    add("--page", help="write on pages: A3 to A7, letter, legal, or a size such as 100x150 or 5x7in (--file and -: A4)")
     add("--landscape", action="store_true", help="the page lies on its side")
-    add("--margins", help="mm: all, or top and bottom,sides, or top,right,bottom,left (default: 20)")
-    add("--x_height", type=float, help=f"mm, of small letters (default: {PageFormat.x_height})")
+    add(
+        "--margins",
+        help="mm: all, or top and bottom,sides, or top,right,bottom,left (default: 20 on A4, less on smaller pages)",
+    )
+    add("--x_height", type=float, help=f"mm, of small letters (default: {USUAL_X_HEIGHT} on A4, less on smaller pages)")
+    add("--fit", action="store_true", help="smaller letters, where the text needs them to fit on one page")
     add("--line_spacing", type=float, help="mm from line to line (default: 3.6 times the x-height)")
     add("--align", choices=ALIGN, help=f"default: {PageFormat.align}")
+    add("--vertical", choices=VERTICAL, help=f"where the lines of a page are (default: {PageFormat.vertical})")
     add("--ruled", action="store_true", help="faint lines on the paper")
     add("--plot_rules", action="store_true", help="a plotter draws them, too")
     add("--jitter", type=float, help="mm that lines are off their places by, more or less (default: 0)")
     add("--redo", type=parse_redo, metavar="LINES", help="write these lines anew, as 7, or 7,9:2 for another try at 9")
     add("--from_line", type=int, metavar="LINE", help="leave out the lines before this one, for a plot that stopped")
+    add("--proof", action="store_true", help="a picture with numbers of lines and doubted words; tells their --redo")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, help=f"file to write: .{', .'.join(FORMATS)} (default: examples/TASK.png)")
     add("--format", help="ending of the files of --batch (default: png)")

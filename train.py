@@ -22,7 +22,7 @@ import sys
 import torch.distributed as dist
 
 from handwriting.data.dataset import load_dataset
-from handwriting.program import InputError, run_cli
+from handwriting.program import InputError, escaped, run_cli
 from handwriting.training.flags import parse_flags
 from handwriting.training.hardware import choose_precision
 from handwriting.training.processes import Group
@@ -45,7 +45,7 @@ def print_evaluation(options: argparse.Namespace) -> None:
     if not len(dataset.lines("validation", task.with_text)):
         raise InputError(f"{options.data}: its validation split holds no line for {path}")
     found = task.evaluate(network)
-    print(f"{path} on the validation split of {options.data} ({dataset.rests}):")
+    print(f"{escaped(path)} on the validation split of {escaped(options.data)} ({dataset.rests}):")
     print(f"  {found['lines']} lines" + (f", {found['points']:.0f} predicted points" if task.unit == "point" else ""))
     for name, label in LABELS[task.unit].items():
         number = f"{found[name]:.2%}" if name == "error_rate" else f"{found[name]:.4f}"
@@ -59,7 +59,7 @@ def export_weights(options: argparse.Namespace) -> None:
     network, content = load_checkpoint(options.init or options.model_dir / f"{options.task}_best.pt")
     kept = {name: content[name] for name in ("charset", "char_counts", "task")}
     save_checkpoint(path, network, **kept, half=True, encoder=encoder_of(content))
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(f"wrote {escaped(path)} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ import torch
 from handwriting.encoder import HandEncoder
 from handwriting.ink.geometry import find_level
 from handwriting.program import InputError, note
-from handwriting.recogniser import Recogniser, edit_distance
+from handwriting.recogniser import Recogniser, align, edit_distance
 from handwriting.strokes import SHORTEST_STEP, to_strokes
 from utils import SHIPPED, load_checkpoint
 
@@ -82,6 +82,16 @@ class Verdict:
         """Sorts the tries at a line, the best first."""
         marks, distance = max(self.stray - MOST_STRAY, 0) + self.lacking, round(self.distance or 0.0, 1)
         return bool(self.fault), self.errors, self.finished is False, marks, distance, self.resting
+
+
+def doubted_places(text: str, read: str | None) -> tuple[int, ...]:
+    """Where in a text characters are read as others, or where more are read; blanks aside. None if nobody read it."""
+    places, place = set(), 0
+    for said, seen in align(text, text if read is None else read):
+        if said != seen and (said + seen).strip():
+            places.add(min(place, len(text) - 1))
+        place += len(said)
+    return tuple(sorted(places))
 
 
 def longest_rest(points: np.ndarray) -> int:

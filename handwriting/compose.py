@@ -30,7 +30,7 @@ from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
 from handwriting.encoder import HandEncoder
 from handwriting.hands import strengthen
-from handwriting.program import InputError, Parser, check_range, check_writable, progress_bar, run_cli
+from handwriting.program import InputError, Parser, check_range, check_writable, escaped, progress_bar, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
 from handwriting.sampling import default_steps, pad_codes
 from handwriting.training.tasks import collate, form_lines, line_weights, make_batches
@@ -386,7 +386,7 @@ def main(arguments: list[str] | None = None) -> None:
             rounds = make(network, dataset, np.random.default_rng(options.seed), own)
             dataset = add_lines(dataset, rounds, count, kind)
     save_dataset(dataset, options.output)
-    print(f"wrote {options.output}: {options.lines + options.written} lines added")
+    print(f"wrote {escaped(options.output)}: {options.lines + options.written} lines added")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Figures as the paper has them, the window over the text and the densities of the next point; and a plotter's way."""
+"""Figures as the paper has them: the window over the text, densities of the next point. A plotter's way, and proofs."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,24 @@ def travel_figure(page: Page, drawing: Drawing, plotter: Plotter) -> Figure:
     figure = page_figure(sheet, drawing)
     strokes = [stroke for _, strokes in sheet.groups for stroke in strokes]
     draw_lines(figure, travel_moves(strokes, plotter.zero(sheet)), TRAVEL, 0.15)
+    return figure
+
+
+def proof_figure(page: Page, first: int) -> Figure:
+    """A page to be looked over: its lines numbered from `first`, and a frame around words that a recogniser doubts."""
+    frames, figure = [], page_figure(page.sheet(), Drawing())
+    for number, (ink, strokes) in enumerate(page.lines, first):
+        characters, points = np.asarray(ink.characters), np.concatenate(strokes)
+        for word in re.finditer(r"\S+", ink.text):
+            own = points[(characters >= word.start()) & (characters < word.end())]
+            if len(own) and any(word.start() <= place < word.end() for place in ink.doubts):
+                (left, top), (right, bottom) = own.min(0) - 0.5, own.max(0) + 0.5
+                frames.append(np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]))
+        x, y = 1.0 / page.width, 1 - points[:, 1].mean() / page.height
+        colour = "red" if ink.fault or ink.doubts else "grey"
+        figure.text(x, y, str(number), color=colour, fontsize=7, verticalalignment="center")
+    if frames:
+        draw_lines(figure, frames, "red", 0.2)
     return figure
 
 

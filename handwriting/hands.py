@@ -4,6 +4,7 @@ A network with an encoder reads a vector (D,) for the hand. One without can only
 """
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def style_path(style: str | Path) -> Path:
     if Path(style).suffix:
         return Path(style)
     if str(style) not in (names := list_styles()):
-        raise InputError(f"there is no style {str(style)!r}; choose {', '.join(names)}, or name a file of ink")
+        raise InputError(f"there is no style {str(style)[:60]!r}; choose {', '.join(names)}, or name a file of ink")
     return STYLES / f"{style}.json"
 
 
@@ -130,7 +131,7 @@ def check_faults(inks: list[Ink], path: Path | str) -> None:
 
 def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
     """The hands that a style mixes, and how much of each: of "clara:2,ben" or a list of ink. InputError for none."""
-    if isinstance(style, Path | Ink) or (isinstance(style, str) and Path(style).is_file()):
+    if isinstance(style, Path | Ink) or (isinstance(style, str) and os.path.isfile(style)):  # False for a name too long
         return [(style, 1.0)]
     if not isinstance(style, str):
         return [part for each in style for part in parse_style(each)]

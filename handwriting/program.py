@@ -61,8 +61,12 @@ def note(message: str) -> None:
 
 def printable(text: str, most: int = 10_000) -> str:
     """Any text as one line of at most `most` characters, with control characters escaped."""
-    text = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:most]
+    return escaped(" ".join(text.split()))[:most]
+
+
+def escaped(text: object) -> str:
+    """Any text, such as the name of a file, with what a terminal would act on escaped, such as control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class ProgressLines:

@@ -16,13 +16,39 @@ import numpy as np
 
 from handwriting.alphabet import Prepared, read_text, read_texts
 from handwriting.bulk import LABELS, LEFT_OUT, MANIFEST, Form, ManifestRow, Plan, make_plans, write_all
-from handwriting.figures import FIGURE_ENDINGS, attention_figure, density_figure, save_figure, travel_figure
+from handwriting.figures import (
+    FIGURE_ENDINGS,
+    attention_figure,
+    density_figure,
+    proof_figure,
+    save_figure,
+    travel_figure,
+)
 from handwriting.hands import list_styles, load_hand, look_at, parse_style, style_path
-from handwriting.ink.formats import FORMATS, Ink, Page, check_ending, encode_latin, numbered, save, stack_lines
+from handwriting.ink.formats import (
+    FORMATS,
+    Ink,
+    Page,
+    check_ending,
+    encode_latin,
+    files_of,
+    numbered,
+    save,
+    stack_lines,
+)
 from handwriting.ink.gcode import MACHINES, Plotter, pen_test_bytes
-from handwriting.ink.pictures import Drawing
-from handwriting.pages import PageFormat, WrittenText, lay_out, parse_margins, parse_page
-from handwriting.program import InputError, ResultError, atomic_write, check_range, check_writable, note, progress_bar
+from handwriting.ink.pictures import Drawing, check_pixels
+from handwriting.pages import PageFormat, WrittenText, lay_out, parse_page
+from handwriting.program import (
+    InputError,
+    ResultError,
+    atomic_write,
+    check_range,
+    check_writable,
+    escaped,
+    note,
+    progress_bar,
+)
 from handwriting.sampling import Line
 from handwriting.seeds import derived_seed
 from handwriting.writer import (
@@ -109,8 +135,15 @@ class Request:
     def check_output(self) -> str:
         """The format of the output. Raises InputError for one that cannot be written."""
         kind = check_ending(self.output)
-        check_writable(self.output)
+        pictures = [self.figure_path(name) for name in ("attention", "density", "proof") if name in self.given]
+        for path in [*pictures, *files_of(self.output)]:
+            check_writable(path)
         return kind
+
+    def figure_path(self, name: str) -> Path:
+        """The file of a picture that goes with the output."""
+        ending = self.output.suffix if self.output.suffix in FIGURE_ENDINGS else ".png"
+        return self.output.with_name(f"{self.output.stem}_{name}{ending}")
 
     def texts(self) -> list[str]:
         """The texts among the arguments. Raises InputError if there is none."""
@@ -148,7 +181,7 @@ class Request:
             raise InputError("--show_prime draws ink that you give; give it with --prime or --style")
         inks = [ink for path in paths for ink in look_at(path, given.get("prime_text"), "force" in given)]
         for path in stack_lines(inks).save(shown, self.drawing):
-            print(f"wrote {path}")
+            print(f"wrote {escaped(path)}")
 
     def tell(self, notes: Iterable[str], texts: Iterable[str]) -> None:
         """Tell what is written in place of what. Raises InputError for texts that the output's format cannot hold."""
@@ -160,16 +193,15 @@ class Request:
     def save(self, sheets: Any) -> None:
         """Write the files, and tell which lines are wrong."""
         paths = save(sheets.pages, self.output, self.drawing, self.plotter)
-        ending = self.output.suffix if self.output.suffix in FIGURE_ENDINGS else ".png"
         for name, figure in sheets.figures.items():
-            paths.append(self.output.with_name(f"{self.output.stem}_{name}{ending}"))
+            paths.append(self.figure_path(name))
             save_figure(figure, paths[-1])
         if preview := self.given.get("preview"):
             for name, page in zip(numbered(preview, len(sheets.pages)), sheets.pages, strict=True):
                 save_figure(travel_figure(page, self.drawing, self.plotter), name)
                 paths.append(name)
         for path in paths:
-            print(f"wrote {path}")
+            print(f"wrote {escaped(path)}")
         inks = [placed.ink for page in sheets.pages for placed in page.lines]
         faults = {self.line_name.format(n=n, ink=ink): ink.fault for n, ink in enumerate(inks, 1)}
         tell_faults(faults, self.retries, self.redo)
@@ -238,7 +270,8 @@ class Pages(Request):
 
     subject = "a page"
     own_flags = (
-        "text file page landscape margins x_height line_spacing align ruled plot_rules jitter redo from_line "
+        "text file page landscape margins x_height line_spacing align vertical fit ruled plot_rules jitter redo proof "
+        + "from_line "
         + OF_HANDS
     )
     usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
@@ -247,10 +280,9 @@ class Pages(Request):
     def __init__(self, given: dict[str, Any]):
         super().__init__(given)
         width, height = parse_page(given.get("page", "A4"), "landscape" in given)
-        self.page_format = PageFormat(
-            width, height, parse_margins(given.get("margins", "20")),
-            **self.pick("x_height", "line_spacing", "align", "ruled", "jitter", plots_rules="plot_rules"),
-        )  # fmt: skip
+        shape = self.pick("margins", "x_height", "line_spacing", "align", "vertical", "fit", "ruled", "jitter")
+        self.page_format = PageFormat(width, height, **shape, **self.pick(plots_rules="plot_rules"))
+        check_pixels(width, height, self.drawing.resolution(height, self.output.suffix.lower()[1:]))
         top, right, bottom, left = self.page_format.margins
         self.plotter.check_reach(np.array([[left, top], [width - right, height - bottom]]), width, height)
         if "text" in given and "file" in given:
@@ -274,14 +306,24 @@ class Pages(Request):
 
     def place(self, written: WrittenText) -> Sheets:
         """The lines on as many pages as they need."""
-        pages = lay_out(written, self.page_format, self.seed)
-        if first := self.given.get("from_line"):
+        pages, first = lay_out(written, written.page_format, self.seed), self.given.get("from_line", 1)
+        if first > 1:
             numbers = count(1)
             pages = [replace(page, lines=[line for line in page.lines if next(numbers) >= first]) for page in pages]
             pages = [page for page in pages if page.lines]
             if not pages:
                 raise InputError(f"--from_line {first}: the text has {next(numbers) - 1} lines; give a smaller number")
-        return Sheets(pages)
+        return Sheets(pages, self.proof(pages, first) if "proof" in self.given else {})
+
+    def proof(self, pages: list[Page], first: int) -> dict[str, Figure]:
+        """Pages to be looked over, whose lines are numbered from `first`; tells how to write anew what is doubted."""
+        numbers = np.cumsum([first] + [len(page.lines) for page in pages]).tolist()
+        names = ["proof"] + [f"proof-{n}" for n in range(2, len(pages) + 1)]
+        inks, before = [placed.ink for page in pages for placed in page.lines], self.given.get("redo", {})
+        again = before | {n: before.get(n, 0) + 1 for n, ink in enumerate(inks, first) if ink.fault or ink.doubts}
+        told = ",".join(f"{n}:{attempt}" if attempt > 1 else str(n) for n, attempt in sorted(again.items()))
+        note(f"--redo {told} writes anew what may be wrong" if again != before else "no word is doubted")
+        return {name: proof_figure(*each) for name, *each in zip(names, pages, numbers, strict=False)}
 
 
 class Styles(Request):
@@ -333,7 +375,7 @@ class PenTest(Request):
         """Write the program."""
         with atomic_write(self.output) as file:
             file.write(sheets)
-        print(f"wrote {self.output}: the shortest line is with the pen up, the longest with the pen down")
+        print(f"wrote {escaped(self.output)}: the shortest line is with the pen up, the longest with the pen down")
 
 
 class Batch(Request):
@@ -394,7 +436,7 @@ class Batch(Request):
         missing = {f"line {row['number']}": row["fault"] for row in rows if not row["file"]}
         faults = {f"line {row['number']}": row["fault"] for row in rows if row["file"]}
         manifest, told = self.output / MANIFEST, f", {left_out} left out by --max_cer" if left_out else ""
-        print(f"wrote {manifest}: {len(faults)} lines{told}, and {len(missing)} could not be written")
+        print(f"wrote {escaped(manifest)}: {len(faults)} lines{told}, and {len(missing)} could not be written")
         if missing:
             problems = f"not written: {list_faults(missing)}", list_faults(faults, self.retries)
             raise ResultError(f"{'; '.join(filter(None, problems))}; {manifest} has all of them")

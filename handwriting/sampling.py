@@ -261,7 +261,7 @@ class Sampler:
             decoder, x = primed.decoder.select(np.zeros(B, int), self.pad(texts)), primed.x.repeat(B, axis=0)
         else:  # the network first reads the point where the pen touches down
             decoder, x = self.start(texts, B, hands), model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
-        generators = np.array([torch.Generator().manual_seed(seed) for seed in seeds], dtype=object)
+        generators = np.array([torch.Generator().manual_seed(int(seed)) for seed in seeds], dtype=object)
         biases = np.broadcast_to(np.asarray(bias, x.dtype), B).astype(float)
         all_lengths = lengths = np.array([len(text) for text in texts or [()] * B])
         caps, living, t = np.broadcast_to(steps, B), np.arange(B), 0  # living: the lines that are being written

@@ -11,12 +11,23 @@ import numpy as np
 import torch
 
 from handwriting.alphabet import Alphabet, Prepared
-from handwriting.checks import Verdict, check_lines, load_recogniser
+from handwriting.checks import Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
 from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
-from handwriting.pages import PageFormat, TextLine, WrittenText, ink_width, lay_out, write_text
+from handwriting.pages import (
+    HandSize,
+    PageFormat,
+    TextLine,
+    WidthEstimate,
+    WrittenText,
+    break_text,
+    ink_width,
+    lay_out,
+    paragraph_seeds,
+    write_text,
+)
 from handwriting.program import InputError, check_range
 from handwriting.recogniser import Recogniser
 from handwriting.sampling import Line, Primed, Sampler, default_steps
@@ -32,6 +43,11 @@ RANDOM_STEPS = 700  # of a line without a text
 WRITE_BATCH, GPU_BATCH = 64, 512  # lines written side by side, on a processor and on a GPU
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
 MOST_ATTEMPTS = 1000  # that a user can ask for
+# Lines that tell how large a hand is, whatever is to be written in it.
+PROBES = (
+    "We saw her again in a warm room", "and told them about the long way home,", "which few people had taken before.",
+    "The quick brown fox jumps over it",
+)  # fmt: skip
 MAX_OFFSET = 1e6  # whiteboard units, of the pen's greatest step; a whiteboard has some 10,000
 MAX_HELD = 8e9  # bytes that the lines of a call may take
 RANGES = {
@@ -189,6 +205,9 @@ def generate_conditionally(
 class Writer:
     """Writes with one network, in one hand if it is given any. Several threads may use it at once.
 
+    It can be pickled, to be used by other processes: they read the checkpoint again. Start these anew ("spawn" in
+    multiprocessing): PyTorch hangs in a process that was forked when it had used several threads.
+
     >>> from handwriting import Writer
     >>> Writer(style="clara").write("Some text").save("text.svg")
     """
@@ -264,6 +283,19 @@ class Writer:
         blank = alphabet.encode(" " * (" " in alphabet.characters))
         return points, np.append(said.codes, blank)
 
+    @cached_property
+    def hand_size(self) -> HandSize:
+        """How large the hand of the writer's pages is, measured when it is first wanted."""
+        learned = self.network.alphabet.learned
+        known = [" ".join("".join(c for c in probe if c in learned).split()) for probe in PROBES]
+        texts = [self.network.alphabet.spell(text) for text in known if text]
+        seeds, hand = [derived_seed("size", self.seed, n) for n in range(len(texts))], self.hand_of(self.seed)
+        lines = write_checked(
+            self.network, texts, seeds, [self.bias] * len(texts), [default_steps(text.text) for text in texts], 0,
+            primed=self.primed, hands=None if hand is None else np.array([hand] * len(texts)),
+        )  # fmt: skip
+        return HandSize.of([self.to_ink(*each) for each in zip(lines, texts, seeds, strict=True)])
+
     def write_raw(
         self, texts: Sequence[Prepared], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
         hand_seeds: Sequence[int] | None = None, biases: Sequence[float] | None = None,
@@ -300,8 +332,8 @@ class Writer:
             strokes, characters = draw_marks(to_strokes(points), characters, text.letters, text.text, seed)
             points = to_points(strokes)
         return Ink(
-            points, text.text, characters, seed=seed, bias=self.bias if bias is None else bias, style=self.style,
-            checkpoint=self.network.hash, fault=line.fault,
+            points, text.text, characters, seed=int(seed), bias=self.bias if bias is None else bias, style=self.style,
+            checkpoint=self.network.hash, fault=line.fault, doubts=doubted_places(line.text, line.read),
         )  # fmt: skip
 
     def write_lines(
@@ -323,24 +355,30 @@ class Writer:
         """A text of any length on as many pages as it needs, in one hand."""
         page_format = page_format or PageFormat()
         text, _ = self.network.alphabet.prepare_page(text)
-        return lay_out(self.write_text(text, page_format), page_format, self.seed)
+        written = self.write_text(text, page_format)
+        return lay_out(written, written.page_format, self.seed)
 
     def write_text(self, text: str, page_format: PageFormat, redo: Mapping[int, int] | None = None) -> WrittenText:
         """Write what `Alphabet.prepare_page` makes of a text in one hand, broken into lines that fit the page.
 
-        A line's seed follows from the writer's and from where the line is in the text. `redo` has for some lines, by
-        number from 1 (blank ones do not count), which other try at them is wanted.
+        A line's seed follows from the writer's, from its paragraph's words, and from where it begins in them. `redo`
+        has for some lines, by number from 1 (blank ones do not count), which other try at them is wanted.
         """
+        paragraphs, redo = paragraph_seeds(text), redo or {}
+        expected, _ = break_text(text, WidthEstimate(page_format.x_height).measure, page_format.text_width)
+        if max(redo, default=0) > 3 * len(expected) + 3:  # so many lines it will not be
+            raise InputError(f"there is no line {max(redo)} to write anew; the text has some {len(expected)} lines")
 
         def write(lines: Sequence[TextLine], attempt: int = 0) -> list[Ink]:
             texts = [self.network.alphabet.spell(line.text) for line in lines]
-            seeds = [derived_seed("line", self.seed, line.paragraph, line.start, attempt) for line in lines]
+            seeds = [derived_seed("line", self.seed, paragraphs[line.paragraph], line.start, attempt) for line in lines]
             return self.write_lines(texts, seeds, [self.seed] * len(seeds))
 
-        written = write_text(text, write, page_format)
+        written = write_text(text, write, page_format, self.hand_size)
+        page_format = written.page_format
         places = [place for place, ink in enumerate(written.inks) if ink is not None]
         inks = list(written.inks)
-        for number, attempt in (redo or {}).items():
+        for number, attempt in redo.items():
             if not 1 <= number <= len(places):
                 raise InputError(f"there is no line {number} to write anew; the text has {len(places)} lines")
             place = places[number - 1]

@@ -145,7 +145,7 @@ def text_facts(known: Alphabet) -> dict[str, Any]:
         "narrowest": accents.NARROWEST,
         "papers": pages.PAPERS, "baseline": pages.BASELINE, "marker": pages.MARKER.pattern, "probe": pages.PROBE,
         "advances": pages.ADVANCES, "capitalAdvance": pages.CAPITAL, "otherAdvance": pages.OTHER,
-        "usualAdvance": pages.USUAL_ADVANCE, "spread": pages.SPREAD,
+        "usualAdvance": pages.USUAL_ADVANCE, "spread": pages.SPREAD, "loose": pages.LOOSE,
         "dot": formats.DOT, "inkVersion": formats.INK_VERSION, "details": formats.DETAILS,
         "mostCoordinate": read_ink.MAX_COORDINATE,
         "drawing": {"colour": to_hex(drawing.colour), "penWidth": drawing.pen_width},

@@ -92,13 +92,16 @@ function breakText(text, measure, width, written = new Map()) {
 /** The longest line that fits, from `start` on, or one that is written and fits; and where the next one starts. */
 function nextLine(words, start, paragraph, indent, measure, width, written) {
   const choose = (ends, hyphen = "") => { // of lines with some ends, the shortest first, the one to write
-    let chosen = null;
+    let chosen = null, inked = 0, base = 0, share = 1; // mm of a shorter line's ink, and as estimated
     for (const end of ends) {
       const text = words.slice(start, end);
       const line = { text: text.endsWith("-") ? text : text + hyphen, paragraph, start, indent };
-      const known = written.get(lineName(line)), needed = known ?? measure(line.text), room = width - indent;
+      const known = written.get(lineName(line)), needed = known ?? inked + share * (measure(line.text) - base);
+      const room = width - indent;
       if (needed <= room) chosen = [line, end + (words[end] === " ")];
-      if (known !== undefined || needed > 2 * room) break; // that a longer one fits is not to be expected
+      if (needed > (known === undefined ? 2 : FACTS.loose) * room) break; // that a longer one fits is not to be expected
+      share = known === undefined ? 1 : FACTS.loose;
+      if (known !== undefined) [inked, base] = [known, measure(line.text)];
     }
     return chosen;
   };
@@ -121,12 +124,12 @@ async function writeText(text, write, format, show = null, known = null) {
   baselinesOf(format);
   const estimate = new WidthEstimate(format.xHeight), inks = new Map(), widths = new Map();
   let scale = known?.scale ?? 0; // mm for a whiteboard unit
-  const learn = (line, ink) => {
+  const learn = (line, ink, isFirst) => {
     inks.set(lineName(line), ink);
     widths.set(lineName(line), sizeOf(levelled(ink, format.xHeight, scale).flat())[0]);
-    estimate.learn(line.text, widths.get(lineName(line)));
+    if (isFirst) estimate.learn(line.text, widths.get(lineName(line)));
   };
-  known?.inks.forEach((ink, line) => learn(line, ink));
+  known?.inks.forEach((ink, line) => learn(line, ink, true));
   for (;;) { // a line that turns out too wide is written again with less text, and so is what follows it
     const { lines, broken } = breakText(text, (piece) => estimate.measure(piece), textWidth(format), widths);
     let missing = lines.filter((line) => line.text && !inks.has(lineName(line))), count = 0;
@@ -138,8 +141,9 @@ async function writeText(text, write, format, show = null, known = null) {
     const asked = write(missing);
     if (scale) show?.(part); // while the next line is being written
     const written = await asked;
-    scale ||= pageScale(written, format); // by a few lines, which tell how wide the hand is, too
-    missing.forEach((line, n) => learn(line, written[n]));
+    const isFirst = !scale; // a few lines, which tell how large the hand is; paragraphs have no effect on others
+    scale ||= pageScale(written, format);
+    missing.forEach((line, n) => learn(line, written[n], isFirst));
   }
 }
 

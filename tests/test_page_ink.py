@@ -26,7 +26,7 @@ from handwriting.ink.geometry import find_level, find_slant, resample, smooth, t
 from handwriting.ink.pictures import Drawing
 from handwriting.ink.read_ink import read_ink, read_lines
 from handwriting.ink.svg import svg_bytes
-from handwriting.pages import PageFormat, WidthEstimate, WrittenText, break_text, lay_out, page_scale, write_text
+from handwriting.pages import PageFormat, WidthEstimate, WrittenText, break_text, lay_out, median_x_height, write_text
 from handwriting.strokes import to_points
 from handwriting.writer import load_network
 
@@ -288,9 +288,9 @@ def test_texts_are_written_and_laid_out_as_in_python(page, text, number):
 
 
 def test_what_leaves_no_room_is_refused_as_in_python(page):
-    assert page["no room"] == told(lambda: PageFormat(width=41.5))
+    assert page["no room"] == told(lambda: PageFormat(width=41.5, margins=20, x_height=2.5))
     assert page["no text"] == told(write_text, " \n ", None, PageFormat())
-    assert page["no size"] == told(page_scale, [Ink([[0, 0, 1]])], PageFormat())
+    assert page["no size"] == told(median_x_height, [Ink([[0, 0, 1]])])
 
 
 # ------------------------------------------------------------------------------------------------------ preparing texts

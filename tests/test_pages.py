@@ -1,5 +1,7 @@
 """Texts broken into lines and placed on pages, with ink of known size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_up_ink import write_line
@@ -14,7 +16,7 @@ from handwriting.pages import (
     break_text,
     ink_width,
     lay_out,
-    page_scale,
+    median_x_height,
     parse_margins,
     parse_page,
     write_text,
@@ -93,6 +95,16 @@ def test_what_is_written_and_fits_is_kept():
     assert texts(again) == ["aa", "bb cc dd"]
     again, _ = break_text("aa bb cc dd", count, 8, {short: 7.0})
     assert texts(again) == ["aa bb", "cc dd"]
+
+
+def test_a_short_line_is_tried_with_its_next_word():
+    short, long = TextLine("aa bb", 0, 0), TextLine("aa bb cc", 0, 0)
+    for known, expected in (
+        ({short: 5.0}, "aa bb cc"),  # estimated to be too wide, but less than a third
+        ({short: 5.7}, "aa bb"), ({short: 5.0, long: 8.1}, "aa bb"), ({short: 5.0, long: 8.0}, "aa bb cc"),
+    ):  # fmt: skip
+        lines, _ = break_text("aa bb cc dd", lambda text: 1.25 * len(text), 8, known)
+        assert texts(lines)[0] == expected, known
 
 
 def test_a_line_that_fits_is_kept_when_the_estimate_grows():
@@ -181,7 +193,7 @@ def test_a_text_without_characters_is_refused():
 
 def make_text(inks: list[Ink | None], page_format: PageFormat, indent: float = 0.0) -> WrittenText:
     lines = [TextLine(ink.text if ink else "", number, 0, indent) for number, ink in enumerate(inks)]
-    return WrittenText(lines, inks, page_scale([ink for ink in inks if ink], page_format), [])
+    return WrittenText(lines, inks, page_format.x_height / median_x_height([ink for ink in inks if ink]), [])
 
 
 def make_inks(count: int, **options) -> list[Ink]:
@@ -194,7 +206,7 @@ def ink_of(page: Page, number: int) -> np.ndarray:
 
 @pytest.mark.parametrize("x_height", [1.5, 4.0])
 def test_lines_stand_level_on_their_baselines_in_the_size_asked(x_height):
-    page_format = PageFormat(200, 280, x_height=x_height, line_spacing=12)
+    page_format = PageFormat(200, 280, 20, x_height=x_height, line_spacing=12)
     (page,) = lay_out(make_text(make_inks(3, slope=0.15, x_height=73), page_format), page_format)
     assert (page.width, page.height) == (200, 280)
     for number, placed in enumerate(page.lines):
@@ -208,14 +220,14 @@ def test_lines_stand_level_on_their_baselines_in_the_size_asked(x_height):
 def test_one_scale_for_all_lines():
     small, large = write_line("some words", x_height=50), write_line("some words", x_height=100)
     inks = [small, large, large]
-    assert page_scale(inks, PageFormat(x_height=2)) == pytest.approx(2 / 100, rel=0.05)
+    assert median_x_height(inks) == pytest.approx(100, rel=0.05)
     (page,) = lay_out(make_text(inks, PageFormat(x_height=2)), PageFormat(x_height=2))
     assert np.ptp(ink_of(page, 1)[:, 0]) == pytest.approx(2 * np.ptp(ink_of(page, 0)[:, 0]), rel=0.01)
 
 
 def test_short_lines_weigh_less_in_the_scale():
     inks = [*(write_line("no", x_height=200) for _ in range(3)), write_line("the quick dog jumps", x_height=100)]
-    assert page_scale(inks, PageFormat(x_height=2)) == pytest.approx(2 / 100, rel=0.05)
+    assert median_x_height(inks) == pytest.approx(100, rel=0.05)
 
 
 def test_lines_are_aligned():
@@ -245,6 +257,28 @@ def test_further_pages_are_begun_without_blank_lines():
         assert y.min() > 5 and y.max() < 55
 
 
+@pytest.mark.parametrize(
+    ("vertical", "ruled", "first"),
+    [("top", False, 0), ("center", False, 1.5), ("bottom", False, 3), ("center", True, 1)],
+)
+def test_lines_are_centred_between_the_margins(vertical, ruled, first):
+    page_format = PageFormat(100, 60, (5, 5, 5, 5), x_height=2, line_spacing=10, vertical=vertical, ruled=ruled)
+    top, found = (
+        lay_out(make_text([*make_inks(2), None], each), each)
+        for each in (replace(page_format, vertical="top"), page_format)
+    )
+    for n in range(2):
+        assert ink_of(found[0], n)[:, 1] - ink_of(top[0], n)[:, 1] == pytest.approx(10 * first)
+
+
+def test_margins_and_letters_follow_from_the_paper():
+    formats = [PageFormat(*parse_page(name)) for name in ("A3", "A4", "letter", "A5", "A6", "85x55")]
+    assert [each.margins[0] for each in formats] == [28, 20, 20, 14, 10, 5]
+    assert [each.x_height for each in formats] == [3.0, 2.5, 2.5, 2.1, 1.8, 1.3]
+    assert PageFormat(105, 148, 12, 2.2) == PageFormat(105, 148, (12, 12, 12, 12), 2.2)
+    assert PageFormat(margins=(10, 5)).margins == PageFormat(margins="10,5").margins == (10, 5, 10, 5)
+
+
 def test_rules_are_under_the_lines():
     page_format = PageFormat(ruled=True, plots_rules=True)
     text = make_text(make_inks(2), page_format)
@@ -271,13 +305,13 @@ def test_a_full_stop_alone_is_placed():
     assert ink_of(page, 1)[0].tolist() == pytest.approx([20, PageFormat().baseline(1)])
     assert ink_width(inks[1], 100) == 0
     with pytest.raises(InputError, match="no ink"):
-        page_scale(inks[1:], PageFormat())
+        median_x_height(inks[1:])
 
 
 def test_lines_wider_than_the_page_are_refused():
     text = make_text(make_inks(1), PageFormat())
     with pytest.raises(InputError, match=r"'the quick dog jumps' is [0-9.]+ mm wider"):
-        lay_out(text, PageFormat(width=60))
+        lay_out(text, PageFormat(width=60, margins=20))
 
 
 # Paper
@@ -286,17 +320,20 @@ def test_lines_wider_than_the_page_are_refused():
 def test_pages_and_margins_are_parsed():
     assert parse_page("A4") == (210, 297) and parse_page("a5", landscape=True) == (210, 148)
     assert parse_page("letter") == (215.9, 279.4) and parse_page("100x62.5") == (100, 62.5)
+    assert parse_page("a6") == (105, 148) and parse_page("Legal") == (215.9, 355.6)
+    assert parse_page("148 x 105") == (148, 105) and parse_page("10x15cm", landscape=True) == (150, 100)
+    assert parse_page("5x7in") == pytest.approx((127, 177.8)) == parse_page("127×177.8 mm")
     assert parse_margins("20") == (20,) * 4 and parse_margins("10,5") == (10, 5, 10, 5)
     assert parse_margins("1, 2, 3, 4") == (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("text", ["A3.5", "", "100", "100x", "axb", "-5x10"])
 def test_other_pages_are_refused(text):
-    with pytest.raises(InputError, match="A4, A5, letter"):
+    with pytest.raises(InputError, match="A6, A7, letter"):
         parse_page(text)
 
 
-@pytest.mark.parametrize("text", ["", "1,2,3", "wide", "1;2"])
+@pytest.mark.parametrize("text", ["", "1,2,3", "wide", "1;2", (1, 2, 3), (), None, (1, "a")])
 def test_other_margins_are_refused(text):
     with pytest.raises(InputError, match="margins"):
         parse_margins(text)
@@ -307,6 +344,7 @@ def test_other_margins_are_refused(text):
     [
         {"width": 5}, {"height": float("nan")}, {"x_height": 0}, {"x_height": 90}, {"line_spacing": 0}, {"jitter": -1},
         {"margins": (150, 10, 150, 10)}, {"margins": (10, 110, 10, 110)}, {"margins": (-1, 0, 0, 0)}, {"align": "both"},
+        {"vertical": "both"}, {"margins": (1, 2, 3)}, {"margins": "wide"},
     ],
 )  # fmt: skip
 def test_formats_without_room_are_refused(options):

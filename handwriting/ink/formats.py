@@ -6,6 +6,7 @@ Pages in mm are .svg, .pdf, .png, .gif, .webp and .gcode. Lines as they were wri
 
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Ink:
     style: str = ""
     checkpoint: str = ""  # a hash of the network that wrote it
     fault: str = ""  # what the checks found wrong with it, "" if nothing
+    doubts: tuple[int, ...] = ()  # places in `text` of characters that a recogniser reads as others; not kept in files
 
     def __post_init__(self) -> None:
         points = np.asarray(self.points, dtype=np.float32)
@@ -152,9 +154,7 @@ def save(
         case "json" | "npz" | "inkml":
             contents = [{"json": json_bytes, "npz": npz_bytes, "inkml": inkml_bytes}[kind](inks)]
         case "xml":
-            beside = path.with_suffix(".txt")
-            if beside.is_file() and not beside.read_bytes().startswith(b"OCR:"):
-                raise InputError(f"{beside}: a transcription would be written over it; name another file than {path}")
+            *_, beside = files_of(path)
             if not all(ink.text.strip() for ink in inks):
                 raise InputError("a line without a text cannot be written as .xml; give it one, or write .json")
             body = encode_latin("\n".join(ink.text for ink in inks))
@@ -181,6 +181,21 @@ def numbered(path: Path, count: int, digits: int = 0) -> list[Path]:
     """The names of `count` files: the path itself, or, of several, with numbers of as many `digits` as they need."""
     digits = digits or len(str(count))
     return [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, count + 1)] if count > 1 else [path]
+
+
+def files_of(path: Path) -> list[Path]:
+    """The output at `path`, what is there of the numbered files that it may become, and the transcription beside .xml.
+
+    Raises InputError for a text there that is no transcription.
+    """
+    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    name = re.compile(re.escape(path.stem) + r"-\d+" + re.escape(path.suffix))
+    files = [path, *sorted(other for other in siblings if name.fullmatch(other.name))]
+    if path.suffix.lower() == ".xml":
+        files.append(beside := path.with_suffix(".txt"))
+        if beside.is_file() and not beside.read_bytes().startswith(b"OCR:"):
+            raise InputError(f"{beside}: a transcription would be written over it; name another file than {path}")
+    return files
 
 
 def json_bytes(inks: list[Ink]) -> bytes:

@@ -52,9 +52,18 @@ class Drawing:
         check_range("speed", self.speed, 0.01, 1000)
         check_range("simplify", self.simplify, 0, 10, " mm")
 
-    def resolution(self, height: float) -> float:
-        """Pixels to the inch of a picture `height` mm high."""
-        return self.height * MM_PER_INCH / height if self.height else self.dpi or 200
+    def resolution(self, height: float, kind: str = "png") -> float:
+        """Pixels to the inch of a picture `height` mm high, as a file of some kind; 0 if that has no pixels."""
+        usual = {"png": 200, "gif": 80, "webp": 80}.get(kind, 0)
+        return self.height * MM_PER_INCH / height if self.height else usual and (self.dpi or usual)
+
+
+def check_pixels(width: float, height: float, dpi: float | None) -> None:
+    """Raise InputError for a page in mm that has too many pixels at `dpi`; None or 0: the format has none."""
+    if dpi and (pixels := width * height * (dpi / MM_PER_INCH) ** 2) > MAX_PIXELS:
+        raise InputError(
+            f"{dpi:.0f} dpi give {pixels / 1e6:.0f} million pixels a page; {MAX_PIXELS // 10**6} are allowed"
+        )
 
 
 class Sheet(NamedTuple):
@@ -72,10 +81,7 @@ def page_figure(sheet: Sheet, drawing: Drawing, dpi: float | None = None) -> "Fi
     """A figure of a sheet. Raises InputError if it has too many pixels at `dpi`, which is for pictures of pixels."""
     from matplotlib.figure import Figure
 
-    if dpi and (pixels := sheet.width * sheet.height * (dpi / MM_PER_INCH) ** 2) > MAX_PIXELS:
-        raise InputError(
-            f"{dpi:.0f} dpi give {pixels / 1e6:.0f} million pixels a page; {MAX_PIXELS // 10**6} are allowed"
-        )
+    check_pixels(sheet.width, sheet.height, dpi)
     # It has no axes, which take longer to make than all strokes to draw.
     figure = Figure(figsize=(sheet.width / MM_PER_INCH, sheet.height / MM_PER_INCH), dpi=dpi)
     figure.patch.set_visible(drawing.paper is not None)
@@ -147,7 +153,7 @@ def film_bytes(sheet: Sheet, drawing: Drawing, kind: str) -> bytes:
     from PIL import Image
 
     drawing = replace(drawing, paper=drawing.paper or "white")  # films cannot be transparent
-    figure = page_figure(sheet._replace(strokes=[]), drawing, drawing.dpi or 80)
+    figure = page_figure(sheet._replace(strokes=[]), drawing, drawing.resolution(sheet.height, kind))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     strokes = [smooth(stroke) if drawing.smooth else stroke for stroke in sheet.strokes]

@@ -5,7 +5,7 @@ import contextlib
 from pathlib import Path
 
 from handwriting.data.dataset import load_dataset
-from handwriting.program import InputError, check_writable, folder_lock
+from handwriting.program import InputError, check_writable, escaped, folder_lock
 from handwriting.training.flags import SETTINGS
 from handwriting.training.hardware import choose_hardware
 from handwriting.training.processes import Group, start_group
@@ -52,7 +52,7 @@ def tell_beginning(run: Run) -> None:
         print(f"--{name}: other than before; the run goes on, but not as it would have to the last digit")
     processes, weights = run.options.processes, sum(parameter.numel() for parameter in run.model.parameters())
     print(f"settings: {', '.join(f'{name} {getattr(run.options, name)}' for name in SETTINGS)}")
-    print(f"data: {run.options.data} ({run.task.dataset.rests})")
+    print(f"data: {escaped(run.options.data)} ({run.task.dataset.rests})")
     print(describe_scale(run.model))
     print(
         f"{run.options.task}: {weights} weights, {len(run.lines)} lines, {run.steps_per_epoch} steps an epoch, on "
