@@ -17,7 +17,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 from pathlib import Path
 
-from handwriting import requests
 from handwriting.bulk import LABELS
 from handwriting.ink.formats import FORMATS
 from handwriting.ink.gcode import MACHINES, ORIGINS, Plotter
@@ -25,6 +24,11 @@ from handwriting.ink.pictures import Drawing
 from handwriting.ink.read_ink import READERS
 from handwriting.pages import ALIGN, USUAL_X_HEIGHT, VERTICAL, PageFormat
 from handwriting.program import Parser, run_cli
+from handwriting.requests.batches import Batch
+from handwriting.requests.letters import Pages
+from handwriting.requests.lines import Lines, Random, Styles
+from handwriting.requests.plotters import PenTest
+from handwriting.requests.request import Request
 from handwriting.writer import MOST_ATTEMPTS, RETRIES, Writer, generate_conditionally, generate_unconditionally
 
 __all__ = ["Writer", "generate_conditionally", "generate_unconditionally"]
@@ -39,19 +43,19 @@ def main(arguments: list[str] | None = None) -> None:
     request.save(sheets)
 
 
-def read_request(arguments: list[str] | None) -> requests.Request:
+def read_request(arguments: list[str] | None) -> Request:
     """What the command line asks for. Raises InputError for flags that cannot be used, or not together."""
     given = vars(make_parser().parse_args(arguments))
     if given.get("task") == "rand_write":
-        return requests.Random(given)
+        return Random(given)
     if "list_styles" in given:
-        return requests.Styles(given)
+        return Styles(given)
     if "pen_test" in given:
-        return requests.PenTest(given)
+        return PenTest(given)
     if "batch" in given:
-        return requests.Batch(given)
+        return Batch(given)
     is_page = "page" in given or "file" in given or given.get("text") == ["-"]
-    return requests.Pages(given) if is_page else requests.Lines(given)
+    return Pages(given) if is_page else Lines(given)
 
 
 def make_parser() -> argparse.ArgumentParser:

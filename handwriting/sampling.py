@@ -33,11 +33,11 @@ class Line:
     phi: np.ndarray | None  # (T, U + 1) float32: window weights (eq. 46); the last column is beyond the text
     finished: bool | None  # whether the window passed the text before the cap on steps; None without a text
     text: str = ""  # what was written, as the network knows it: `Prepared.letters`
-    has_signs: bool = False  # whether blanks in it are for signs that are drawn later
     fault: str = ""  # what `checks.Verdict` finds wrong with it, "" if nothing
     read: str | None = None  # what a recogniser reads, None if nobody has read it
     wrong: float | None = None  # the share of the text's characters that it reads wrong
     distance: float | None = None  # of the hand from the one that was asked for, by the encoder of hands
+    has_signs: bool = False  # whether blanks in `text` are for signs that are drawn later
 
 
 def default_steps(text: str) -> int:

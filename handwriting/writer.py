@@ -36,7 +36,8 @@ from handwriting.strokes import to_points, to_strokes
 from model import Model
 from utils import SHIPPED, choose_device, encoder_of, load_checkpoint
 
-RETRIES = 3  # how often a line that is wrong is written again
+RETRIES = 7  # how often, at most, a line that is wrong is written again
+AT_ONCE = 4  # tries at a line that are written side by side
 LINE_BIAS = 0.5  # of lines
 PAGE_BIAS = 0.75  # of pages and of `Writer`
 RANDOM_STEPS = 700  # of a line without a text
@@ -122,7 +123,9 @@ def write_checked(
     steps: Sequence[int], retries: int, with_outputs: bool = False, primed: Primed | None = None,
     hands: np.ndarray | None = None,
 ) -> list[Line]:  # fmt: skip
-    """`Sampler.write`, and doubtful lines again, `retries` times at once; of a line's tries the best is kept.
+    """`Sampler.write`, and doubtful lines again, up to `retries` times; of a line's tries the best is kept.
+
+    Several tries at a line are written side by side, `AT_ONCE` of them, and more only if it is doubtful still.
 
     Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
     """
@@ -143,13 +146,13 @@ def write_checked(
         return list(zip(verdicts, lines, strict=True))
 
     best = attempt([(i, 0) for i in range(len(seeds))])
-    again = [
-        (i, number) for i, (verdict, _) in enumerate(best) if verdict.is_doubtful for number in range(1, retries + 1)
-    ]
-    for start in range(0, len(again), network.batch_size):
-        tries = again[start : start + network.batch_size]
-        for (i, _), found in zip(tries, attempt(tries), strict=True):
-            best[i] = min(best[i], found, key=lambda tried: tried[0].sort_key)
+    for first in range(1, retries + 1, AT_ONCE):
+        numbers = range(first, min(first + AT_ONCE, retries + 1))
+        again = [(i, number) for i, (verdict, _) in enumerate(best) if verdict.is_doubtful for number in numbers]
+        for start in range(0, len(again), network.batch_size):
+            tries = again[start : start + network.batch_size]
+            for (i, _), found in zip(tries, attempt(tries), strict=True):
+                best[i] = min(best[i], found, key=lambda tried: tried[0].sort_key)
     return [
         replace(line, fault=verdict.fault, read=verdict.read, wrong=verdict.wrong, distance=verdict.distance)
         for verdict, line in best

@@ -11,7 +11,7 @@ const cache = new Map(); // the ink of each line that was written, by the key of
 const past = []; // records, for undo
 let current = null; // the record on the paper
 let usual = {}; // the settings before the user changes any
-let attempts = {}; // how often lines were asked for again, by `lineName`
+let attempts = {}; // how often lines were asked for again, by `placeOf`
 let writing = new AbortController(); // of what was asked for last: the answer to an earlier question is dropped
 let isWorking = false; // whether the worker writes
 
@@ -91,10 +91,18 @@ function pageFormat({ paper, width, height, margins, xHeight, lineSpacing, align
   return { width: size[0], height: size[1], margins: all, xHeight, lineSpacing: lineSpacing || null, align, ruled, smooth, jitter, seed };
 }
 
+/** What tells a line from all others, and stays if something is added elsewhere: its paragraph's words, and its own. */
+function placeOf(line, { text }) {
+  const paragraphs = textLines(text).map(tidy), words = paragraphs[line.paragraph];
+  const before = paragraphs.slice(0, line.paragraph).filter((each) => each === words).length;
+  return [words, before, line.start, line.text].join("\n");
+}
+
 /** How a line is written: {text, letters, seed, options}, and a key that tells its ink from others. */
 function jobOf(line, settings) {
   const { bias, strength, tries, inside, hand, attempts } = settings;
-  const random = makeRandom(settings.seed, line.paragraph, line.start, attempts[lineName(line)] ?? 0);
+  const place = placeOf(line, settings), codes = Array.from(place, (c) => c.codePointAt());
+  const random = makeRandom(settings.seed, ...codes, attempts[place] ?? 0);
   const seed = Math.floor(random() * 2 ** 32), options = { bias, strength, tries, inside, hand: handOf(settings) };
   return { ...spell(line.text), seed, options, key: JSON.stringify([line.text, seed, hand, options]) };
 }
@@ -143,7 +151,7 @@ function writePage() {
 function rewriteLine(number) {
   if (!current || isWorking) return;
   const { settings, pages, written } = current, { ink } = pages.flatMap(({ lines }) => lines)[number];
-  const name = lineName(written.lines[written.inks.indexOf(ink)]), before = settings.attempts[name] ?? 0;
+  const name = placeOf(written.lines[written.inks.indexOf(ink)], settings), before = settings.attempts[name] ?? 0;
   say(`Writing line ${number + 1} again…`);
   write({ ...settings, attempts: { ...attempts, [name]: before + 1 } }, `Line ${number + 1} written again`, false);
 }

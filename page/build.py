@@ -110,7 +110,7 @@ def network_facts(
         "maxLog": WindowLSTM.max_log, "maxLogSigma": MAX_LOG_SIGMA,
         "ending": {"youngStroke": sampling.YOUNG_STROKE, "mostAfter": sampling.MOST_AFTER},
         "cap": {"perCharacter": sampling.default_steps(" ") - CAP, "more": CAP},
-        "tries": 1 + writer.RETRIES, "bias": writer.PAGE_BIAS, "styles": styles,
+        "bias": writer.PAGE_BIAS, "styles": styles,
         "usualDistance": hands.USUAL_DISTANCE, "checkpoint": network.hash, "encoder": hand.digest(),
         "reading": {
             "characters": reader.config.charset, "layers": reader.config.num_layers,

@@ -149,7 +149,7 @@ async function tryHand() {
   saySheet("Writing in this hand…");
   try {
     const job = { seed, ...spell(tidy(preparePage($("trial-text").value).text)) };
-    const [ink] = await pen.write([job.letters], [seed], { ...tuning(), hand, tries: FACTS.tries });
+    const [ink] = await pen.write([job.letters], [seed], { ...tuning(), hand, tries: readSettings().tries });
     const [found] = await pen.encode([ink.points]), distance = Math.hypot(...found.map((v, d) => v - hand[d]));
     showTrial(toStrokes(withMarks(ink, job).points));
     saySheet(`This is ${nearness(distance)} (a distance of ${distance.toFixed(2)}; theirs is ${FACTS.usualDistance})`);

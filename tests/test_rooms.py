@@ -125,11 +125,11 @@ def test_files_are_short():
 
 
 def test_all_files_together_are_short():
-    assert sum(len((ROOT / path).read_text().splitlines()) for path in modules().values()) <= 7950
+    assert sum(len((ROOT / path).read_text().splitlines()) for path in modules().values()) <= 9700
     own = [
         path for path in project_files() if path.parts[0] == "page" and path.name not in ("network.js", "products.js")
     ]
-    assert sum(len((ROOT / path).read_text().splitlines()) for path in own) <= 2500
+    assert sum(len((ROOT / path).read_text().splitlines()) for path in own) <= 2560
 
 
 def test_the_top_level_has_the_cards_names_alone():

@@ -29,7 +29,7 @@ READERS = {  # by the ending: what fails for half a file
     **dict.fromkeys(("png", "gif", "webp"), lambda data: Image.open(io.BytesIO(data)).load()),
     "json": json.loads, "jsonl": lambda data: [json.loads(line) for line in data.decode().split("\n")[:-1]],
     "npz": lambda data: [*np.load(io.BytesIO(data)).values()], "pt": lambda data: zipfile.ZipFile(io.BytesIO(data)),
-    "pdf": lambda data: data.rstrip().rindex(b"%%EOF", -5), "gcode": lambda data: data.rindex(b"M2\n", -3),
+    "pdf": lambda data: data.rstrip().rindex(b"%%EOF", -5), "gcode": lambda data: data.index(b"\nG0 X0 Y0", -20),
     "txt": bytes.decode, "csv": bytes.decode,
 }  # fmt: skip
 
