@@ -18,7 +18,7 @@ import generate
 from handwriting import bulk, checks
 from handwriting.alphabet import read_texts
 from handwriting.bulk import MANIFEST
-from handwriting.program import InputError
+from handwriting.program import InputError, ResultError
 from handwriting.writer import Writer
 from model import kernels
 
@@ -40,7 +40,7 @@ def run(checkpoints, tmp_path):
         own = ["--batch", texts, "--checkpoint", checkpoints / "hands.pt", "--retries", retries]
         try:
             generate.main([*map(str, [*own, *flags])])
-        except generate.requests.ResultError as error:
+        except ResultError as error:
             return str(error)
 
     return run_batch

@@ -321,7 +321,7 @@ def test_doubtful_lines_alone_are_written_again(checkpoints, put_recogniser):
     stub = StubRecogniser(lambda points: "" if np.isclose(points[1, 0], wrong, atol=1e-3).any() else "abc7")
     put_recogniser(lambda: stub)
     lines = generate.generate_conditionally("abc7", **given)
-    assert [len(shown) for shown in stub.shown] == [4, 6]  # three tries at each of two lines, side by side
+    assert [len(shown) for shown in stub.shown] == [4, 8]  # four tries at each of two lines, side by side
     for number, (line, before) in enumerate(zip(lines, first, strict=True)):
         assert line.fault == "" and line.text == "abc7"
         assert np.array_equal(line.points, before.points) == (number in (1, 3))
@@ -339,6 +339,16 @@ def test_a_line_that_stays_doubtful_is_no_fault(checkpoints, put_recogniser):
     (line,) = generate.generate_conditionally("ab7", checkpoint=checkpoints / "synthesis.pt", retries=3)
     assert [len(shown) for shown in stub.shown] == [1, 3] and line.fault == "" and line.read == "ab"
     np.testing.assert_array_equal(line.points, stub.shown[1][0])
+
+
+def test_more_than_four_tries_are_only_for_what_is_doubtful_still(checkpoints, put_recogniser):
+    given = {"checkpoint": checkpoints / "synthesis.pt", "retries": 7}
+    for reads, shown in ((["7"] * 4 + ["ab7"], [1, 4]), (["7"] * 8, [1, 4, 3]), (["7"] * 7 + ["ab7"], [1, 4, 3])):
+        told = iter(reads)
+        stub = StubRecogniser(lambda points, told=told: next(told))
+        put_recogniser(lambda stub=stub: stub)
+        (line,) = generate.generate_conditionally("ab7", **given)
+        assert [len(each) for each in stub.shown] == shown and line.read == ("ab7" if "ab7" in reads else "7")
 
 
 def test_the_best_of_wrong_lines_is_kept(checkpoints, put_recogniser):
@@ -446,7 +456,7 @@ def test_a_pen_that_rests_ends_with_status_3(tmp_path):
     result = run_script(*command, cwd=tmp_path)
     assert result.returncode == 3, result.stderr
     (told,) = result.stderr.splitlines()
-    assert told.startswith("error: still wrong after 4 tries: line 1 (seed 0): the pen rests for 50 steps")
+    assert told.startswith("error: still wrong after 8 tries: line 1 (seed 0): the pen rests for 50 steps")
     picture = (tmp_path / "examples" / "rand_write.png").read_bytes()
     result = run_script(*command, "--retries", 0, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr.startswith("note: line 1")
