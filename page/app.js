@@ -85,10 +85,11 @@ function showValues() {
 }
 
 /** The page's format, in mm. Margins are all, or those above and beside the text, or top, right, bottom and left. */
-function pageFormat({ paper, width, height, margins, xHeight, lineSpacing, align, ruled, smooth, jitter, seed }) {
+function pageFormat({ paper, width, height, margins, lineSpacing, ...others }) {
   const given = margins.split(",").map(Number), size = FACTS.papers[paper] ?? [width, height];
   const all = [...given, ...given, ...given, ...given].slice(0, 4);
-  return { width: size[0], height: size[1], margins: all, xHeight, lineSpacing: lineSpacing || null, align, ruled, smooth, jitter, seed };
+  const { xHeight, align, ruled, smooth, jitter, seed } = others, own = { xHeight, align, ruled, smooth, jitter, seed };
+  return { ...own, width: size[0], height: size[1], margins: all, lineSpacing: lineSpacing || null };
 }
 
 /** What tells a line from all others, and stays if something is added elsewhere: its paragraph's words, and its own. */
@@ -177,7 +178,7 @@ async function write(settings, word, isGradual = true) {
     const written = await writeText(text, ask, pageFormat(settings), isGradual ? show : null, kept);
     mine.signal.throwIfAborted();
     const changed = written.inks.filter((ink) => ink && !before?.written.inks.includes(ink)).length;
-    const more = !isGradual && changed > 1 ? `, and the ${changed - 1} that follow${changed > 2 ? "" : "s"} in its paragraph` : "";
+    const more = !isGradual && changed > 1 ? `, and ${count(changed - 1, "line")} after it in its paragraph` : "";
     putOnPaper({ settings, text, written, word: word + more });
     attempts = settings.attempts;
     storeSettings();

@@ -215,8 +215,8 @@ function smooth(stroke, pieces = 4) {
     const [p0, p1, p2, p3] = places.slice(n, n + 4).map((place) => place[axis]), to = 1 - at;
     return to ** 3 * p0 + 3 * at * to * to * p1 + 3 * at * at * to * p2 + at ** 3 * p3;
   });
-  const curves = Array.from({ length: (last / 3) * pieces }, (_, k) => pointAt(3 * Math.floor(k / pieces), (k % pieces) / pieces));
-  return [...curves, places[last]];
+  const curve = (_, k) => pointAt(3 * Math.floor(k / pieces), (k % pieces) / pieces);
+  return [...Array.from({ length: (last / 3) * pieces }, curve), places[last]];
 }
 
 /** Those points of a stroke, both ends among them, that keep it within `tolerance` (Douglas-Peucker). */

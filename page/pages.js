@@ -99,7 +99,7 @@ function nextLine(words, start, paragraph, indent, measure, width, written) {
       const known = written.get(lineName(line)), needed = known ?? inked + share * (measure(line.text) - base);
       const room = width - indent;
       if (needed <= room) chosen = [line, end + (words[end] === " ")];
-      if (needed > (known === undefined ? 2 : FACTS.loose) * room) break; // that a longer one fits is not to be expected
+      if (needed > (known === undefined ? 2 : FACTS.loose) * room) break; // a longer one is not likely to fit
       share = known === undefined ? 1 : FACTS.loose;
       if (known !== undefined) [inked, base] = [known, measure(line.text)];
     }
@@ -184,7 +184,8 @@ const placeLine = keepLatest((ink, number, dx, dy, isSmooth, ...size) => {
 
 /** Place what `writeText` gives, each line made level, on as many pages as it needs. Throws for a line too wide. */
 function layOut(written, format) {
-  const { width, height, margins, align, ruled, xHeight, jitter = 0, seed = 0 } = format, heights = baselinesOf(format), pages = [];
+  const { width, height, margins, align, ruled, xHeight, jitter = 0, seed = 0 } = format;
+  const heights = baselinesOf(format), pages = [];
   const rules = ruled ? heights.map((y) => [[margins[3], y], [width - margins[1], y]]) : [];
   const normals = makeNormals(seed);
   let row = heights.length, number = 0;

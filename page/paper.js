@@ -44,7 +44,8 @@ function drawLine(line, share) {
   let start = 0;
   line.strokes.forEach((stroke, n) => {
     const end = start + stroke.length;
-    if (end > line.drawn && start < until) line.paths[n].setAttribute("d", pathOf(stroke.slice(0, until - start), line.isSmooth));
+    const d = end > line.drawn && start < until && pathOf(stroke.slice(0, until - start), line.isSmooth);
+    if (d) line.paths[n].setAttribute("d", d);
     start = end;
   });
   line.drawn = until;

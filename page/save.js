@@ -34,7 +34,8 @@ function svgText(page, { colour = FACTS.drawing.colour, penWidth = FACTS.drawing
     return `    <g>\n      <title>${escape(line.ink.text)}</title>\n${paths}    </g>\n`;
   });
   return `<?xml version='1.0' encoding='UTF-8'?>\n<svg xmlns="http://www.w3.org/2000/svg" width="${width}mm" ` +
-    `height="${height}mm" viewBox="0 0 ${width} ${height}">\n  <g ${pen}${groups.length ? `>\n${groups.join("")}  </g>` : "/>"}\n</svg>\n`;
+    `height="${height}mm" viewBox="0 0 ${width} ${height}">\n  <g ${pen}` +
+    `${groups.length ? `>\n${groups.join("")}  </g>` : "/>"}\n</svg>\n`;
 }
 
 /** A line that machines skip, in letters that no firmware obeys. */

@@ -161,8 +161,8 @@ async function tryHand() {
 /** A distance from the hand in words. */
 function nearness(distance) {
   const share = distance / FACTS.usualDistance;
-  const near = share < 1.1 ? "as near to the hand as" : share < 1.4 ? "nearly as near to the hand as" : "farther from the hand than";
-  return `${near} a writer's lines are to each other`;
+  const near = share < 1.1 ? "as near to" : share < 1.4 ? "nearly as near to" : "farther from";
+  return `${near} the hand ${share < 1.4 ? "as" : "than"} a writer's lines are to each other`;
 }
 
 /** Show strokes, in whiteboard units, as wide as the paper. */
