@@ -21,8 +21,11 @@ FILES = st.one_of(
     st.lists(KNOWN | TEXTS, max_size=5).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")),
     KNOWN.flatmap(lambda text: damaged(text.encode())), st.binary(max_size=40),
 )  # fmt: skip
-OF_LINES = ("samples", "steps", "bias", "seed", "retries", "pen_width", "dpi", "speed", "pen_up", "pen_down", "feed")
-OF_PAGES = ("x_height", "line_spacing", "jitter", "margins", "page", "redo", "bias", "seed")
+OF_LINES = (
+    "samples", "steps", "bias", "seed", "retries", "pen_width", "dpi", "speed", "pen_up", "pen_down", "feed", "travel",
+    "feed_z", "bed", "simplify", "height",
+)  # fmt: skip
+OF_PAGES = ("x_height", "line_spacing", "jitter", "margins", "page", "redo", "from_line", "bias", "seed")
 OF_TRAINING = (
     "num_layers", "cell_size", "num_clusters", "K", "batch_size", "timesteps", "num_epochs", "learning_rate", "warmup",
     "decay_rate", "grad_clip", "ema", "weight_noise", "rare_share", "augment", "seed", "max_steps", "max_minutes",
@@ -37,9 +40,9 @@ def flags(draw, *names: str) -> list[str]:
     """Some flags with numbers, but none that asks for much work."""
     given = []
     for name in draw(st.lists(st.sampled_from(names), min_size=1, max_size=3)):
-        parts = draw(st.lists(NUMBERS, min_size=1, max_size=4 if name in ("page", "margins", "redo") else 1))
+        parts = draw(st.lists(NUMBERS, min_size=1, max_size=4 if name in ("page", "bed", "margins", "redo") else 1))
         assume(not (name in LENGTHY and any(len(part) < 7 and part.isdecimal() and int(part) > 30 for part in parts)))
-        given.append(f"--{name}={ {'page': 'x', 'redo': ':'}.get(name, ',').join(parts) }")
+        given.append(f"--{name}={ {'page': 'x', 'bed': 'x', 'redo': ':'}.get(name, ',').join(parts) }")
     return given
 
 
