@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{split}: {len(chosen)} lines of {count} points; {len(usable)} with a text, {characters} characters")
     print(f"character set ({len(dataset.charset)}): {''.join(dataset.charset)}")
     print(f"offsets (x, y) over the training lines: mean {dataset.mean.round(4)}, deviation {dataset.std.round(4)}")
-    print(f"wrote {escaped(output)} ({output.stat().st_size / 1e6:.1f} MB)")
+    print(f"wrote {escaped(output)} ({output.resolve().stat().st_size / 1e6:.1f} MB)")
     if mended["rests"] > len(dataset.offsets) / 3:
         note("many points are nearer than a pen moves; ink in other units than a whiteboard's goes in as .jsonl")
 

@@ -59,7 +59,7 @@ def export_weights(options: argparse.Namespace) -> None:
     network, content = load_checkpoint(options.init or options.model_dir / f"{options.task}_best.pt")
     kept = {name: content[name] for name in ("charset", "char_counts", "task")}
     save_checkpoint(path, network, **kept, half=True, encoder=encoder_of(content))
-    print(f"wrote {escaped(path)} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(f"wrote {escaped(path)} ({path.resolve().stat().st_size / 1e6:.1f} MB)")
 
 
 def main(arguments: list[str] | None = None) -> None:
