@@ -32,6 +32,7 @@ from handwriting.checks import load_recogniser
 from handwriting.data.dataset import load_dataset
 from handwriting.hands import GAIN
 from handwriting.ink.formats import Ink
+from handwriting.ink.geometry import to_writing_scale
 from handwriting.program import InputError, Parser, ResultError, run_cli
 from handwriting.writer import Writer, load_network
 from utils import load_encoder
@@ -39,6 +40,7 @@ from utils import load_encoder
 ROOT = Path(__file__).parent.parent
 USUAL, QUICK = (5, 1, 1), (3, 10, 4)  # starts of the browser; one of how many sentences and forms is taken
 LINE = "a pen that writes this line needs fifty characters"
+PAD = 860  # pixels: how wide a line on the sheet is
 PAGE_LINES, PAGE = 30, {"xHeight": 1.5, "lineSpacing": 8, "pace": "0"}  # mm: each sentence is one line, 32 fit
 BIASES, HAND_BIAS = (0.5, 1.0), 0.5
 PATIENCE = 110  # seconds for one answer of the browser; selenium itself waits for 120
@@ -61,7 +63,8 @@ player.pace = 0;
 while (isWorking || player.isMoving) await new Promise((resolve) => setTimeout(resolve, 50));
 return { seconds, made: [FACTS.checkpoint, FACTS.hands.gain] };"""
 WRITE = """const { text, seed, bias, lines } = given;
-const vectors = lines ? await pen.encode(lines.map((points) => Float32Array.from(points))) : [];
+const points = (line) => (given.drawn ? toWritingScale(line) : Float32Array.from(line));
+const vectors = lines ? await pen.encode(lines.map(points)) : [];
 const hand = given.hand ?? (lines ? meanOf(vectors) : pen.randomHand(seed));
 const started = performance.now();
 const [ink] = await pen.write([text], [seed], { bias, hand, tries: 1 });
@@ -156,16 +159,26 @@ def measure_legibility(browser: Any, texts: list[str], bias: float) -> None:
     print_row(f"characters wrong, {len(texts)} sentences, bias {bias:g}", share_wrong(page), share_wrong(python))
 
 
-def measure_hands(browser: Any, gallery: hands.Gallery, judge: hands.HandEncoder) -> None:
-    """Rows: how near the page and Python come to each form's hand, given two of its lines."""
+def as_drawn(ink: Ink) -> list[np.ndarray]:
+    """The strokes of a line as they are drawn on the page's sheet: pixels, to a tenth."""
+    places = np.concatenate(ink.strokes)
+    return [((stroke - places.min(0)) * PAD / np.ptp(places[:, 0])).round(1) for stroke in ink.strokes]
+
+
+def measure_hands(browser: Any, gallery: hands.Gallery, judge: hands.HandEncoder, drawn: bool) -> None:
+    """Rows: how near the page and Python come to each form's hand, given two of its lines, as recorded or drawn."""
+    given: Any = [[as_drawn(ink) if drawn else ink.points.ravel() for ink in lines] for lines in gallery.given]
+    if drawn:
+        gallery = gallery._replace(given=[[Ink(to_writing_scale(line)) for line in lines] for lines in given])
     python, page = hands.write_in_hands(None, gallery, HAND_BIAS), []
     for n, ink in enumerate(python):
-        lines = [line.points.ravel().tolist() for line in gallery.given[n]]
-        page.append(Ink(write(browser, ink.text, n, HAND_BIAS, lines=lines)[0], ink.text))
+        lines = [[part.tolist() for part in line] for line in given[n]]
+        page.append(Ink(write(browser, ink.text, n, HAND_BIAS, lines=lines, drawn=drawn)[0], ink.text))
     found = [hands.measure(inks, judge, gallery, True) for inks in (page, python)]
     for column, form in {"rank": "{:.3f}", "top 5": "{:.0%}", "wrong": "{:.1%}"}.items():
         cells = [form.format(each[column]).replace("%", " %") for each in found]
-        print_row(f"{column}, in the hand of two given lines, {len(page)} forms, bias {HAND_BIAS:g}", *cells)
+        kind = "drawn" if drawn else "given"
+        print_row(f"{column}, in the hand of two {kind} lines, {len(page)} forms, bias {HAND_BIAS:g}", *cells)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -192,8 +205,8 @@ def main(arguments: list[str] | None = None) -> None:
         print_row(f"a page of {found['lines']} lines, seconds", f"{found['seconds']:.1f}")
         for bias in BIASES:
             measure_legibility(browser, sentences[::every], bias)
-        if options.judge:
-            measure_hands(browser, gallery, judge)
+        for drawn in (False, True) if options.judge else ():
+            measure_hands(browser, gallery, judge, drawn)
 
 
 if __name__ == "__main__":
