@@ -1107,7 +1107,8 @@ def test_checkpoint_holds_all_that_generation_needs(data_file, tmp_path, dataset
     assert model.std.tolist() == pytest.approx(dataset.std.tolist())
 
     exported = tmp_path / "small.pt"
-    train.main(["--model_dir", str(tmp_path), "--task", "synthesis", "--export", str(tmp_path / "new" / ".." / "small.pt")])
+    by_way_of = tmp_path / "new" / ".." / "small.pt"
+    train.main(["--model_dir", str(tmp_path), "--task", "synthesis", "--export", str(by_way_of)])
     small, content = load_checkpoint(exported)
     assert "optimizer" not in content and exported.stat().st_size < (tmp_path / "synthesis_best.pt").stat().st_size / 2
     for name, value in small.state_dict().items():
