@@ -252,6 +252,7 @@ def write_all(
 
     Raises InputError for a folder where another batch is, or is being written.
     """
+    folder = folder.resolve()  # of new/../lines nothing is to be made but the last
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder, "batch", "another batch", "wait for it, or name another folder"):
         rows, plans = done_rows(folder, plans, form, writer.network.hash)

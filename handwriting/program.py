@@ -157,7 +157,9 @@ def output_file(path: Path) -> Path:
         for name in target.relative_to(folder).parts:  # the folders and the file to make: are such names allowed?
             with suppress(FileNotFoundError):
                 (folder / name).lstat()
-    except (OSError, RuntimeError) as error:  # too long a name, links in a circle
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, links in a circle, half a character
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; name another file") from None
     return target
 

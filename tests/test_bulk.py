@@ -265,3 +265,11 @@ def test_flags_of_a_batch_that_do_not_fit(texts, run, tmp_path, flags, word):
 def test_a_writer_can_go_to_another_process(checkpoints):
     writer = Writer(checkpoints / "hands.pt", bias=0.3, seed=4, retries=0, strength=0.5)
     assert np.array_equal(pickle.loads(pickle.dumps(writer)).write("ab").points, writer.write("ab").points)
+
+
+def test_a_folder_by_way_of_one_that_is_not_there(run, texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(texts, "--format", "json", "--output", "new/../lines")
+    assert (tmp_path / "lines" / MANIFEST).is_file() and not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="name another"):
+        run(texts, "--output", "\udd00")  # half a character
