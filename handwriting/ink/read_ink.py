@@ -23,7 +23,7 @@ from handwriting.program import InputError
 from handwriting.strokes import to_points
 
 MAX_INK_BYTES, MAX_UNPACKED_BYTES = 32 << 20, 256 << 20  # of a file, and of the arrays in an .npz
-MAX_TAGS, MAX_STROKES = 100_000, 5_000
+MAX_TAGS, MAX_STROKES = 50_000, 5_000
 MAX_COORDINATE = 1e6  # from the origin, in the file's units: float32 keeps a sixteenth of a unit there
 
 
