@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from handwriting.checks import find_recogniser
+from handwriting.checks import CPU, find_recogniser
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import resample
 from handwriting.program import InputError, Parser, run_cli
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description="Compare the window's letters with the recogniser's.")
     parser.add_argument("--lines", type=int, default=200, help="that are written (default: %(default)s)")
     options = parser.parse_args(arguments)
-    recogniser = find_recogniser()
+    recogniser = find_recogniser(CPU)
     if recogniser is None:
         raise InputError("letters are compared with what the recogniser reads; save/recogniser.pt is missing")
     texts = SENTENCES.read_text(encoding="utf-8").splitlines()[: options.lines]

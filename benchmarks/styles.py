@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from handwriting.checks import check_lines, find_recogniser
+from handwriting.checks import CPU, check_lines, find_recogniser
 from handwriting.hands import STYLES, list_styles, load_style
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level, find_slant, hand_aspect
@@ -96,7 +96,7 @@ def write_candidates(seed: int) -> list[Ink]:
 def try_hand(hand: Ink | str, seed: int, count: int) -> Tried:
     """Write `count` sentences in a hand."""
     writer = Writer(style=hand, bias=BIAS, seed=seed, retries=0)
-    if writer.network.encoder is None or (recogniser := find_recogniser()) is None:
+    if writer.network.encoder is None or (recogniser := find_recogniser(CPU)) is None:
         raise InputError("hands are chosen by an encoder and a recogniser; the network or save/recogniser.pt has none")
     texts = (HERE / "sentences.txt").read_text(encoding="utf-8").splitlines()
     texts = texts[:: len(texts) // count][:count]

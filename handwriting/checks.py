@@ -85,7 +85,7 @@ class Verdict:
 
 
 def doubted_places(text: str, read: str | None) -> tuple[int, ...]:
-    """Where in a text characters are read as others, or where more are read; blanks aside. None if nobody read it."""
+    """Where in a text characters are read as others, or where more are read; blanks aside; none if nobody read it."""
     places, place = set(), 0
     for said, seen in align(text, text if read is None else read):
         if said != seen and (said + seen).strip():
@@ -124,7 +124,7 @@ def load_recogniser(path: Path | str | None = None, device: str | torch.device =
 
 
 @lru_cache(maxsize=2)
-def find_recogniser(device: torch.device = CPU) -> Recogniser | None:
+def find_recogniser(device: torch.device) -> Recogniser | None:
     """The recogniser that the project ships, kept in memory; None, and a note on stderr once, where it is missing."""
     if not SHIPPED_RECOGNISER.exists():
         note(f"{SHIPPED_RECOGNISER} is missing: whether lines say their text is not checked")

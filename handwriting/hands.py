@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from handwriting.checks import find_recogniser
+from handwriting.checks import CPU, find_recogniser
 from handwriting.encoder import HandEncoder
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level, hand_aspect, to_writing_scale
@@ -92,7 +92,7 @@ def look_at(path: Path | str, text: str | None = None, force: bool = False) -> l
     """
     name = split_name(path)[0]
     is_own, inks = name.suffix.lower() in (".json", ".npz"), []
-    recogniser = None if force or name.parent == STYLES else find_recogniser()
+    recogniser = None if force or name.parent == STYLES else find_recogniser(CPU)
     for ink in read_lines(path):
         try:
             said = " ".join((ink.text if text is None else text).split())

@@ -11,7 +11,7 @@ from made_up_ink import write_line
 
 import generate
 from handwriting import hands
-from handwriting.checks import find_recogniser
+from handwriting.checks import CPU, find_recogniser
 from handwriting.hands import load_hand, look_at, read_vector
 from handwriting.ink.formats import Ink, save
 from handwriting.ink.geometry import to_writing_scale
@@ -51,7 +51,7 @@ def test_ink_of_other_tools_is_the_line_that_it_was_made_from(name):
             np.testing.assert_allclose(one[[0, -1]], other[[0, -1]], atol=max(near, 0.005))
             np.testing.assert_allclose([one.min(0), one.max(0)], [other.min(0), other.max(0)], atol=near)
     for found in look_at(CASES / name, TEXT):
-        (read,) = find_recogniser().read([found.points])
+        (read,) = find_recogniser(CPU).read([found.points])
         assert edit_distance(TEXT, read) <= 2 and found.fault == ""
 
 
@@ -289,7 +289,7 @@ def test_ink_upside_down_is_turned(text, tmp_path, capsys):
 
 def test_shipped_hands_are_not_read(monkeypatch):
     encoder = load_network(None, "synthesis").encoder
-    monkeypatch.setattr(hands, "find_recogniser", lambda: pytest.fail("a recogniser is asked"))
+    monkeypatch.setattr(hands, "find_recogniser", lambda _: pytest.fail("a recogniser is asked"))
     for name in hands.list_styles()[:2]:
         read_vector(name, encoder)
 

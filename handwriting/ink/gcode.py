@@ -132,9 +132,9 @@ def gcode_bytes(sheet: Sheet, plotter: Plotter, drawing: Drawing | None = None) 
     groups = []
     for title, strokes in sheet.groups:
         flat = [simplify(smooth(stroke, 8), FLATNESS) if is_smooth else stroke for stroke in strokes]
+        plotter.check_reach(np.concatenate(flat), sheet.width, sheet.height)
         groups.append((title, [(stroke - corner) * [1, sign] + 0.0 for stroke in flat]))
     drawn = [stroke for _, strokes in groups for stroke in strokes]
-    plotter.check_reach(np.concatenate(drawn) * [1, sign] + corner, sheet.width, sheet.height)
     lift, lower = (plotter.pen_to(place) for place in plotter.places)
     home = f"G0 X0 Y0{MACHINES[plotter.machine].travel.format(travel=plain(plotter.travel))}"
     lines = [*header(sheet, plotter, drawn), *MACHINES[plotter.machine].start, *lift]
