@@ -206,6 +206,8 @@ class Model(nn.Module):
 
     Prediction (eq. 1-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). Set `matmul_dtype` to
     torch.bfloat16 for faster products: the parameters, the window's position, the mixture and the loss stay float32.
+    `dropout` is the share of a layer's outputs that training hides from the layers above and from the head, but not
+    from the layer itself at the next point (Zaremba et al., arXiv 1409.2329); the paper has none.
     """
 
     mean: Tensor  # (2,), of the offsets in the training lines, in whiteboard units
@@ -213,7 +215,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config, self.matmul_dtype = config, torch.float32
+        self.config, self.matmul_dtype, self.dropout = config, torch.float32, 0.0
         H, C, D = config.cell_size, config.num_chars, config.hand_size
         self.layers = nn.ModuleList()
         for n in range(config.num_layers):
@@ -278,17 +280,18 @@ class Model(nn.Module):
             hand = self.normalise_hand(hand, points.shape[1]).expand(len(points), -1, -1)
             points = torch.cat([points, hand], dim=-1)  # (T, B, 3 + D)
         inputs, w, window = [points], state.w[None], None  # inputs: what each layer reads beside other layers' h
-        hiddens, cells = [], []  # of each layer, (T, B, H) and (B, H)
+        hiddens, last, cells = [], [], []  # of each layer, (T, B, H) and (B, H)
         for layer, hidden, cell in zip(self.layers, state.hidden, state.cell, strict=True):
             if isinstance(layer, WindowLSTM):
                 hidden, w, cell, window = self.run_window(layer, points, characters, hidden, cell, state.w, state.kappa)
                 inputs, window = [points, w], Window(*window)  # upper layers see x_t and w_t (eq. 53)
             else:
                 hidden, cell = self.run_lstm(layer, inputs + hiddens[-1:], hidden, cell)  # skip connection
-            hiddens.append(hidden)
+            last.append(hidden[-1])
             cells.append(cell)
-        last = torch.stack([hidden[-1] for hidden in hiddens]).to(points.dtype)
+            hiddens.append(F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden)
         kappa = window.kappa[-1] if window else state.kappa
+        last = torch.stack(last).to(points.dtype)
         return hiddens, State(last, torch.stack(cells), w[-1].to(points.dtype), kappa), window
 
     def losses(

@@ -12,7 +12,7 @@ from model import BOUNDS
 from utils import NETWORKS
 
 # Settings that shape a run: a checkpoint has them, and --resume takes them up again. The fixed ones cannot change.
-FIXED = (*NETWORK_SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "seed")
+FIXED = (*NETWORK_SIZES, "batch_size", "timesteps", "optimizer", "ema", "weight_noise", "dropout", "seed")
 SETTINGS = (
     *FIXED, "num_epochs", "learning_rate", "decay_rate", "anneal", "warmup", "grad_clip", "rare_share", "augment",
     "precision", "processes", "sample_every",
@@ -30,8 +30,8 @@ TASK_DEFAULTS = {  # where a task has other ones
 USELESS = {  # flags that are of no use to a task
     "rand_write": ("hand", "hand_size"),
     "synthesis": ("hand_size",),
-    "read": ("num_clusters", "K", "timesteps", "weight_noise", "augment", "hand", "hand_size"),
-    "hand": ("num_layers", "num_clusters", "K", "timesteps", "weight_noise", "rare_share", "hand"),
+    "read": ("num_clusters", "K", "timesteps", "weight_noise", "dropout", "augment", "hand", "hand_size"),
+    "hand": ("num_layers", "num_clusters", "K", "timesteps", "weight_noise", "dropout", "rare_share", "hand"),
 }
 
 
@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ema", type=decay, default=0.0, metavar="DECAY", help="keep a moving average of the weights; 0: none")
     noise = "adaptive weight noise (Graves 2011): its first standard deviation, for --init; paper: 0.075; 0: none"
     add("--weight_noise", type=share, default=0.0, metavar="DEVIATION", help=noise)
+    add("--dropout", type=decay, default=0.0, metavar="SHARE", help="hide this share of each layer's outputs; paper: 0")
     add("--rare_share", type=share, default=0.0, help="show lines with a character on fewer than this share more")
     add("--augment", type=share, default=0.0, metavar="STRENGTH", help="change scale and slant at random; 0.1 is much")
     add("--seed", type=at_least(0), default=0, help="of the first weights, the order of lines, and all that is random")

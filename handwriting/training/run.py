@@ -88,6 +88,7 @@ class Run:
         network = loaded if resumed else self.new_network(loaded, content)
         self.model = network.to(self.device).train()
         self.model.matmul_dtype = choose_precision(options.precision, self.device)
+        self.model.dropout = options.dropout
         options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
         self.average = moving_average(self.model, options.ema) if options.ema else None
         self.noise = WeightNoise(self.model, options.weight_noise, len(self.lines)) if options.weight_noise else None
