@@ -14,7 +14,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import re
 import string
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -53,7 +53,9 @@ ROUND = 256  # new lines that are made and read at once
 MIN_GOOD = 0.02  # share of new lines that must come out right
 WRITE_TRIES = 4  # at a text, each with another seed, for a line that is read without a mistake
 TOKEN_SHARE = 0.4  # of the texts that are written have a token
-CAPITAL_SHARE = 0.15  # of their words get a capital
+CAPITAL_SHARE = 0.15  # of their words get a capital,
+ODD_SHARE = 0.15  # and a letter or mark that they do not have, a rare one sooner
+AROUND = {"(": "(_)", ")": "(_)", "[": "[_]", "]": "[_]", '"': '"_"', "'": "'_'", "&": "&", "+": "+"}  # "_": a word
 # Dates, times, prices, numbers and postcodes: <1-31> is a number, <00-59> one with two digits, <A> a capital.
 TOKENS = (
     "<1-31>", "<0-9>", "<10-99>", "<100-999>", "<1000-9999>", "<10000-99999>", "<1700-2099>", "<1700-2099>",
@@ -265,12 +267,35 @@ def compose_rounds(
         yield [line for line, share in zip(made, wrong, strict=True) if share <= MOST_WRONG]
 
 
-def random_text(texts: np.ndarray, rng: np.random.Generator) -> str:
-    """Neighbouring words of one of the texts, some with a new capital, and at times a token among them."""
+def rarities(texts: np.ndarray) -> dict[str, float]:
+    """The small letters and marks in texts, with shares that add up to 1: the fewer texts have it, the larger.
+
+    Those on fewer than `RARE_SHARE` of the texts have equal shares.
+    """
+    usual = set(string.digits + string.ascii_uppercase + " ")
+    lines_with = Counter(character for text in texts.tolist() for character in set(text) - usual)
+    weights = {character: 1 / max(count, RARE_SHARE * len(texts)) for character, count in sorted(lines_with.items())}
+    return {character: weight / sum(weights.values()) for character, weight in weights.items()}
+
+
+def odd_word(word: str, character: str, rng: np.random.Generator) -> str:
+    """A word with one of its letters replaced by a small letter, or with a mark where marks stand."""
+    place = rng.integers(len(word))
+    usual = word[:place] + character + word[place + 1 :] if character.isalpha() else word + character
+    return AROUND.get(character, usual).replace("_", word)
+
+
+def random_text(texts: np.ndarray, odd: dict[str, float], rng: np.random.Generator) -> str:
+    """Neighbouring words of one of the texts, some with a new capital or an odd character, and at times a token.
+
+    `odd` has the shares of odd characters, from `rarities`.
+    """
     words = str(rng.choice(texts)).split()
     first = rng.integers(0, max(len(words) - 2, 1))
     words = words[first : first + rng.integers(2, 9)]
     words = [word[0].upper() + word[1:] if rng.random() < CAPITAL_SHARE else word for word in words]
+    for place in np.flatnonzero(rng.random(len(words)) < ODD_SHARE) if odd else ():
+        words[place] = odd_word(words[place], str(rng.choice([*odd], p=[*odd.values()])), rng)
     if rng.random() < TOKEN_SHARE:
         words.insert(rng.integers(0, len(words) + 1), random_token(rng))
     while len(" ".join(words)) > MAX_CHARACTERS:
@@ -290,11 +315,12 @@ def write_rounds(
     recogniser, known = own or load_recogniser(), set(network.alphabet.learned)
     lines = dataset.lines("train", with_text=True)
     training = dataset.texts[lines]
+    odd = rarities(training)
     of_form = form_vectors(network.encoder, dataset, lines) if network.encoder else {}
     if not (forms := list(of_form) if network.encoder else ["written"]):
         raise InputError("no form has two training lines with a text to take a hand from; give more of its lines")
     while True:
-        texts = [random_text(training, rng) for _ in range(ROUND)]
+        texts = [random_text(training, odd, rng) for _ in range(ROUND)]
         left = [(text, str(rng.choice(forms))) for text in texts if text and set(text) <= known]
         good: list[NewLine] = []
         for _ in range(WRITE_TRIES):

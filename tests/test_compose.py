@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations, repeat
 from types import SimpleNamespace
@@ -200,15 +201,35 @@ def test_alignment_follows_the_window(monkeypatch):
         assert (aligned[1:] == expected).mean() > 0.9  # six points a character; halves may be rounded either way
 
 
-def test_texts_to_write_are_of_neighbouring_words_and_tokens():
+def test_texts_to_write_are_of_neighbouring_words_and_tokens(monkeypatch):
+    monkeypatch.setattr(compose, "ODD_SHARE", 0.0)
     texts, rng = np.array(["we saw the old house by the river", "quite"]), np.random.default_rng(0)
-    made = [compose.random_text(texts, rng) for _ in range(300)]
+    made = [compose.random_text(texts, {"j": 1.0}, rng) for _ in range(300)]
     assert all(0 < len(text) <= compose.MAX_CHARACTERS for text in made)
     words = [[word.lower() for word in text.split() if word.lower() in " ".join(texts).split()] for text in made]
     assert all(" ".join(found) in " ".join(texts) for found in words)
     tokens = [len(text.split()) - len(found) for text, found in zip(made, words, strict=True)]
     assert set(tokens) == {0, 1} and np.mean(tokens) == pytest.approx(compose.TOKEN_SHARE, abs=0.1)
     assert any("Quite" in text for text in made) and any("quite" in text for text in made)
+
+
+def test_rare_characters_come_into_texts_to_write():
+    texts = np.array(["it was so"] * 200 + ["(a jar)"] + ["six & two"] * 2)
+    odd = compose.rarities(texts)
+    assert sum(odd.values()) == pytest.approx(1) and not set(odd) & set(" 0123456789ABC")
+    assert odd["j"] == odd["("] == odd["&"] > 40 * odd["t"] > 0
+    rng = np.random.default_rng(0)
+    made = "".join(compose.random_text(texts, odd, rng) for _ in range(2000))
+    before, count = Counter("".join(texts)), Counter(made)
+    assert all(count[c] / len(made) > 5 * before[c] / before.total() for c in "j&()x")
+
+
+@pytest.mark.parametrize(
+    "character, wanted", [("?", {"was?"}), (")", {"(was)"}), ("&", {"&"}), ("j", {"jas", "wjs", "waj"})]
+)
+def test_odd_characters_stand_where_a_text_has_them(character, wanted):
+    rng = np.random.default_rng(0)
+    assert {compose.odd_word("was", character, rng) for _ in range(40)} == wanted
 
 
 def spell(text: str, fault: str = "") -> Line:
