@@ -32,7 +32,7 @@ from handwriting.encoder import HandEncoder
 from handwriting.hands import strengthen
 from handwriting.program import InputError, Parser, check_range, check_writable, escaped, progress_bar, run_cli
 from handwriting.recogniser import Recogniser, align, edit_distance
-from handwriting.sampling import default_steps, pad_codes
+from handwriting.sampling import Line, default_steps, pad_codes
 from handwriting.training.tasks import collate, form_lines, line_weights, make_batches
 from handwriting.writer import Network, load_network, write_checked
 from model import Window, window_weights
@@ -63,6 +63,7 @@ TOKENS = (
     "<0-23>:<00-59>", "<0-23>:<00-59>", "<1-12>.<00-59>", "<0-999>.<00-99>", "<1-99>,<100-999>", "0.<00-99>",
     "<1-19>-<20-99>", "(<1-99>)", "<A><A><1-19>", "<1-9><A><A>", "<A><1-9><A>", "<A><A>", "<A><A><A>",
 )  # fmt: skip
+LEAST_DIGITS = 1.6  # x-heights; in recorded lines the median is 1.85
 MOST_LACKING = 1  # dots and bars: in half of the recorded lines some are, joined to their letters
 STRENGTHS = (1.0, 1.5)  # of the hands that lines are written in: what is far from the mean is to be legible, too
 MOST_LINES = 3  # of a form that such a hand is taken from
@@ -309,8 +310,9 @@ def write_rounds(
     """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines without a mistake.
 
     A network that reads hands writes each in the hand of some lines of a training form. A line is taken if the
-    recogniser reads its text, no dot is stray, and hardly a dot or bar of t is lacking; else its text is written again,
-    up to `WRITE_TRIES` times in all. However near its hand came: it is learned with the hand that it has.
+    recogniser reads its text, no dot is stray, hardly a dot or bar of t is lacking, and digits are as tall as in
+    recorded lines; else its text is written again, up to `WRITE_TRIES` times in all. However near its hand came: it is
+    learned with the hand that it has.
     """
     recogniser, known = own or load_recogniser(), set(network.alphabet.learned)
     lines = dataset.lines("train", with_text=True)
@@ -338,12 +340,25 @@ def write_rounds(
             tried, left = left, []
             for (text, form), line, verdict in zip(tried, written, verdicts, strict=True):
                 has_marks = not verdict.stray and verdict.lacking <= MOST_LACKING
-                if verdict.read == text and has_marks and not line.fault:
+                if verdict.read == text and has_marks and not line.fault and not has_small_digits(line):
                     positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
                     good.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text, form))
                 else:
                     left.append((text, form))
         yield good
+
+
+def has_small_digits(line: Line) -> bool:
+    """Whether the digits of a written line, those with strokes of their own, are smaller than in most recorded lines.
+
+    A network that learns from such lines writes smaller ones, and so on.
+    """
+    if line.phi is None or not set(line.text) & set(string.digits):
+        return False
+    characters = np.append(0, line.phi.argmax(1).clip(max=len(line.text) - 1))  # (T + 1,)
+    cut = cut_line(line.points, characters, line.text, line.text)
+    heights = [np.ptp(glyph.positions[:, 1]) for glyph in cut.glyphs if glyph.text in string.digits] if cut else []
+    return bool(heights) and float(np.median(heights)) < LEAST_DIGITS
 
 
 def form_vectors(encoder: HandEncoder, dataset: Dataset, lines: np.ndarray) -> dict[str, np.ndarray]:

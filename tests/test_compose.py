@@ -19,7 +19,7 @@ from handwriting.compose import Cutting, add_lines, choose_glyph, compose_line, 
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError
 from handwriting.sampling import Line, Sampler
-from handwriting.strokes import to_strokes
+from handwriting.strokes import to_points, to_strokes
 from handwriting.writer import Network, load_network
 
 TEXT = "man 57 one, wave"
@@ -278,6 +278,22 @@ def test_a_network_that_writes_nothing_well_is_told(characters, monkeypatch):
     monkeypatch.setattr(compose, "load_recogniser", SpellingReader)
     with pytest.raises(InputError, match=f"of {compose.ROUND} written lines only 0 can be read"):
         add_written(characters, 5, make_dataset())
+
+
+@pytest.mark.parametrize(("height", "is_small"), [(25, True), (40, False)])
+def test_a_written_line_with_small_digits_is_seen(height, is_small):
+    """Flat letters 20 units high, and two digits of this height beside them."""
+    strokes, characters = [], []
+    for place, character in enumerate(text := "ace son 75"):
+        if character != " ":
+            tall = height if character.isdigit() else 20
+            strokes.append(np.array([[0, 0], [10, -tall], [12, -tall / 2], [3, 0]]) + [30 * place, 0])
+            characters += [place] * 4
+    points = to_points(strokes)
+    phi = np.eye(len(text) + 1)[characters[1:]]
+    line = Line(points, None, phi, True, text)
+    assert compose.has_small_digits(line) is is_small
+    assert not compose.has_small_digits(replace(line, text="ace son no"))
 
 
 class BlindReader:
