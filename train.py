@@ -6,8 +6,8 @@
     python train.py --evaluate save/synthesis_best.pt
     torchrun --nproc_per_node 4 train.py --task synthesis
 
-The loop is `Run.fit` in handwriting/training/run.py. Losses are in nats (eq. 26), a line's as in the paper's tables 2
-and 3; in normalised units they depend on the mean and deviation that the offsets are normalised by.
+The loop is `Run.fit` in handwriting/training/run.py. Losses are in nats (eq. 26), a line's as in the paper's tables 3
+and 4; in normalised units they depend on the mean and deviation that the offsets are normalised by.
 """
 
 import signal
@@ -50,6 +50,8 @@ def print_evaluation(options: argparse.Namespace) -> None:
     for name, label in LABELS[task.unit].items():
         number = f"{found[name]:.2%}" if name == "error_rate" else f"{found[name]:.4f}"
         print(f"  {label:<38}{number:>12}")
+    if task.unit == "point":
+        print(f"  {'SSE, mean of the axes':<38}{found['sse'] / 2:>12.4f}")
     print(f"  {describe_scale(network)}")
 
 

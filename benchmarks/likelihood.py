@@ -1,0 +1,129 @@
+"""What a line's loss hides: resting points, whole coordinates, and the deviation that offsets are divided by.
+
+    python benchmarks/likelihood.py save/paper/rand_write.pt save/paper/synthesis.pt --data data/rests.npz
+
+takes some minutes a network on one core, on the validation split and in float32. Each point is measured three times by
+the same predictions: by its loss, a density (eq. 26); by that at a random place of its unit square, which is what the
+loss would be of offsets that are not whole; and by the mass of the unit square around it, the nats of a code for whole
+offsets. The second is at least the third, on the mean, whatever the density (Jensen); the third has no unit.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from handwriting.data.dataset import load_dataset
+from handwriting.figures import grid_masses
+from handwriting.program import InputError, Parser, run_cli
+from handwriting.strokes import SHORTEST_STEP
+from handwriting.training.tasks import Writing, make_batches, make_task
+from model import LOSS_CHUNK, Mixture, Model, log_density, mixture, negative_log_likelihood, squared_error
+from utils import encoder_of, load_checkpoint
+
+KINDS = ("the pen has not moved", f"it moved less than {SHORTEST_STEP:g} units", "other steps", "first of a stroke")
+COLUMNS = ("loss", "moved", "code", "error")  # of `measure`: nats, nats, nats, and the squared error
+
+
+def square_code(mix: Mixture, offsets: Tensor, model: Model) -> Tensor:
+    """Minus the log of the mass of the unit squares around offsets (..., 2) in whiteboard units, (...), in float64."""
+    std, mean = model.std.double(), model.mean.double()
+    mu, sigma = mix.mu.double() * std + mean, mix.log_sigma.double().exp() * std  # (..., M, 2)
+    order = sigma.argsort(-1, descending=True)  # the axis of the greater deviation is x
+    middle, deviation = (offsets.double()[..., None, :] - mu).gather(-1, order), sigma.gather(-1, order)
+    sides = torch.tensor([-0.5, 0.5], dtype=torch.float64)
+    x, y = ((middle[..., None] + sides) / deviation[..., None]).unbind(-2)  # (..., M, 2)
+    masses = grid_masses(x, y, mix.atanh_rho.double().tanh())[..., 0, 0]  # (..., M)
+    return -torch.logsumexp(mix.log_pi.double() + masses.clamp(min=1e-300).log(), dim=-1)
+
+
+@torch.no_grad()
+def measure(model: Model, batch: tuple, generator: torch.Generator) -> Tensor:
+    """`COLUMNS` of all points that the lines of a batch have, (N, 4) in float64; see `Model.losses` for a batch."""
+    raw, mask, text, hand = batch
+    points = model.normalise(raw)
+    hiddens, _, _ = model.run_layers(points[:-1], None if text is None else model.one_hot(text), hand=hand)
+    moved = raw + torch.rand(raw.shape, generator=generator) - 0.5
+    parts = zip(*(each.split(LOSS_CHUNK) for each in (points[1:], raw[1:], moved[1:], mask, *hiddens)), strict=True)
+    found = []
+    for targets, offsets, others, inside, *hidden in parts:
+        mix = Mixture(*(parameter[inside] for parameter in mixture(model.run_head(hidden))))  # (n, ...)
+        targets, offsets, others = targets[inside], offsets[inside, :2], model.normalise(others[inside])[:, :2]
+        loss, density = negative_log_likelihood(mix, targets), log_density(mix, targets[:, :2])
+        pen = loss + density
+        values = loss, pen - log_density(mix, others), pen + square_code(mix, offsets, model), squared_error(mix, targets)
+        found.append(torch.stack([value.double() for value in values], dim=1))
+    return torch.cat(found)
+
+
+def kinds_of(raw: Tensor, mask: Tensor) -> Tensor:
+    """Places in `KINDS` of the points that `measure` measures, in its order: (N,), for points (T + 1, B, 3)."""
+    length = raw[1:, :, :2].norm(dim=-1)
+    kind = torch.where(length == 0, 0, torch.where(length < SHORTEST_STEP, 1, 2))
+    kind = torch.where(raw[:-1, :, 2] > 0.5, 3, kind)
+    return torch.cat([part[inside] for part, inside in zip(kind.split(LOSS_CHUNK), mask.split(LOSS_CHUNK), strict=True)])
+
+
+def measure_lines(model: Model, task: Writing, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`COLUMNS` (N, 4) and kinds (N,) of all predicted points of lines (B,)."""
+    figures, kinds, generator = [], [], torch.Generator().manual_seed(0)
+    for numbers in make_batches(task.num_points[lines], 50):
+        batch = task.batch(lines[numbers], torch.device("cpu"))
+        figures.append(measure(model, batch, generator))
+        kinds.append(kinds_of(*batch[:2]))
+    return torch.cat(figures).numpy(), torch.cat(kinds).numpy()
+
+
+def report(figures: np.ndarray, kinds: np.ndarray, lines: int, scale: float) -> list[str]:
+    """The lines of the tables, for figures and kinds as of `measure_lines` and the log of the deviations' product."""
+    count = len(figures)
+    loss, moved, code, error = figures.sum(0)
+    wider = 2 * math.log(1.01) * count / lines
+    rows = [
+        f"{count / lines:.1f} points a line, {loss / count:.4f} nats a point, {loss / count + scale:.4f} in whiteboard units",
+        f"| the loss | {loss / lines:.2f} nats a line |",
+        f"| divided by a deviation 1 % larger | {loss / lines - wider:.2f} nats a line |",
+        f"| without the points where the pen rests | {figures[kinds > 1, 0].sum() / lines:.2f} nats a line |",
+        f"| at random places of the unit squares | {moved / lines:.2f} nats a line |",
+        f"| a code of whole offsets | {code / lines:.2f} nats a line, {code / count:.4f} nats a point, "
+        f"{code / count / math.log(2):.4f} bits a point |",
+        "| points | share | loss, nats a line | a point | moved, nats a line | code, nats a line | a point | of the SSE |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for number, name in enumerate(KINDS):
+        own = figures[kinds == number]
+        sums = own.sum(0)
+        rows.append(
+            f"| {name} | {len(own) / count:.1%} | {sums[0] / lines:.1f} | {sums[0] / max(len(own), 1):.2f} | "
+            f"{sums[1] / lines:.1f} | {sums[2] / lines:.1f} | {sums[2] / max(len(own), 1):.2f} | {sums[3] / error:.1%} |"
+        )
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the checkpoints, one after the other."""
+    parser = Parser(description="What a line's loss hides.")
+    parser.add_argument("checkpoint", type=Path, nargs="+", help="networks that write")
+    parser.add_argument("--data", type=Path, default=Path("data/rests.npz"), help="prepared data")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="measure every N-th line only")
+    options = parser.parse_args(arguments)
+    dataset = load_dataset(options.data)
+    for path in options.checkpoint:
+        model, content = load_checkpoint(path)
+        if not isinstance(model, Model):
+            raise InputError(f"{path}: is no network that writes")
+        task = make_task(content["task"], dataset, charset=content["charset"], encoder=encoder_of(content))
+        lines = dataset.lines("validation", task.with_text)[:: max(options.every, 1)]
+        if not len(lines):
+            raise InputError(f"{options.data}: its validation split holds no line for {path}")
+        figures, kinds = measure_lines(model.eval(), task, lines)
+        print(f"{path}, {len(lines)} lines of {options.data} ({dataset.rests}):")
+        print("\n".join(report(figures, kinds, len(lines), model.std.log().sum().item())), flush=True)
+
+
+if __name__ == "__main__":
+    run_cli(main)
