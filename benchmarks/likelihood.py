@@ -26,7 +26,6 @@ from model import LOSS_CHUNK, Mixture, Model, log_density, mixture, negative_log
 from utils import encoder_of, load_checkpoint
 
 KINDS = ("the pen has not moved", f"it moved less than {SHORTEST_STEP:g} units", "other steps", "first of a stroke")
-COLUMNS = ("loss", "moved", "code", "error")  # of `measure`: nats, nats, nats, and the squared error
 
 
 def square_code(mix: Mixture, offsets: Tensor, model: Model) -> Tensor:
@@ -43,7 +42,10 @@ def square_code(mix: Mixture, offsets: Tensor, model: Model) -> Tensor:
 
 @torch.no_grad()
 def measure(model: Model, batch: tuple, generator: torch.Generator) -> Tensor:
-    """`COLUMNS` of all points that the lines of a batch have, (N, 4) in float64; see `Model.losses` for a batch."""
+    """Of all points of a batch, as `Model.losses` takes it, (N, 4) in float64: three times nats, and the squared error.
+
+    The nats are those of the point, of a random place in its unit square, and of that square's mass.
+    """
     raw, mask, text, hand = batch
     points = model.normalise(raw)
     hiddens, _, _ = model.run_layers(points[:-1], None if text is None else model.one_hot(text), hand=hand)
@@ -54,8 +56,8 @@ def measure(model: Model, batch: tuple, generator: torch.Generator) -> Tensor:
         mix = Mixture(*(parameter[inside] for parameter in mixture(model.run_head(hidden))))  # (n, ...)
         targets, offsets, others = targets[inside], offsets[inside, :2], model.normalise(others[inside])[:, :2]
         loss, density = negative_log_likelihood(mix, targets), log_density(mix, targets[:, :2])
-        pen = loss + density
-        values = loss, pen - log_density(mix, others), pen + square_code(mix, offsets, model), squared_error(mix, targets)
+        pen, error = loss + density, squared_error(mix, targets)
+        values = loss, pen - log_density(mix, others), pen + square_code(mix, offsets, model), error
         found.append(torch.stack([value.double() for value in values], dim=1))
     return torch.cat(found)
 
@@ -65,11 +67,12 @@ def kinds_of(raw: Tensor, mask: Tensor) -> Tensor:
     length = raw[1:, :, :2].norm(dim=-1)
     kind = torch.where(length == 0, 0, torch.where(length < SHORTEST_STEP, 1, 2))
     kind = torch.where(raw[:-1, :, 2] > 0.5, 3, kind)
-    return torch.cat([part[inside] for part, inside in zip(kind.split(LOSS_CHUNK), mask.split(LOSS_CHUNK), strict=True)])
+    parts = zip(kind.split(LOSS_CHUNK), mask.split(LOSS_CHUNK), strict=True)
+    return torch.cat([part[inside] for part, inside in parts])
 
 
 def measure_lines(model: Model, task: Writing, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`COLUMNS` (N, 4) and kinds (N,) of all predicted points of lines (B,)."""
+    """What `measure` measures (N, 4), and the kinds (N,), of all predicted points of lines (B,)."""
     figures, kinds, generator = [], [], torch.Generator().manual_seed(0)
     for numbers in make_batches(task.num_points[lines], 50):
         batch = task.batch(lines[numbers], torch.device("cpu"))
@@ -84,22 +87,23 @@ def report(figures: np.ndarray, kinds: np.ndarray, lines: int, scale: float) -> 
     loss, moved, code, error = figures.sum(0)
     wider = 2 * math.log(1.01) * count / lines
     rows = [
-        f"{count / lines:.1f} points a line, {loss / count:.4f} nats a point, {loss / count + scale:.4f} in whiteboard units",
+        f"{count / lines:.1f} points a line, {loss / count:.4f} nats a point, {loss / count + scale:.4f} in whiteboard "
+        f"units; SSE {error / count:.4f}, mean of the axes {error / count / 2:.4f}",
         f"| the loss | {loss / lines:.2f} nats a line |",
         f"| divided by a deviation 1 % larger | {loss / lines - wider:.2f} nats a line |",
         f"| without the points where the pen rests | {figures[kinds > 1, 0].sum() / lines:.2f} nats a line |",
         f"| at random places of the unit squares | {moved / lines:.2f} nats a line |",
         f"| a code of whole offsets | {code / lines:.2f} nats a line, {code / count:.4f} nats a point, "
         f"{code / count / math.log(2):.4f} bits a point |",
-        "| points | share | loss, nats a line | a point | moved, nats a line | code, nats a line | a point | of the SSE |",
+        "| points | share | loss, a line | a point | at random places, a line | code, a line | a point | of the SSE |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for number, name in enumerate(KINDS):
         own = figures[kinds == number]
-        sums = own.sum(0)
+        sums, number = own.sum(0), max(len(own), 1)
         rows.append(
-            f"| {name} | {len(own) / count:.1%} | {sums[0] / lines:.1f} | {sums[0] / max(len(own), 1):.2f} | "
-            f"{sums[1] / lines:.1f} | {sums[2] / lines:.1f} | {sums[2] / max(len(own), 1):.2f} | {sums[3] / error:.1%} |"
+            f"| {name} | {len(own) / count:.1%} | {sums[0] / lines:.1f} | {sums[0] / number:.2f} | "
+            f"{sums[1] / lines:.1f} | {sums[2] / lines:.1f} | {sums[2] / number:.2f} | {sums[3] / error:.1%} |"
         )
     return rows
 
@@ -114,9 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = load_dataset(options.data)
     for path in options.checkpoint:
         model, content = load_checkpoint(path)
-        if not isinstance(model, Model):
-            raise InputError(f"{path}: is no network that writes")
         task = make_task(content["task"], dataset, charset=content["charset"], encoder=encoder_of(content))
+        if not (isinstance(model, Model) and isinstance(task, Writing)):
+            raise InputError(f"{path}: is no network that writes")
         lines = dataset.lines("validation", task.with_text)[:: max(options.every, 1)]
         if not len(lines):
             raise InputError(f"{options.data}: its validation split holds no line for {path}")

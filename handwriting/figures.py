@@ -49,6 +49,17 @@ def density_figure(model: Model, line: Line, bias: float) -> Figure:
     return figure
 
 
+def components_figure(line: Line) -> Figure:
+    """The weights of the mixture's components over a line with its outputs, pi of (eq. 19), as below figure 10."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(mixture(torch.from_numpy(line.outputs)).log_pi.exp().T, aspect="auto", cmap="inferno")
+    axes.set(xlabel="point", ylabel="component")
+    return figure
+
+
 def travel_figure(page: Page, drawing: Drawing, plotter: Plotter) -> Figure:
     """A page as a plotter draws it, with the way of the pen from stroke to stroke, from zero and back to it."""
     sheet = page.sheet(drawing.simplify)
@@ -94,7 +105,7 @@ def mass_below(x: Tensor) -> Tensor:
 
 
 def interval_masses(edges: Tensor) -> Tensor:
-    """What a standard normal distribution has between neighbours of edges (..., n + 1): (..., n), exact far out, too."""
+    """What a standard normal distribution has between neighbours of edges (..., n + 1): (..., n), exact far out."""
     low, high = edges[..., :-1], edges[..., 1:]
     is_right = low + high > 0  # there it is mirrored, for two values near 1 do not differ
     return mass_below(torch.where(is_right, -low, high)) - mass_below(torch.where(is_right, -high, low))
@@ -103,8 +114,8 @@ def interval_masses(edges: Tensor) -> Tensor:
 def grid_masses(x: Tensor, y: Tensor, rho: Tensor, nodes: int = 8) -> Tensor:
     """The probability of each cell of grids under bivariate normal distributions: (..., R, C).
 
-    The edges, x (..., C + 1) and y (..., R + 1), are in deviations from the mean; rho (...). A cell has the mean of what
-    it has at `nodes` points of x, by their quantiles, so x must be the axis of the greater deviation.
+    The edges, x (..., C + 1) and y (..., R + 1), are in deviations from the mean; rho (...). A cell has the mean of
+    what it has at `nodes` points of x, by their quantiles, so x must be the axis of the greater deviation.
     """
     share = interval_masses(x)[..., None]  # (..., C, 1)
     low, high, parts = x[..., :-1, None], x[..., 1:, None], (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes

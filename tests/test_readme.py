@@ -44,6 +44,9 @@ NOT_RUN = {
     "PYTHONPATH=. python tests/film.py examples/hand.webp": "wants a browser, and makes another picture",
     "python page/build.py": "would write into the page; tests/test_page_engine.py holds what it makes to what is there",
     "python benchmarks/browser.py": "takes five minutes, and a browser",
+    "python benchmarks/likelihood.py save/paper/rand_write.pt save/paper/synthesis.pt --data data/rests.npz": (
+        "takes minutes; tests/test_likelihood.py tests its parts"
+    ),
     "python benchmarks/segmentation.py": "takes two minutes; tests/test_segmentation.py tests its parts",
     "python benchmarks/page.py": "takes two minutes; tests/test_page.py runs it on less",
     "python benchmarks/scaling.py": "takes two minutes, and measures",

@@ -1181,6 +1181,8 @@ def test_evaluation_of_a_checkpoint_is_that_of_its_epoch(data_file, dataset, tmp
     ]:  # fmt: skip
         (line,) = (line for line in output.splitlines() if label in line)
         assert float(line.split()[-1]) == pytest.approx(float(row[name]), rel=1e-3)
+    (line,) = (line for line in output.splitlines() if "SSE, mean of the axes" in line)
+    assert float(line.split()[-1]) == pytest.approx(float(row["validation_sse"]) / 2, rel=1e-3)
     assert f"deviation {dataset.std[0]:.4f}" in output
     other = replace(dataset, charset=np.array(list("#7Qabc")), texts=np.char.add(dataset.texts, "#"))
     save_dataset(other, tmp_path / "other.npz")
