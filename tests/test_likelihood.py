@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from conftest import CHARSET
+from conftest import CHARSET, ROOT
 
-from benchmarks.likelihood import KINDS, kinds_of, measure, measure_lines, square_code
+from benchmarks.likelihood import KINDS, kinds_of, main, measure, measure_lines, square_code
 from handwriting.figures import grid_masses
+from handwriting.program import InputError
 from handwriting.training import tasks
 from model import Config, Mixture, Model, log_density
+from utils import load_checkpoint
 
 
 def some_mixture(deviation: float, atanh_rho: float) -> tuple[Model, Mixture]:
@@ -95,3 +97,16 @@ def test_another_deviation_changes_the_loss_and_not_the_code(dataset):
     after = measure(model, batch, torch.Generator().manual_seed(0))
     assert (after - before)[:, 0].numpy() == pytest.approx(-2 * np.log(1.01), abs=1e-4)
     torch.testing.assert_close(after[:, 2], before[:, 2], atol=1e-4, rtol=0)
+
+
+def test_the_command_prints_the_loss_and_refuses_what_does_not_write(checkpoints, dataset, data_file, capsys):
+    path = checkpoints / "rand_write.pt"
+    main([str(path), "--data", str(data_file)])
+    found = tasks.make_task("rand_write", dataset).evaluate(load_checkpoint(path)[0])
+    output = capsys.readouterr().out
+    assert f"| the loss | {found['loss']:.1f}" in output and f"SSE {found['sse']:.3f}" in output
+    rows = [[cell.strip() for cell in line.split("|")] for line in output.splitlines() if line.startswith("|")]
+    shares = [float(row[2].rstrip("%")) for row in rows if row[1] in KINDS]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    with pytest.raises(InputError, match=r"recogniser\.pt: is no network that writes"):
+        main([str(ROOT / "save" / "recogniser.pt"), "--data", str(data_file)])
