@@ -18,7 +18,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.data.dataset import load_dataset
-from handwriting.figures import grid_masses
 from handwriting.program import InputError, Parser, run_cli
 from handwriting.strokes import SHORTEST_STEP
 from handwriting.training.tasks import Writing, make_batches, make_task
@@ -26,6 +25,31 @@ from model import LOSS_CHUNK, Mixture, Model, log_density, mixture, negative_log
 from utils import encoder_of, load_checkpoint
 
 KINDS = ("the pen has not moved", f"it moved less than {SHORTEST_STEP:g} units", "other steps", "first of a stroke")
+
+
+def interval_masses(edges: Tensor) -> Tensor:
+    """What a standard normal distribution has between two edges (..., 2), ascending: (...).
+
+    Exact far out, where values of `torch.special.ndtr` do not differ: it takes the tail on the edge's own side.
+    """
+    is_right = (edges > 0).to(edges.dtype)
+    return (torch.erfc(edges.abs() * 0.5**0.5).mul(0.5 - is_right).diff() + is_right.diff())[..., 0]
+
+
+def cell_masses(x: Tensor, y: Tensor, rho: Tensor, nodes: int = 8) -> Tensor:
+    """The probability of a cell under each of some bivariate normal distributions: (...), as `figures.cell_masses`.
+
+    Its edges, x and y (..., 2), are in deviations from the mean; rho (...). It is the mean of what the cell has at
+    `nodes` points of x, by their quantiles, so x must be the axis of the greater deviation.
+    """
+    share, low, high = interval_masses(x)[..., None], *x.split(1, dim=-1)  # (..., 1)
+    side = torch.where(low + high > 0, -1.0, 1.0)  # a cell on the right is mirrored to the left
+    beyond = torch.erfc(torch.where(side < 0, high, -low) * 0.5**0.5) / 2  # what is left of it then
+    parts = (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes
+    middles = (side * torch.special.ndtri(beyond + share * parts)).clamp(low, high)  # (..., nodes)
+    rho = rho[..., None, None]
+    shifted = (y[..., None, :] - rho * middles[..., None]) / (1 - rho**2).sqrt()  # given x, y is normal about rho x
+    return interval_masses(shifted).mean(-1) * share[..., 0]
 
 
 def square_code(mix: Mixture, offsets: Tensor, model: Model) -> Tensor:
@@ -36,7 +60,7 @@ def square_code(mix: Mixture, offsets: Tensor, model: Model) -> Tensor:
     middle, deviation = (offsets.double()[..., None, :] - mu).gather(-1, order), sigma.gather(-1, order)
     sides = torch.tensor([-0.5, 0.5], dtype=torch.float64)
     x, y = ((middle[..., None] + sides) / deviation[..., None]).unbind(-2)  # (..., M, 2)
-    masses = grid_masses(x, y, mix.atanh_rho.double().tanh())[..., 0, 0]  # (..., M)
+    masses = cell_masses(x, y, mix.atanh_rho.double().tanh())  # (..., M)
     return -torch.logsumexp(mix.log_pi.double() + masses.clamp(min=1e-300).log(), dim=-1)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from handwriting.ink.formats import Page
 from handwriting.ink.gcode import Plotter, travel_moves
@@ -99,45 +98,24 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format=kind, dpi=dpi, metadata=dates.get(kind))
 
 
-def mass_below(x: Tensor) -> Tensor:
-    """What a standard normal distribution has below x: `torch.special.ndtr`, but exact far below 0, too."""
-    return torch.erfc(x * -(0.5**0.5)) / 2
-
-
-def interval_masses(edges: Tensor) -> Tensor:
-    """What a standard normal distribution has between neighbours of edges (..., n + 1): (..., n), exact far out."""
-    low, high = edges[..., :-1], edges[..., 1:]
-    is_right = low + high > 0  # there it is mirrored, for two values near 1 do not differ
-    return mass_below(torch.where(is_right, -low, high)) - mass_below(torch.where(is_right, -high, low))
-
-
-def grid_masses(x: Tensor, y: Tensor, rho: Tensor, nodes: int = 8) -> Tensor:
-    """The probability of each cell of grids under bivariate normal distributions: (..., R, C).
-
-    The edges, x (..., C + 1) and y (..., R + 1), are in deviations from the mean; rho (...). A cell has the mean of
-    what it has at `nodes` points of x, by their quantiles, so x must be the axis of the greater deviation.
-    """
-    share = interval_masses(x)[..., None]  # (..., C, 1)
-    low, high, parts = x[..., :-1, None], x[..., 1:, None], (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes
-    is_right = low + high > 0
-    below = mass_below(torch.where(is_right, -high, low))
-    middles = torch.special.ndtri(below + share * torch.where(is_right, 1 - parts, parts))
-    middles = torch.where(is_right, -middles, middles).clamp(low, high)[..., None]  # (..., C, nodes, 1)
-    rho = rho[..., None, None, None]
-    shifted = (y[..., None, None, :] - rho * middles) / (1 - rho**2).sqrt()  # given x, y is normal about rho x
-    return (interval_masses(shifted).mean(-2) * share).mT
-
-
-def cell_masses(mu: np.ndarray, sigma: np.ndarray, rho: float, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def cell_masses(
+    mu: np.ndarray, sigma: np.ndarray, rho: float, edges: tuple[np.ndarray, np.ndarray], nodes: int = 8
+) -> np.ndarray:
     """The probability of each cell of a grid under one bivariate normal distribution: (rows, columns).
 
     mu (2,), sigma (2,) and the cells' edges, (columns + 1,) in x and (rows + 1,) in y, are in one unit. The sum of all
-    cells of the plane is 1, whatever the deviations. At most 2 % of the mass is in a cell beside its own.
+    cells of the plane is 1, whatever the deviations. Along the axis of the smaller one, a cell has the mean of what it
+    has at `nodes` points of the other: at most 2 % of the mass is in a cell beside its own.
     """
     if sigma[0] < sigma[1]:
-        return cell_masses(mu[::-1], sigma[::-1], rho, edges[::-1]).T
+        return cell_masses(mu[::-1], sigma[::-1], rho, edges[::-1], nodes).T
     x, y = ((torch.from_numpy(e) - m) / s for e, m, s in zip(edges, mu, sigma, strict=True))  # standard normal each
-    return grid_masses(x, y, torch.tensor(rho, dtype=x.dtype)).numpy()
+    below = torch.special.ndtr(x)  # (columns + 1,)
+    parts = (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes
+    share = below.diff()  # (columns,)
+    middles = torch.special.ndtri(below[:-1, None] + share[:, None] * parts).clamp(-9, 9)  # (columns, nodes)
+    shifted = (y - rho * middles[..., None]) / (1 - rho**2) ** 0.5  # given x, y is normal about rho x
+    return (torch.special.ndtr(shifted).diff(dim=-1).mean(1) * share[:, None]).T.numpy()
 
 
 def density_map(

@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import CHARSET, ROOT
 
-from benchmarks.likelihood import KINDS, kinds_of, main, measure, measure_lines, square_code
-from handwriting.figures import grid_masses
+from benchmarks.likelihood import KINDS, cell_masses, kinds_of, main, measure, measure_lines, square_code
+from handwriting import figures
 from handwriting.program import InputError
 from handwriting.training import tasks
 from model import Config, Mixture, Model, log_density
@@ -47,9 +47,18 @@ def test_all_squares_add_up_to_one(deviation):
 def test_masses_far_out_are_those_of_the_other_side():
     x, y = torch.tensor([[20.0, 20.5]]).double(), torch.tensor([[25.0, 26.0]]).double()
     rho = torch.tensor([0.6]).double()
-    right = grid_masses(x, y, rho)
+    right = cell_masses(x, y, rho)
     assert 0 < right.item() < 1e-100
-    torch.testing.assert_close(right, grid_masses(-x.flip(-1), -y.flip(-1), rho), rtol=1e-9, atol=0)
+    torch.testing.assert_close(right, cell_masses(-x.flip(-1), -y.flip(-1), rho), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("rho", [0.0, -0.7, 0.97])
+def test_masses_are_those_of_the_map_of_densities(rho):
+    mu, sigma, edges = np.array([1.3, -0.9]), np.array([5.0, 2.0]), np.arange(-6.0, 7.0)
+    expected = figures.cell_masses(mu, sigma, rho, (edges, edges))  # (rows, columns)
+    x, y = (torch.from_numpy((np.column_stack([edges[:-1], edges[1:]]) - mu[axis]) / sigma[axis]) for axis in (0, 1))
+    found = cell_masses(x.expand(12, 12, 2), y[:, None].expand(12, 12, 2), torch.full((12, 12), rho, dtype=torch.float64))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_kinds_of_points():
