@@ -42,7 +42,8 @@ def cell_masses(x: Tensor, y: Tensor, rho: Tensor, nodes: int = 8) -> Tensor:
     Its edges, x and y (..., 2), are in deviations from the mean; rho (...). It is the mean of what the cell has at
     `nodes` points of x, by their quantiles, so x must be the axis of the greater deviation.
     """
-    share, low, high = interval_masses(x)[..., None], *x.split(1, dim=-1)  # (..., 1)
+    share = interval_masses(x)[..., None]  # (..., 1)
+    low, high = x[..., :1], x[..., 1:]
     side = torch.where(low + high > 0, -1.0, 1.0)  # a cell on the right is mirrored to the left
     beyond = torch.erfc(torch.where(side < 0, high, -low) * 0.5**0.5) / 2  # what is left of it then
     parts = (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes

@@ -57,7 +57,7 @@ def test_masses_are_those_of_the_map_of_densities(rho):
     mu, sigma, edges = np.array([1.3, -0.9]), np.array([5.0, 2.0]), np.arange(-6.0, 7.0)
     expected = figures.cell_masses(mu, sigma, rho, (edges, edges))  # (rows, columns)
     x, y = (torch.from_numpy((np.column_stack([edges[:-1], edges[1:]]) - mu[axis]) / sigma[axis]) for axis in (0, 1))
-    found = cell_masses(x.expand(12, 12, 2), y[:, None].expand(12, 12, 2), torch.full((12, 12), rho, dtype=torch.float64))
+    found = cell_masses(x.expand(12, 12, 2), y[:, None].expand(12, 12, 2), torch.full((12, 12), rho, dtype=x.dtype))
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
