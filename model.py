@@ -206,8 +206,7 @@ class Model(nn.Module):
 
     Prediction (eq. 1-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). Set `matmul_dtype` to
     torch.bfloat16 for faster products: the parameters, the window's position, the mixture and the loss stay float32.
-    `dropout` is the share of a layer's outputs that training hides from the layers above and from the head, but not
-    from the layer itself at the next point (Zaremba et al., arXiv 1409.2329); the paper has none.
+    Training hides the share `dropout` of a layer's outputs from what is above (Zaremba et al., arXiv 1409.2329).
     """
 
     mean: Tensor  # (2,), of the offsets in the training lines, in whiteboard units
@@ -290,8 +289,7 @@ class Model(nn.Module):
             last.append(hidden[-1])
             cells.append(cell)
             hiddens.append(F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden)
-        kappa = window.kappa[-1] if window else state.kappa
-        last = torch.stack(last).to(points.dtype)
+        last, kappa = torch.stack(last).to(points.dtype), window.kappa[-1] if window else state.kappa
         return hiddens, State(last, torch.stack(cells), w[-1].to(points.dtype), kappa), window
 
     def losses(
