@@ -186,6 +186,7 @@ def negative_log_likelihood(mix: Mixture, targets: Tensor) -> Tensor:
     return pen - log_density(mix, targets[..., :2])
 
 
+@torch.no_grad()
 def squared_error(mix: Mixture, targets: Tensor) -> Tensor:
     """Squared distance of each target (..., 3) from the mixture's mean, in normalised units; result (...)."""
     mean = (mix.log_pi.exp()[..., None] * mix.mu).sum(-2)  # (..., 2)
@@ -302,14 +303,11 @@ class Model(nn.Module):
         """
         points, characters = self.normalise(points), None if text is None else self.one_hot(text)
         hiddens, _, _ = self.run_layers(points[:-1], characters, hand=hand)
-        losses, errors = [], []
-        for targets, *parts in zip(*(tensor.split(LOSS_CHUNK) for tensor in (points[1:], *hiddens)), strict=True):
-            mix = mixture(self.run_head(parts))
-            losses.append(negative_log_likelihood(mix, targets))
-            with torch.no_grad():
-                errors.append(squared_error(mix, targets))
+        chunks = zip(*(tensor.split(LOSS_CHUNK) for tensor in (points[1:], *hiddens)), strict=True)
+        found = (self.run_mixture(self.run_head(parts), targets) for targets, *parts in chunks)
+        losses, errors = map(torch.cat, zip(*found, strict=True))
         zero = points.new_zeros(())
-        return torch.where(mask, torch.cat(losses), zero), torch.where(mask, torch.cat(errors), zero)
+        return torch.where(mask, losses, zero), torch.where(mask, errors, zero)
 
     # Each of these: if there is a kernel that fits, it computes; else the lines below it do the same in plain PyTorch.
 
@@ -338,3 +336,14 @@ class Model(nn.Module):
         if kernels and kernels.takes(self.head, nn.Linear, self.mean):
             return kernels.linear(self.head, hiddens)
         return self.head(torch.cat(hiddens, dim=-1).to(self.mean.dtype))
+
+    def run_mixture(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and squared error of each of the raw outputs (..., 1 + 6M) for targets (..., 3)."""
+
+        def plain(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            mix = mixture(outputs)
+            return negative_log_likelihood(mix, targets), squared_error(mix, targets)
+
+        if kernels and kernels.takes_mixture(plain, outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO):
+            return kernels.mixture_losses(outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO)
+        return plain(outputs, targets)

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from handwriting.data.dataset import load_dataset
 from handwriting.program import InputError, escaped, run_cli
 from handwriting.training.flags import parse_flags
-from handwriting.training.hardware import choose_precision
+from handwriting.training.hardware import PRECISIONS, choose_precision
 from handwriting.training.processes import Group
 from handwriting.training.run import LABELS, describe_scale
 from handwriting.training.start import start_run
@@ -36,7 +36,7 @@ def print_evaluation(options: argparse.Namespace) -> None:
     """Print a checkpoint's figures on the validation split."""
     path, device = options.evaluate, choose_device(options.device)
     network, content = load_checkpoint(path, device)
-    network.matmul_dtype = choose_precision(options.precision, device)
+    network.matmul_dtype = PRECISIONS[choose_precision(options.precision, device)]
     dataset = load_dataset(options.data)
     unknown = set("".join(dataset.texts)) - set(content["charset"])
     if content["charset"] and unknown:

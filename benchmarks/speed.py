@@ -31,7 +31,7 @@ from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.program import Parser, run_cli
 from handwriting.sampling import Sampler
 from handwriting.training.flags import parse_flags
-from handwriting.training.hardware import choose_precision, choose_processes
+from handwriting.training.hardware import PRECISIONS, choose_precision, choose_processes
 from handwriting.training.processes import Group, start_group, tune_malloc
 from handwriting.training.run import Run
 from handwriting.training.tasks import make_batches, make_task
@@ -238,7 +238,7 @@ def measure_training(task: str, dataset: Dataset, repeats: int) -> dict[str, flo
 
 def product_rate() -> float:
     """Operations a second of a large product in the precision that training uses."""
-    dtype = choose_precision("auto", torch.device("cpu"))
+    dtype = PRECISIONS[choose_precision("auto", torch.device("cpu"))]
     a, b = torch.randn(4096, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
     seconds = min(timed(lambda: a @ b) for _ in range(10))
     return 2 * 4096 * 2048 * 2048 / seconds

@@ -6,6 +6,7 @@ import torch
 from test_kernels import graph_of, switched_on  # noqa: F401 - a fixture
 from test_model import make_model, make_points, make_text
 
+import model as model_room
 from handwriting.sampling import PlainDecoder, Sampler
 from model import Config, Model, Window, WindowLSTM, window_weights
 
@@ -159,6 +160,44 @@ def test_a_changed_network_is_trained_and_written_as_it_stands(change, monkeypat
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
     if change is not DropoutModel:
         assert isinstance(Sampler(model).start([np.array([1])], 1), PlainDecoder)
+
+
+def wider(outputs):
+    return model_room.Mixture(*(part + 0.1 if n == 3 else part for n, part in enumerate(usual_mixture(outputs))))
+
+
+def clipped(outputs):
+    """The same numbers, but a gradient that is cut, as the paper does (section 4.2)."""
+    outputs = outputs * 1.0
+    if outputs.requires_grad:
+        outputs.register_hook(lambda gradient: gradient.clamp(-0.05, 0.05))
+    return usual_mixture(outputs)
+
+
+usual_mixture = model_room.mixture
+CHANGED_LOSSES = {
+    "mixture": [wider, clipped],
+    "squared_error": [lambda mix, targets: torch.zeros_like(mix.end_logit)],
+    "negative_log_likelihood": [lambda mix, targets: -model_room.log_density(mix, targets[..., :2])],
+    "log_density": [lambda mix, offsets: offsets.sum(-1) + mix.mu.sum((-1, -2))],
+}
+
+
+@pytest.mark.parametrize(("name", "change"), [(name, f) for name, changes in CHANGED_LOSSES.items() for f in changes])
+def test_a_changed_loss_is_computed_as_it_stands(name, change, monkeypatch):
+    model, points = make_model(2, 0).float(), make_points(13, 3).float()
+    mask, found = torch.ones(12, 3, dtype=torch.bool), []
+    for changed, switch in ((False, "1"), (True, "1"), (True, "0")):
+        if changed:
+            monkeypatch.setattr(model_room, name, change)
+        monkeypatch.setenv("HANDWRITING_KERNELS", switch)
+        losses, errors = model.losses(points, mask)
+        gradients = torch.autograd.grad(losses.sum(), list(model.parameters()), allow_unused=True)
+        assert "FusedMixture" not in graph_of(losses) or not changed
+        found.append((losses.detach(), errors, *(g for g in gradients if g is not None)))
+    assert not all(map(torch.equal, found[0], found[1]))
+    for a, b in zip(found[1], found[2], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_lstms_of_other_shapes_never_come_to_the_kernels(monkeypatch):

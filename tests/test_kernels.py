@@ -18,7 +18,16 @@ from conftest import ROOT, environment
 from test_model import ASTRAY, astray, make_model, make_points, make_text
 
 from handwriting.sampling import PlainDecoder, has_written_text
-from model import State, Window, window_weights
+from model import (
+    MAX_ATANH_RHO,
+    MAX_LOG_SIGMA,
+    State,
+    Window,
+    mixture,
+    negative_log_likelihood,
+    squared_error,
+    window_weights,
+)
 
 kernels = pytest.importorskip("handwriting.kernels")
 cells_room, products = (pytest.importorskip(f"handwriting.kernels.{name}") for name in ("cells", "products"))
@@ -100,17 +109,17 @@ def test_gradient_through_open_forget_gates_is_exact_in_bfloat16(num_chars, cell
 
 
 @pytest.mark.parametrize("cells", ["compiled"], indirect=True)
+@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("B", "H"), [(1, 1), (3, 37), (2, 400)])
-def test_compiled_cells_are_those_of_pytorch(B, H, cells):
+def test_compiled_cells_are_those_of_pytorch(B, H, low, cells):
     torch.manual_seed(H)
     points, rare = 3, torch.tensor([0.0, -0.0, 1e-30, 30, -30, 90, -90, 1e30, -1e30, math.inf, -math.inf, math.nan])
-    z = (4 * torch.randn(points, B, 4 * H)).bfloat16()
-    z[-1].view(-1)[: len(rare)] = rare[: z[-1].numel()].bfloat16()
+    z = (4 * torch.randn(points, B, 4 * H)).to(low)
+    z[-1].view(-1)[: len(rare)] = rare[: z[-1].numel()].to(low)
     first, d_h, d_cell = torch.randn(B, H), torch.randn(points, B, H + 5)[..., 5:], torch.randn(B, H)
     found = []
-    for dtype in (torch.float32, torch.bfloat16):  # in PyTorch, and in C
-        forward, backward = cells_room.choose_cells(torch.float32, dtype)
-        assert (forward is cells_room.forward) == (dtype == torch.float32)
+    for forward, backward in (cells_room.forward, cells_room.backward), cells_room.choose_cells(torch.float32, low):
+        assert (forward is cells_room.forward) == (not found)  # in PyTorch, and in C
         gates, cell = torch.empty(points, B, 4, H), torch.empty(points + 1, B, H)
         cell[0] = first
         hs, d_zs, d_c = torch.empty(points, B, H), torch.empty_like(z), d_cell.clone()
@@ -120,7 +129,9 @@ def test_compiled_cells_are_those_of_pytorch(B, H, cells):
             backward(cell[n], gates[n], cell[n + 1], d_h[n], d_c, d_zs[n])
         found.append((gates, cell, hs, d_c, d_zs.float()))
     for part, (a, b) in enumerate(zip(*found, strict=True)):
-        tolerance = {"rtol": 0.01, "atol": 1e-6} if part == 4 else {"rtol": 2e-5, "atol": 2e-6}
+        tolerance = (
+            {"rtol": 0.01, "atol": 1e-6} if part == 4 and low == torch.bfloat16 else {"rtol": 2e-5, "atol": 2e-6}
+        )
         torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
 
 
@@ -175,6 +186,48 @@ def test_fused_window_layer_passes_gradcheck():
         delattr(copies.get_submodule(module), parameter)
     values = [p.detach().clone().requires_grad_() for p in parameters]
     assert torch.autograd.gradcheck(run, (make_points(4, 2).requires_grad_(), *values))
+
+
+def plain_mixture(outputs, targets):
+    mix = mixture(outputs)
+    return negative_log_likelihood(mix, targets), squared_error(mix, targets)
+
+
+@pytest.mark.parametrize("cells", ["compiled"], indirect=True)
+@pytest.mark.parametrize("M", [1, 3, 20])
+@pytest.mark.parametrize("scale", [0.3, 3, 12])  # the last goes beyond all bounds
+def test_mixture_has_the_losses_and_gradients_of_float64(M, scale, cells):
+    torch.manual_seed(M)
+    outputs, targets = scale * torch.randn(40, 3, 1 + 6 * M), torch.randn(40, 3, 3)
+    targets[..., 2] = (targets[..., 2] > 0).float()
+    targets[0, 0, :2] *= 1e4
+    weights, found = torch.randn(40, 3), []
+
+    def kernel(outputs, targets):
+        return kernels.mixture_losses(outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO)
+
+    for function, dtype in ((kernel, torch.float32), (plain_mixture, torch.float64)):
+        y = outputs.to(dtype).requires_grad_()
+        losses, errors = function(y, targets.to(dtype))
+        assert not errors.requires_grad
+        (gradient,) = torch.autograd.grad((losses * weights.to(dtype)).sum(), y)
+        found.append((losses, errors, gradient))
+    assert kernels.takes_mixture(plain_mixture, outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cells", ["compiled"], indirect=True)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_mixture_of_outputs_that_are_no_numbers_has_no_finite_loss_where_the_plain_one_has_none(value, cells):
+    outputs, targets = torch.linspace(-1, 1, 19).repeat(19, 1), torch.tensor([[0.5, -0.5, 1.0]]).repeat(19, 1)
+    outputs.diagonal()[:] = value
+    found, _ = kernels.mixture_losses(outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO)
+    wanted, _ = plain_mixture(outputs, targets)
+    with torch.inference_mode():  # which would forbid gradients
+        assert kernels.takes_mixture(plain_mixture, outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO)
+    assert torch.equal(found.isfinite(), wanted.isfinite()) and not wanted.isfinite().all()
+    torch.testing.assert_close(found[wanted.isfinite()], wanted[wanted.isfinite()])
 
 
 def test_head_has_the_outputs_and_gradients_of_linear():
@@ -456,4 +509,26 @@ def test_bfloat16_is_wanted_where_the_processor_multiplies_it(capabilities, expe
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("oneDNN has no bfloat16 here")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert kernels.multiplies_bfloat16() is expected
+    assert products.multiplies_bfloat16() is expected
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(0.5, True), (1.0, False), (2.0, False)])
+def test_bfloat16_is_chosen_if_its_products_take_less_time(factor, expected, monkeypatch):
+    """By a clock that the products themselves move on."""
+    now, pack = [0.0], products.pack_linear
+
+    def counted(weight, rows):
+        product = pack(weight, rows)
+
+        def count(*arguments):
+            now[0] += factor if weight.dtype == torch.bfloat16 else 1.0
+            return product(*arguments)
+
+        return count
+
+    monkeypatch.setattr(products, "pack_linear", counted)
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(products.time, "perf_counter", lambda: now[0])
+    assert products.multiplies_bfloat16_faster.__wrapped__() is expected
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: False)
+    assert products.multiplies_bfloat16_faster.__wrapped__() is False

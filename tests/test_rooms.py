@@ -121,7 +121,7 @@ def test_what_reads_and_prepares_data_does_without_pytorch():
 def test_files_are_short():
     lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in modules().values()}
     assert {name: length for name, length in lengths.items() if length > 420} == {}
-    assert lengths["model.py"] <= 340 and lengths["setup.py"] < 50
+    assert lengths["model.py"] <= 355 and lengths["setup.py"] < 50
 
 
 def test_all_files_together_are_short():

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import CHARSET, ROOT, assert_refused, environment
 from failing import fail_in_second
 
@@ -27,7 +28,7 @@ from handwriting.program import InputError, Parser
 from handwriting.recogniser import align
 from handwriting.training import hardware, optimisation, run, start, tasks
 from handwriting.training.flags import parse_flags
-from handwriting.training.hardware import PRECISIONS, choose_precision, choose_processes
+from handwriting.training.hardware import choose_hardware, choose_precision, choose_processes
 from handwriting.training.processes import Group, loopback_interface, start_group
 from handwriting.training.weight_noise import WeightNoise
 from model import Config, Model
@@ -345,11 +346,29 @@ def test_gradient_is_clipped_and_lines_are_cut(data_file, tmp_path):
 
 def test_precision(monkeypatch):
     cpu = torch.device("cpu")
-    assert choose_precision("fp32", cpu) == torch.float32 and choose_precision("bf16", cpu) == torch.bfloat16
-    for supported, switch, expected in ((True, "1", "bf16"), (False, "1", "fp32"), (True, "0", "fp32")):
-        monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda supported=supported: supported)
+    assert choose_precision("fp32", cpu) == "fp32" and choose_precision("bf16", cpu) == "bf16"
+    for is_faster, switch, expected in ((True, "1", "bf16"), (False, "1", "fp32"), (True, "0", "fp32")):
+        monkeypatch.setattr(kernels, "multiplies_bfloat16_faster", lambda is_faster=is_faster: is_faster)
         monkeypatch.setenv("HANDWRITING_KERNELS", switch)
-        assert choose_precision("auto", cpu) == PRECISIONS[expected]
+        assert choose_precision("auto", cpu) == expected
+
+
+def test_one_process_decides_on_the_precision_for_all(monkeypatch):
+    store, options = dist.HashStore(), [argparse.Namespace(precision="auto", device="cpu", batch_size=8) for _ in "ab"]
+    for rank, is_faster in enumerate((True, False)):
+        monkeypatch.setattr(kernels, "multiplies_bfloat16_faster", lambda is_faster=is_faster: is_faster)
+        choose_hardware(options[rank], Group(rank, 2, store))
+    assert [each.precision for each in options] == ["bf16", "bf16"]
+
+
+def test_a_resumed_run_goes_on_in_the_precision_that_it_began_with(data_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HANDWRITING_KERNELS", "1")
+    files = ["--data", str(data_file), "--model_dir", str(tmp_path), "--cell_size", "8", "--batch_size", "6"]
+    for is_faster, *flags in ((True, "--max_steps", "1"), (False, "--max_steps", "2", "--resume")):
+        monkeypatch.setattr(kernels, "multiplies_bfloat16_faster", lambda is_faster=is_faster: is_faster)
+        train.main([*files, *flags])
+        _, content = load_checkpoint(tmp_path / "rand_write_interrupted.pt")
+        assert content["settings"]["precision"] == "bf16"
 
 
 def test_step_sizes():
@@ -500,6 +519,7 @@ def unbroken(data_file, tmp_path_factory):
         ("synthesis", ["--anneal", "cosine", "--warmup", 3]),
         ("synthesis", ["--optimizer", "rmsprop", "--num_layers", 3]),
         ("rand_write", ["--ema", 0.9]),
+        ("synthesis", ["--dropout", 0.3]),
         ("synthesis", ["--weight_noise", 0.05, "--ema", 0.9, "--augment", 0.1, "--num_layers", 1]),
         ("read", []),  # with dropout and distorted ink
         ("read", ["--ema", 0.9]),

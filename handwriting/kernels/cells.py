@@ -47,13 +47,13 @@ def backward(before: Tensor, gates: Tensor, cell: Tensor, d_h: Tensor, d_cell: T
 
 
 def choose_cells(dtype: torch.dtype, matmul_dtype: torch.dtype) -> tuple[Callable, Callable]:
-    """`forward` and `backward`: for a float32 layer with bfloat16 products those of cells.c, if it can be compiled."""
-    library = load_library() if (dtype, matmul_dtype) == (torch.float32, torch.bfloat16) else None
+    """`forward` and `backward`: for a float32 layer those of cells.c, if it can be compiled."""
+    library, low = load_library() if dtype == torch.float32 else None, int(matmul_dtype == torch.bfloat16)
     if library is None:
         return forward, backward
     return (  # the stride is that of d_h
-        lambda *args: library.cells_forward(*args[-1].shape, *map(Tensor.data_ptr, args)),
-        lambda *args: library.cells_backward(*args[0].shape, args[3].stride(0), *map(Tensor.data_ptr, args)),
+        lambda *args: library.cells_forward(*args[-1].shape, low, *map(Tensor.data_ptr, args)),
+        lambda *args: library.cells_backward(*args[0].shape, low, args[3].stride(0), *map(Tensor.data_ptr, args)),
     )
 
 
@@ -89,7 +89,8 @@ def load_library() -> ctypes.CDLL | None:
         note(f"{compiler} cannot compile cells.c to {path.parent}; going on slower")
         return None
     number, array = ctypes.c_long, ctypes.c_void_p
-    library.cells_forward.argtypes = [number] * 2 + [array] * 5
-    library.cells_backward.argtypes = [number] * 3 + [array] * 6
-    library.cells_forward.restype = library.cells_backward.restype = None
+    library.cells_forward.argtypes = [number] * 3 + [array] * 5
+    library.cells_backward.argtypes = [number] * 4 + [array] * 6
+    library.mixture_losses.argtypes = [number] * 2 + [ctypes.c_float] * 2 + [array] * 5
+    library.cells_forward.restype = library.cells_backward.restype = library.mixture_losses.restype = None
     return library

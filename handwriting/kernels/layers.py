@@ -122,11 +122,11 @@ class FusedLSTM(torch.autograd.Function):
         recurrent_product = pack_linear(recurrent.t().to(low), B)
         weight_low, x_low = weight.to(low), x.to(low)
         d_x = torch.empty_like(x_low) if ctx.needs_input_grad[2] else None
-        # Each column is what a gate reads at a point of a line: (x, w, h). To have these as columns, and the gradients
-        # as rows, is quicker than the other way round. Zeros, because oneDNN reads beyond the columns of a short chunk:
-        # it multiplies them by 0, but what memory holds may be no number.
-        reads = states.new_zeros(width + C + H, length * B)
-        d_weights_t = weight.new_zeros(len(reads), 4 * H)
+        d_weights_t = weight.new_zeros(width + C + H, 4 * H)
+        # Where rows are bfloat16, each column is what a gate reads at a point of a line: (x, w, h). To have these as
+        # columns, and the gradients as rows, is quicker than the other way round. Zeros, because oneDNN reads beyond
+        # the columns of a short chunk: it multiplies them by 0, but what memory holds may be no number.
+        reads = states.new_zeros(len(d_weights_t), length * B if low != weight.dtype else 0)
         d_cell = d_cell.clone(memory_format=torch.contiguous_format)
         d_after = d_states.contiguous().unbind(0)
         d_before = d_after[-1]  # by (w, h) of point t, from elsewhere and through the point after
@@ -148,10 +148,13 @@ class FusedLSTM(torch.autograd.Function):
             if n == 0:
                 rows = slice(t, min(t + length, T))
                 flat = d_gates[: rows.stop - t].flatten(0, 1)
-                read = reads[:, : len(flat)]
-                read[:width].copy_(x_low[rows].reshape(-1, width).t())
-                read[width:].copy_(states[rows].view(-1, C + H).t())
-                d_weights_t += (read @ flat).to(weight.dtype)
+                parts_t = x_low[rows].reshape(-1, width).t(), states[rows].view(-1, C + H).t()
+                is_low = low != weight.dtype
+                goal = reads[:, : len(flat)] if is_low else d_weights_t
+                for part_t, goal_t in zip(parts_t, goal.split([width, C + H]), strict=True):
+                    goal_t.copy_(part_t) if is_low else goal_t.addmm_(part_t, flat)
+                if is_low:
+                    d_weights_t += (goal @ flat).to(weight.dtype)
                 if d_x is not None:
                     torch.mm(flat, weight_low, out=d_x[rows].view(-1, width))
         d_x = None if d_x is None else d_x.to(x.dtype)

@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=at_least(0), default=0, help="of the first weights, the order of lines, and all that is random")
     add = parser.add_argument_group("running").add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
-    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="of products; auto: bf16 where it is fast")
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="of products; auto: bf16 where it is faster")
     shared = "that share every batch; auto: one for each core, with 8 lines of a batch at least, and 1 on a GPU"
     add("--processes", type=at_least(1, word="auto"), default="auto", help=shared)
     add("--resume", action="store_true", help="go on with the run in --model_dir; flags that are given change it")

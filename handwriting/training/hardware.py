@@ -13,13 +13,13 @@ MIN_LINES = 8  # of a batch for each process, with --processes auto
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type of the large products; `auto` is bfloat16 where hardware and kernels multiply it."""
+def choose_precision(name: str, device: torch.device) -> str:
+    """The type of the large products, a key of PRECISIONS; `auto` is bfloat16 where that is faster, as measured."""
     if name == "auto":
-        on_processor = bool(kernels) and kernels.can_run(device) and kernels.multiplies_bfloat16()
+        on_processor = bool(kernels) and kernels.can_run(device) and kernels.multiplies_bfloat16_faster()
         on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         name = "bf16" if on_processor or on_gpu else "fp32"
-    return PRECISIONS[name]
+    return name
 
 
 def choose_processes(options: argparse.Namespace) -> int:
@@ -31,8 +31,12 @@ def choose_processes(options: argparse.Namespace) -> int:
 
 
 def choose_hardware(options: argparse.Namespace, group: Group | None) -> None:
-    """Set `options.processes`. Raises InputError for more processes than GPUs here, or than lines of a batch."""
+    """Set `options.processes`, and a group's precision. Raises InputError for more processes than GPUs or lines."""
     options.processes = group.size if group else choose_processes(options)
+    if group and options.precision == "auto":  # process 0 decides: others might measure otherwise
+        if group.rank == 0:
+            group.store.set("precision", choose_precision("auto", choose_device(options.device)))
+        options.precision = group.store.get("precision").decode()
     local, gpus = group.local_size if group else options.processes, torch.cuda.device_count()  # on this machine
     if choose_device(options.device).type == "cuda" and local > gpus:
         raise InputError(f"--processes {local}: more than the {gpus} GPUs here; give fewer, or --device cpu")

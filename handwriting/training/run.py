@@ -87,9 +87,8 @@ class Run:
         torch.manual_seed(options.seed)
         network = loaded if resumed else self.new_network(loaded, content)
         self.model = network.to(self.device).train()
-        self.model.matmul_dtype = choose_precision(options.precision, self.device)
-        self.model.dropout = options.dropout
-        options.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.model.matmul_dtype)
+        options.precision = choose_precision(options.precision, self.device)  # once: a resumed run goes on with it
+        self.model.matmul_dtype, self.model.dropout = PRECISIONS[options.precision], options.dropout
         self.average = moving_average(self.model, options.ema) if options.ema else None
         self.noise = WeightNoise(self.model, options.weight_noise, len(self.lines)) if options.weight_noise else None
         groups = [{"params": list(self.model.parameters()), "rate": 1.0}]  # of step sizes, in units of the run's

@@ -19,10 +19,8 @@ def start_run(options: argparse.Namespace, group: Group | None = None) -> None:
     A folder that is new is made when all else is known to be right. Raises InputError for what cannot be used.
     """
     folder, task, is_first = options.model_dir, options.task, group is None or group.rank == 0
-    is_new, lock = (
-        not folder.is_dir(),
-        folder_lock(folder, task, f"another run of {task}", "choose another --model_dir"),
-    )
+    is_new = not folder.is_dir()
+    lock = folder_lock(folder, task, f"another run of {task}", "choose another --model_dir")
     with contextlib.ExitStack() as stack:
         if is_first and not is_new:
             stack.enter_context(lock)

@@ -317,13 +317,9 @@ class Hands(Task):
 
 
 def make_task(
-    name: str,
-    dataset: Dataset,
-    timesteps: int = 10**9,
-    charset: str | None = None,
-    augment: float = 0.0,
+    name: str, dataset: Dataset, timesteps: int = 10**9, charset: str | None = None, augment: float = 0.0,
     encoder: HandEncoder | None = None,
-) -> Writing | Reading | Hands:
+) -> Writing | Reading | Hands:  # fmt: skip
     """The task of a name, a key of `utils.NETWORKS`, with the character set of the data or of a checkpoint."""
     if name == "read":
         return Reading(dataset, True, charset)  # whole lines, distorted in its own way
