@@ -207,6 +207,36 @@ def test_upper_layers_see_the_window_of_the_same_point():
     torch.testing.assert_close(model(points, characters)[0], model.head(torch.cat([hidden, upper], dim=-1)))
 
 
+def test_dropout_hides_outputs_from_what_is_above_and_nothing_from_the_next_point(kernels_on_and_off):
+    """As many outputs as asked for are hidden, the others grow by as much, and state is that of the whole network."""
+    model, points, text = make_model(2, 6, cell_size=50), make_points(9, 4), make_text(4, 5, [5] * 4)
+    characters = model.one_hot(text)
+    (whole, above), after, _ = model.run_layers(points, characters)
+    model.dropout = 0.4
+    for step in range(2):
+        if step:
+            model.eval()
+        (first, second), state, _ = model.run_layers(points, characters)
+        for found, wanted in ((state.hidden[0], after.hidden[0]), (state.cell[0], after.cell[0]), (state.w, after.w)):
+            torch.testing.assert_close(found, wanted)
+        hidden = first == 0
+        torch.testing.assert_close(first, whole.where(~hidden, 0) / (1 if step else 0.6))
+        assert hidden.any() != step and abs(hidden.double().mean() - (0 if step else 0.4)) < 0.05
+        assert torch.allclose(second, above) == bool(step)
+
+
+def test_mean_over_masks_of_dropout_is_the_network_without():
+    """That of the head's outputs, which are linear in what dropout leaves of one layer; within four deviations."""
+    torch.manual_seed(0)
+    model, points = make_model(1, 0, cell_size=50), make_points(6, 2)
+    with torch.no_grad():
+        wanted, _, _ = model(points)
+        model.dropout = 0.3
+        found = torch.stack([model(points)[0] for _ in range(400)])
+    deviation = found.std(0) / math.sqrt(len(found))
+    assert ((found.mean(0) - wanted).abs() < 4.5 * deviation).all() and (deviation > 0).all()
+
+
 @pytest.mark.parametrize("num_chars", [0, 6])
 def test_loss_in_chunks_is_that_of_the_whole_line(num_chars, monkeypatch):
     monkeypatch.setattr("model.LOSS_CHUNK", 5)
