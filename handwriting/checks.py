@@ -108,7 +108,9 @@ def count_marks(points: np.ndarray) -> tuple[int, int]:
         x_height = find_level(strokes).x_height
     except ValueError:  # no extent
         return 0, 0
-    width, height = np.array([np.ptp(stroke, axis=0) for stroke in strokes]).T / x_height
+    positions, begins = np.concatenate(strokes), np.cumsum([0, *map(len, strokes[:-1])])
+    extents = np.maximum.reduceat(positions, begins) - np.minimum.reduceat(positions, begins)
+    width, height = extents.T / x_height
     is_dot = np.maximum(width, height) < DOT_SIZE
     is_bar = (width >= BAR_WIDTH) & (height < BAR_HEIGHT) & (width >= BAR_FLATNESS * height)
     return int(is_dot.sum()), int((is_bar & ~is_dot).sum())

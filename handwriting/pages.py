@@ -329,7 +329,7 @@ def leveled(ink: Ink, x_height: float) -> list[np.ndarray]:
     if not has_extent(ink):  # a full stop alone
         return [stroke - strokes[0][0] for stroke in strokes]
     level = find_level(strokes, x_height)
-    return [level.apply(stroke) for stroke in strokes]
+    return level.apply_all(strokes)
 
 
 def ink_width(ink: Ink, x_height: float) -> float:

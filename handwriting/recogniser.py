@@ -197,17 +197,20 @@ def align(text: Sequence[str], read: Sequence[str]) -> list[tuple[str, str]]:
 
     The number of unequal pairs is the edit distance (Levenshtein).
     """
-    costs = np.zeros((len(text) + 1, len(read) + 1), dtype=int)
-    costs[:, 0], costs[0] = np.arange(len(text) + 1), np.arange(len(read) + 1)
+    if text == read:
+        return list(zip(text, read, strict=True))
+    costs = [[*range(len(read) + 1)]]  # lists: numpy takes three times as long for single numbers
     for i, a in enumerate(text, 1):
+        above, row = costs[-1], [i]
         for j, b in enumerate(read, 1):
-            costs[i, j] = min(costs[i - 1, j] + 1, costs[i, j - 1] + 1, costs[i - 1, j - 1] + (a != b))
+            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b)))
+        costs.append(row)
     pairs, i, j = [], len(text), len(read)
     while i or j:
-        if i and j and costs[i, j] == costs[i - 1, j - 1] + (text[i - 1] != read[j - 1]):
+        if i and j and costs[i][j] == costs[i - 1][j - 1] + (text[i - 1] != read[j - 1]):
             i, j = i - 1, j - 1
             pairs.append((text[i], read[j]))
-        elif i and costs[i, j] == costs[i - 1, j] + 1:
+        elif i and costs[i][j] == costs[i - 1][j] + 1:
             i -= 1
             pairs.append((text[i], ""))
         else:

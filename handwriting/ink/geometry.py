@@ -15,6 +15,7 @@ Ink is strokes, a list of positions (n, 2) in any unit, x to the right and y dow
 Most places where the pen turns upwards are on the baseline, and most where it turns downwards at the x-height.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +28,10 @@ MOST_BOTTOMS = 1000  # that tell a slope: a line has some 60
 
 def segments(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The middles (m, 2) and the lengths in x and y (m, 2) of all steps within strokes."""
-    middles = [(stroke[1:] + stroke[:-1]) / 2 for stroke in strokes]
-    steps = [np.diff(stroke, axis=0) for stroke in strokes]
-    return np.concatenate([*middles, np.zeros((0, 2))]), np.concatenate([*steps, np.zeros((0, 2))])
+    positions = np.concatenate([*strokes, np.zeros((0, 2))])
+    is_within = np.ones(max(len(positions) - 1, 0), bool)
+    is_within[np.cumsum([len(stroke) for stroke in strokes[:-1]], dtype=int) - 1] = False
+    return ((positions[1:] + positions[:-1]) / 2)[is_within], np.diff(positions, axis=0)[is_within]
 
 
 def turning_points(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray, np.ndarray]:
@@ -37,27 +39,29 @@ def turning_points(strokes: list[np.ndarray], least: float) -> tuple[np.ndarray,
 
     The ends of a stroke count, unless the whole stroke is flatter than `least`.
     """
-    tops, bottoms = [], []
-    for stroke in strokes:
-        y = stroke[:, 1]
-        turns = np.flatnonzero(np.diff(np.sign(np.diff(y)))) + 1
-        places = [0, *turns.tolist(), len(y) - 1]
-        high = low = 0  # places of the least and the greatest y since the last turn that counts
+    positions, bounds = np.concatenate(strokes), np.cumsum([0, *map(len, strokes)])
+    is_place = np.zeros(len(positions), bool)  # where y may be the greatest or the least: at turns and ends
+    is_place[1:-1] = np.diff(np.sign(np.diff(positions[:, 1]))) != 0
+    is_place[bounds[:-1]] = is_place[bounds[1:] - 1] = True
+    places = positions[is_place]
+    y, tops, bottoms = places[:, 1].tolist(), [], []  # numbers of places
+    for begin, end in pairwise(np.searchsorted(np.flatnonzero(is_place), bounds).tolist()):
+        high = low = begin  # of the least and the greatest y since the last turn that counts
         direction = 0  # 1: going down the page
-        for place, value in zip(places, y[places].tolist(), strict=True):
-            high = place if value < y[high] else high
-            low = place if value > y[low] else low
-            if direction <= 0 and value - y[high] >= least:
-                tops.append(stroke[high])
+        for place in range(begin, end):
+            high = place if y[place] < y[high] else high
+            low = place if y[place] > y[low] else low
+            if direction <= 0 and y[place] - y[high] >= least:
+                tops.append(high)
                 direction, low = 1, place
-            elif direction >= 0 and y[low] - value >= least:
-                bottoms.append(stroke[low])
+            elif direction >= 0 and y[low] - y[place] >= least:
+                bottoms.append(low)
                 direction, high = -1, place
         if direction > 0:
-            bottoms.append(stroke[low])
+            bottoms.append(low)
         elif direction < 0:
-            tops.append(stroke[high])
-    return np.reshape(tops, (-1, 2)), np.reshape(bottoms, (-1, 2))
+            tops.append(high)
+    return places[np.array(tops, int)], places[np.array(bottoms, int)]
 
 
 class Level(NamedTuple):
@@ -67,6 +71,10 @@ class Level(NamedTuple):
     x: np.ndarray  # (k,) places along the line when the slope is out, ascending
     baseline: np.ndarray  # (k,) y of the baseline there
     x_height: float
+
+    def apply_all(self, strokes: list[np.ndarray]) -> list[np.ndarray]:
+        """`apply` for each of some strokes."""
+        return split_like(self.apply(np.concatenate(strokes)), strokes)
 
     def apply(self, positions: np.ndarray) -> np.ndarray:
         """Positions (n, 2) turned by the slope, and moved up or down so that the baseline is y = 0 all along."""
@@ -79,6 +87,12 @@ def turn(positions: np.ndarray, slope: float) -> np.ndarray:
     """Positions (n, 2) turned about the origin so that a line of this slope becomes level."""
     cos, sin = np.cos(np.arctan(slope)), np.sin(np.arctan(slope))
     return positions @ np.array([[cos, -sin], [sin, cos]])
+
+
+def split_like(positions: np.ndarray, strokes: list[np.ndarray]) -> list[np.ndarray]:
+    """Positions (N, 2) of all points as strokes, each as long as that of `strokes`."""
+    bounds = np.cumsum([0, *map(len, strokes)]).tolist()
+    return [positions[begin:end] for begin, end in pairwise(bounds)]
 
 
 def find_level(strokes: list[np.ndarray], x_height: float | None = None) -> Level:
@@ -103,10 +117,11 @@ def find_level(strokes: list[np.ndarray], x_height: float | None = None) -> Leve
         height = float(np.subtract(*np.interp([0.75, 0.25], share, levelled[order])))
     unit = max(x_height or height or np.ptp(turn(everything, slope), axis=0).max(), least_unit)
     for _ in range(2):
-        _, bottoms = turning_points([turn(stroke, slope) for stroke in strokes], 0.35 * unit)
+        _, bottoms = turning_points(split_like(turn(everything, slope), strokes), 0.35 * unit)
         slope = float(np.tan(np.arctan(slope) + np.arctan(fit_slope(bottoms, unit))))
-        tops, bottoms = turning_points([turn(stroke, slope) for stroke in strokes], 0.35 * unit)
-        x, baseline = local_baseline(bottoms, turn(everything, slope), unit)
+        turned = turn(everything, slope)
+        tops, bottoms = turning_points(split_like(turned, strokes), 0.35 * unit)
+        x, baseline = local_baseline(bottoms, turned, unit)
         heights = np.interp(tops[:, 0], x, baseline) - tops[:, 1]
         heights = heights[heights > 0.35 * unit]
         if x_height is None and len(heights):
@@ -166,7 +181,7 @@ def hand_aspect(strokes: list[np.ndarray], text: str) -> float:
     if not text.strip():
         raise ValueError("its text has no characters")
     level = find_level(strokes)
-    advance = np.ptp(np.concatenate([level.apply(stroke) for stroke in strokes])[:, 0]) / len(text)
+    advance = np.ptp(level.apply(np.concatenate(strokes))[:, 0]) / len(text)
     return float(level.x_height / advance) if advance else np.nan
 
 
