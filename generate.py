@@ -16,12 +16,14 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from handwriting.bulk import LABELS
 from handwriting.ink.formats import FORMATS
 from handwriting.ink.gcode import MACHINES, ORIGINS, Plotter
 from handwriting.ink.pictures import Drawing
 from handwriting.ink.read_ink import READERS
+from handwriting.limits import MOST_ATTEMPTS, RETRIES
 from handwriting.pages import ALIGN, USUAL_X_HEIGHT, VERTICAL, PageFormat
 from handwriting.program import Parser, run_cli
 from handwriting.requests.batches import Batch
@@ -29,9 +31,19 @@ from handwriting.requests.letters import Pages
 from handwriting.requests.lines import Lines, Random, Styles
 from handwriting.requests.plotters import PenTest
 from handwriting.requests.request import Request
-from handwriting.writer import MOST_ATTEMPTS, RETRIES, Writer, generate_conditionally, generate_unconditionally
+
+if TYPE_CHECKING:
+    from handwriting.writer import Writer, generate_conditionally, generate_unconditionally
 
 __all__ = ["Writer", "generate_conditionally", "generate_unconditionally"]
+
+
+def __getattr__(name: str) -> object:  # of `__all__`: PyTorch takes a second to import, and --help needs none
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from handwriting import writer
+
+    return getattr(writer, name)
 
 
 def main(arguments: list[str] | None = None) -> None:

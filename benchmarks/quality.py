@@ -31,7 +31,8 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.checks import DOTS, count_marks, load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset
-from handwriting.figures import FIGURE_ENDINGS, save_figure
+from handwriting.figures import save_figure
+from handwriting.ink.pictures import FIGURE_ENDINGS
 from handwriting.program import InputError, Parser, atomic_write, run_cli
 from handwriting.recogniser import Recogniser, align
 from handwriting.strokes import SHORTEST_STEP, to_strokes

@@ -4,6 +4,8 @@
 to the manifest when its file is there, so that a batch that is stopped can go on; at the end rows are put in order.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import multiprocessing
@@ -13,17 +15,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from handwriting.ink.formats import MARGIN, Page, stack_lines
 from handwriting.ink.gcode import Plotter
 from handwriting.ink.pictures import MM_PER_INCH, Drawing
 from handwriting.program import InputError, atomic_write, folder_lock
 from handwriting.seeds import derived_seed
-from handwriting.writer import Network, Writer
+
+if TYPE_CHECKING:  # PyTorch takes a second to import
+    from handwriting.writer import Network, Writer
 
 MANIFEST = "manifest.jsonl"
 BIASES = (0.3, 1.0)  # between which a line's bias is chosen
@@ -192,6 +195,8 @@ def save_labels(folder: Path, rows: Sequence[ManifestRow], labels: str) -> None:
 
 def serve(pipe: Connection, writer: Writer, folder: Path, form: Form) -> None:
     """In a process of its own: ask for parts by None until there is none, and send back rows, or an error."""
+    import torch
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no half of a file is left
     torch.set_num_threads(1)
     try:

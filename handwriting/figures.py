@@ -19,7 +19,6 @@ from model import Mixture, Model, mixture
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
 
-FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 TRAVEL = "#d1495b"  # the colour of moves with the pen up
 MAX_CELLS = 10**7  # of a map of densities; a long line has some 300,000
 

@@ -4,8 +4,9 @@ import click
 import vpype
 from vpype_cli import generator
 
+from handwriting.limits import LINE_BIAS
 from handwriting.program import InputError
-from handwriting.writer import LINE_BIAS, Writer
+from handwriting.writer import Writer
 
 
 @click.command()

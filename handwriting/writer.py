@@ -16,6 +16,7 @@ from handwriting.encoder import HandEncoder
 from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
+from handwriting.limits import LINE_BIAS, MOST_ATTEMPTS, PAGE_BIAS, RETRIES, check_numbers
 from handwriting.pages import (
     HandSize,
     PageFormat,
@@ -28,7 +29,7 @@ from handwriting.pages import (
     paragraph_seeds,
     write_text,
 )
-from handwriting.program import InputError, check_range
+from handwriting.program import InputError
 from handwriting.recogniser import Recogniser
 from handwriting.sampling import Line, Primed, Sampler, default_steps
 from handwriting.seeds import derived_seed
@@ -36,14 +37,10 @@ from handwriting.strokes import to_points, to_strokes
 from model import Model
 from utils import SHIPPED, choose_device, encoder_of, load_checkpoint
 
-RETRIES = 7  # how often, at most, a line that is wrong is written again
 AT_ONCE = 4  # tries at a line that are written side by side
-LINE_BIAS = 0.5  # of lines
-PAGE_BIAS = 0.75  # of pages and of `Writer`
 RANDOM_STEPS = 700  # of a line without a text
 WRITE_BATCH, GPU_BATCH = 64, 512  # lines written side by side, on a processor and on a GPU
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
-MOST_ATTEMPTS = 1000  # that a user can ask for
 # Lines that tell how large a hand is, whatever is to be written in it.
 PROBES = (
     "We saw her again in a warm room", "and told them about the long way home,", "which few people had taken before.",
@@ -51,16 +48,6 @@ PROBES = (
 )  # fmt: skip
 MAX_OFFSET = 1e6  # whiteboard units, of the pen's greatest step; a whiteboard has some 10,000
 MAX_HELD = 8e9  # bytes that the lines of a call may take
-RANGES = {
-    "samples": (1, 10_000), "steps": (1, 100_000), "bias": (0, 100), "seed": (0, 2**62), "retries": (0, 100),
-    "strength": (0, 10),
-}  # fmt: skip
-
-
-def check_numbers(**given: float | None) -> None:
-    """Raise InputError for a number out of its range; None stands for a default."""
-    for name, value in given.items():
-        check_range(name, value, *RANGES[name])
 
 
 class Network(NamedTuple):

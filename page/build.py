@@ -27,6 +27,7 @@ from handwriting import checks, encoder, hands, pages, recogniser, sampling, str
 from handwriting.alphabet import REPLACEMENTS, Alphabet
 from handwriting.encoder import HandEncoder
 from handwriting.ink import accents, formats, gcode, geometry, pictures, read_ink
+from handwriting.limits import PAGE_BIAS
 from handwriting.program import InputError, Parser, atomic_write, run_cli
 from handwriting.recogniser import Recogniser
 from model import MAX_LOG_SIGMA, Model, WindowLSTM
@@ -110,7 +111,7 @@ def network_facts(
         "maxLog": WindowLSTM.max_log, "maxLogSigma": MAX_LOG_SIGMA,
         "ending": {"youngStroke": sampling.YOUNG_STROKE, "mostAfter": sampling.MOST_AFTER},
         "cap": {"perCharacter": sampling.default_steps(" ") - CAP, "more": CAP},
-        "bias": writer.PAGE_BIAS, "styles": styles,
+        "bias": PAGE_BIAS, "styles": styles,
         "usualDistance": hands.USUAL_DISTANCE, "checkpoint": network.hash, "encoder": hand.digest(),
         "reading": {
             "characters": reader.config.charset, "layers": reader.config.num_layers,

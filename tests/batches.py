@@ -1,7 +1,8 @@
 """The stations of a batch, as `generate.py --batch` calls them."""
 
 from handwriting.bulk import Form, make_plans, write_all
-from handwriting.writer import PAGE_BIAS, Writer
+from handwriting.limits import PAGE_BIAS
+from handwriting.writer import Writer
 
 
 def write_many(texts, folder, ending, seed=0, style=None, bias=None, checkpoint=None, retries=3, processes=1, **form):

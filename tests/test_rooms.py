@@ -22,7 +22,7 @@ SCRIPTS = {
 # From the ground up. A module may import those of lower floors and, without going in a circle, of its own; a name
 # stands for all in its folder.
 FLOORS = (
-    ("handwriting.program", "handwriting.seeds", "handwriting.strokes"),
+    ("handwriting.program", "handwriting.seeds", "handwriting.strokes", "handwriting.limits"),
     ("handwriting.kernels",),
     ("model",),
     ("handwriting.data", "handwriting.ink", "handwriting.recogniser"),

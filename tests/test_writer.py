@@ -24,9 +24,10 @@ from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level, to_writing_scale
 from handwriting.ink.read_ink import read_ink, read_lines
 from handwriting.kernels.products import HAS_FP16_PACKING
+from handwriting.limits import MOST_ATTEMPTS
 from handwriting.pages import PageFormat
 from handwriting.program import InputError, ResultError
-from handwriting.writer import MOST_ATTEMPTS, Writer
+from handwriting.writer import Writer
 
 TEXT = "ab ca 7ab cabc ab a ccc abab bcab\n\nabc abc"
 PAGE = PageFormat(100, 100, margins=(10, 10, 10, 10), x_height=2.5)

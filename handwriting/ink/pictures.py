@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # they take a second, and not all formats need them
     from matplotlib.figure import Figure
 
 MM_PER_INCH = 25.4
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")  # of pictures that go with the output
 MAX_PIXELS = 50_000_000  # of one page
 FRAME = 0.04  # s: the least time that a frame of a film is shown
 MAX_FRAMES, MAX_FILM_BYTES = 500, 500_000_000  # of a film, all of it in memory: longer ones show each frame longer

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from handwriting.alphabet import read_texts
 from handwriting.bulk import LABELS, LEFT_OUT, MANIFEST, Form, ManifestRow, Plan, make_plans, write_all
 from handwriting.ink.formats import FORMATS
 from handwriting.program import InputError, ResultError, check_range, check_writable, escaped, progress_bar
 from handwriting.requests.request import Request, list_faults, tell_faults
-
-if TYPE_CHECKING:  # matplotlib takes a second to import
-    pass
 
 
 class Batch(Request):

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from handwriting.alphabet import read_text
-from handwriting.figures import proof_figure
 from handwriting.ink.formats import Page
 from handwriting.ink.pictures import check_pixels
+from handwriting.limits import PAGE_BIAS
 from handwriting.pages import PageFormat, WrittenText, lay_out, parse_page
 from handwriting.program import InputError, note
 from handwriting.requests.request import OF_HANDS, Request, Sheets
-from handwriting.writer import PAGE_BIAS
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -74,6 +73,8 @@ class Pages(Request):
 
     def proof(self, pages: list[Page], first: int) -> dict[str, Figure]:
         """Pages to be looked over, whose lines are numbered from `first`; tells how to write anew what is doubted."""
+        from handwriting.figures import proof_figure
+
         numbers = np.cumsum([first] + [len(page.lines) for page in pages]).tolist()
         names = ["proof"] + [f"proof-{n}" for n in range(2, len(pages) + 1)]
         inks, before = [placed.ink for page in pages for placed in page.lines], self.given.get("redo", {})

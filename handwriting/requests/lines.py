@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from handwriting.alphabet import Prepared
-from handwriting.figures import attention_figure, density_figure
-from handwriting.hands import list_styles
 from handwriting.ink.formats import Ink, stack_lines
+from handwriting.limits import LINE_BIAS, PAGE_BIAS, check_numbers
 from handwriting.requests.request import OF_HANDS, Request, Sheets
-from handwriting.sampling import Line
-from handwriting.writer import LINE_BIAS, PAGE_BIAS, Writer, check_numbers, generate_unconditionally, load_network
 
-if TYPE_CHECKING:  # matplotlib takes a second to import
-    pass
+if TYPE_CHECKING:  # PyTorch takes a second to import
+    from handwriting.sampling import Line
+    from handwriting.writer import Writer
 
 
 class Lines(Request):
@@ -46,6 +44,9 @@ class Lines(Request):
 
     def place(self, written: list[tuple[Ink, Line]]) -> Sheets:
         """The lines below each other, and pictures of the first."""
+        from handwriting.figures import attention_figure, density_figure
+        from handwriting.writer import load_network
+
         inks, (first, *_) = zip(*written, strict=True)
         figures = {"attention": attention_figure(first)} if "attention" in self.given else {}
         if "density" in self.given:
@@ -67,6 +68,8 @@ class Random(Lines):
 
     def write(self, seeds: Any) -> list[tuple[Ink, Line]]:
         """Each line as ink, and as the sampler wrote it."""
+        from handwriting.writer import generate_unconditionally
+
         given = {"bias": self.bias, "seed": self.seed, "checkpoint": self.checkpoint, "device": self.device}
         given |= {"retries": self.retries, "with_outputs": "density" in self.given} | self.pick("samples", "steps")
         lines = generate_unconditionally(**given)
@@ -82,6 +85,9 @@ class Styles(Request):
 
     def prepare(self) -> list[tuple[Writer, Prepared]]:
         """A writer for each hand, with what it is to write."""
+        from handwriting.hands import list_styles
+        from handwriting.writer import Writer
+
         given = {name: getattr(self, name) for name in ("checkpoint", "bias", "seed", "retries", "device")}
         writers = [Writer(style=name, **given) for name in list_styles()]
         return [

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from handwriting.ink.gcode import pen_test_bytes
+from handwriting.limits import PAGE_BIAS
 from handwriting.program import InputError, atomic_write, escaped
 from handwriting.requests.request import Request
-from handwriting.writer import PAGE_BIAS
-
-if TYPE_CHECKING:  # matplotlib takes a second to import
-    pass
 
 
 class PenTest(Request):

@@ -1,7 +1,8 @@
 """What can be asked for on the command line.
 
 Each kind is a class that checks all its flags before any work. Its methods are the stations that follow: `prepare`
-texts, `write` ink, `place` it on pages, `save` files.
+texts, `write` ink, `place` it on pages, `save` files. What needs PyTorch, which takes a second to import, is imported
+where it is used: flags that cannot be used are told at once.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handwriting.figures import FIGURE_ENDINGS, save_figure, travel_figure
-from handwriting.hands import list_styles, load_hand, look_at, parse_style, style_path
 from handwriting.ink.formats import Page, check_ending, encode_latin, files_of, numbered, save, stack_lines
 from handwriting.ink.gcode import MACHINES, Plotter
-from handwriting.ink.pictures import Drawing
+from handwriting.ink.pictures import FIGURE_ENDINGS, Drawing
+from handwriting.limits import PAGE_BIAS, RETRIES, check_numbers
 from handwriting.pages import parse_page
 from handwriting.program import InputError, ResultError, check_writable, escaped, note
 from handwriting.seeds import derived_seed
-from handwriting.writer import PAGE_BIAS, RETRIES, Writer, check_numbers
 
-if TYPE_CHECKING:  # matplotlib takes a second to import
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from handwriting.writer import Writer
 
 MOST_TOLD = 10  # lines that a message names
 MACHINE_FLAGS = "machine pen_up pen_down feed travel feed_z origin bed"
@@ -115,6 +116,9 @@ class Request:
         given = self.given
         if "prime_text" in given and "prime" not in given:
             raise InputError("--prime_text is what the ink of --prime says; give that, too")
+        from handwriting.hands import list_styles, load_hand
+        from handwriting.writer import Writer
+
         style = given.get("style")
         if style == "random":
             names = list_styles()
@@ -132,6 +136,8 @@ class Request:
 
     def show_prime(self, style: str | None) -> None:
         """Draw the ink of the prime, or else of the style, as it is understood. Raises InputError without any."""
+        from handwriting.hands import look_at, parse_style, style_path
+
         given, shown = self.given, self.given["show_prime"]
         paths = (
             [given["prime"]] if "prime" in given else [style_path(str(part)) for part, _ in parse_style(style or [])]
@@ -151,6 +157,8 @@ class Request:
 
     def save(self, sheets: Any) -> None:
         """Write the files, and tell which lines are wrong."""
+        from handwriting.figures import save_figure, travel_figure
+
         paths = save(sheets.pages, self.output, self.drawing, self.plotter)
         for name, figure in sheets.figures.items():
             paths.append(self.figure_path(name))
