@@ -19,8 +19,18 @@ if TYPE_CHECKING:  # they take a second, and not all formats need them
 MM_PER_INCH = 25.4
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")  # of pictures that go with the output
 MAX_PIXELS = 50_000_000  # of one page
+USUAL_COLOURS = {"black": "#000000", "white": "#ffffff"}  # matplotlib, which knows all, takes a while to import
 FRAME = 0.04  # s: the least time that a frame of a film is shown
 MAX_FRAMES, MAX_FILM_BYTES = 500, 500_000_000  # of a film, all of it in memory: longer ones show each frame longer
+
+
+def to_hex(colour: str) -> str:
+    """A colour as #rrggbb. Raises ValueError for what is none."""
+    if colour in USUAL_COLOURS:
+        return USUAL_COLOURS[colour]
+    from matplotlib import colors
+
+    return colors.to_hex(colour)
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,11 @@ class Drawing:
     simplify: float = 0.0  # mm that strokes may be off for having fewer points
 
     def __post_init__(self) -> None:
-        from matplotlib.colors import is_color_like
-
         for name, value in (("colour", self.colour), ("paper", self.paper)):
-            if value is not None and not is_color_like(value):
-                raise InputError(f"there is no {name} {value!r}; give a name such as navy, or #rrggbb")
+            try:
+                to_hex("white" if value is None else value)
+            except (ValueError, TypeError):
+                raise InputError(f"there is no {name} {value!r}; give a name such as navy, or #rrggbb") from None
         check_range("pen width", self.pen_width, 0.01, 20)
         check_range("dpi", self.dpi, 10, 2400)
         check_range("height", self.height, 8, 2400)

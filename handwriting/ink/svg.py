@@ -4,7 +4,7 @@ import numpy as np
 from lxml import etree
 
 from handwriting.ink.geometry import beziers
-from handwriting.ink.pictures import Drawing, Sheet
+from handwriting.ink.pictures import Drawing, Sheet, to_hex
 
 
 def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
@@ -12,8 +12,6 @@ def svg_bytes(sheet: Sheet, drawing: Drawing) -> bytes:
 
     All groups are in one, which programs for plotters take for a layer.
     """
-    from matplotlib.colors import to_hex
-
     width, height = f"{sheet.width:g}", f"{sheet.height:g}"
     size = {"width": f"{width}mm", "height": f"{height}mm", "viewBox": f"0 0 {width} {height}"}
     root = etree.Element("svg", size, nsmap={None: "http://www.w3.org/2000/svg"})
