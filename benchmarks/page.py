@@ -27,9 +27,9 @@ from handwriting.sampling import Sampler
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = (Path(__file__).parent / "sentences.txt").read_text(encoding="utf-8").split("\n")[:-1]
-PAGE_LINES = 30  # of the page: each sentence is one
+PAGE_SENTENCES = 30  # of the page, a paragraph each: those that are wider than the paper are broken into two lines
 BATCH_LINES = 1000
-PAGE_FORMAT = PageFormat(line_spacing=8.0)  # 31 lines fit
+PAGE_FORMAT = PageFormat(line_spacing=8.0)  # 31 lines fit on a page
 
 
 def run_generate(folder: Path, *arguments: object) -> tuple[float, float]:
@@ -84,15 +84,16 @@ def warm_page(folder: Path, text: str) -> tuple[float, dict[str, float]]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print the table."""
     parser = Parser(description="How long a page and a data set take.")
-    parser.add_argument("--quick", action="store_true", help="three lines in place of all")
+    parser.add_argument("--quick", action="store_true", help="three sentences in place of all")
     options = parser.parse_args(arguments)
-    page_lines, batch_lines = (3, 3) if options.quick else (PAGE_LINES, BATCH_LINES)
-    text = "\n".join(SENTENCES[:page_lines])
+    sentences, batch_lines = (3, 3) if options.quick else (PAGE_SENTENCES, BATCH_LINES)
+    text = "\n".join(SENTENCES[:sentences])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"| on {os.cpu_count()} cores | seconds |\n|---|---|", flush=True)
         print(
-            f"| a page of {page_lines} lines, from the command to its PDF | {cold_page(folder, text):.1f} |", flush=True
+            f"| a letter of {sentences} sentences, from the command to its PDF | {cold_page(folder, text):.1f} |",
+            flush=True,
         )
         whole, stages = warm_page(folder, text)
         print(f"| the same with the network in memory | {whole:.1f} |")

@@ -111,8 +111,9 @@ def test_every_floor_and_room_is_there():
     assert {room(name) for name in modules()} == known
 
 
-def test_what_reads_and_prepares_data_does_without_pytorch():
-    code = "import sys, data_preprocessing, handwriting.program, handwriting.seeds, handwriting.strokes; " \
+def test_flags_and_what_reads_and_prepares_data_do_without_pytorch():
+    code = "import sys, data_preprocessing, generate; generate.read_request(['--task', 'rand_write']); " \
+        "import handwriting.program, handwriting.seeds, handwriting.strokes; " \
         "print('torch' in sys.modules, 'data_preprocessing' in sys.modules)"  # fmt: skip
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert result.stdout == "False True\n", result.stderr
