@@ -13,9 +13,10 @@ import torch
 from conftest import CHARSET, ROOT, assert_refused, environment, make_dataset
 from test_model import make_model
 
-from handwriting import compose
+from handwriting import compose, cutting
 from handwriting.alphabet import Alphabet
-from handwriting.compose import Cutting, add_lines, choose_glyph, compose_line, cut_line, cut_lines, cut_words, join
+from handwriting.compose import add_lines, choose_glyph, compose_line, join
+from handwriting.cutting import Cutting, cut_line, cut_lines, cut_words
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.program import InputError
 from handwriting.sampling import Line, Sampler
@@ -144,7 +145,7 @@ def test_pieces_stand_beside_each_other():
 def test_tokens_are_what_their_templates_say():
     rng = np.random.default_rng(0)
     made = {compose.random_token(rng) for _ in range(20_000)}
-    assert all(set(token) <= compose.TOKEN_CHARACTERS for token in made)
+    assert all(set(token) <= cutting.TOKEN_CHARACTERS for token in made)
     assert {str(number) for number in range(100)} <= made and {"0.05", "(7)", "9:05"} & made
     days = [token.split("/") for token in made if "/" in token]
     assert {int(month) for _, month, *_ in days} == set(range(1, 13)) and {int(day[0]) for day in days} == set(
@@ -189,7 +190,7 @@ def test_alignment_follows_the_window(monkeypatch):
         model.layers[0].window.weight.zero_()
         model.layers[0].window.bias.copy_(torch.tensor([0.0, 0.0, np.log(1 / 6)]).repeat_interleave(4))
     network = Network(model, Sampler(model), Alphabet("".join(dataset.charset)), "")
-    monkeypatch.setattr(compose, "cut_line", lambda *given: given)
+    monkeypatch.setattr(cutting, "cut_line", lambda *given: given)
     lines = dataset.lines("train", True)[:5]
     cut = cut_lines(network, SpellingReader, dataset, lines)
     for line, (points, aligned, text, read) in zip(lines, cut, strict=True):
@@ -292,8 +293,8 @@ def test_a_written_line_with_small_digits_is_seen(height, is_small):
     points = to_points(strokes)
     phi = np.eye(len(text) + 1)[characters[1:]]
     line = Line(points, None, phi, True, text)
-    assert compose.has_small_digits(line) is is_small
-    assert not compose.has_small_digits(replace(line, text="ace son no"))
+    assert cutting.has_small_digits(line) is is_small
+    assert not cutting.has_small_digits(replace(line, text="ace son no"))
 
 
 class BlindReader:
