@@ -6,6 +6,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -205,17 +206,15 @@ class Sampler:
 
     def __init__(self, model: Model):
         self.model = model
-        is_for_kernels = kernels and kernels.can_run(model.mean.device)
-        self.products = kernels.pack_model(model) if is_for_kernels else None
+        make = kernels.pack_model(model) if kernels and kernels.can_run(model.mean.device) else None
+        self.make = make or partial(PlainDecoder, model)  # (text, batch_size, hand) -> decoder
 
     def start(
         self, texts: list | None, batch_size: int, hands: np.ndarray | None = None
     ) -> "PlainDecoder | kernels.Decoder":
         """A decoder at the start of lines with these texts (codes, (U,)) and hands (B, D)."""
         text, hand = self.pad(texts), None if hands is None else torch.from_numpy(hands).to(self.model.mean)
-        if self.products is None:
-            return PlainDecoder(self.model, text, batch_size, hand)
-        return kernels.Decoder(self.model, text, batch_size, hand, self.products)
+        return self.make(text, batch_size, hand)
 
     def pad(self, texts: list | None) -> Tensor | None:
         """Texts (codes, (U,)) -> (B, U), -1 for padding; None for None. Raises ValueError for unknown codes."""

@@ -43,8 +43,8 @@ def switched_on(monkeypatch):
 def cells(request, monkeypatch):
     """Have a layer's cells in PyTorch or in C."""
     if request.param == "plain":
-        monkeypatch.setattr(cells_room, "load_library", lambda: None)
-    elif not cells_room.load_library():
+        monkeypatch.setattr(cells_room, "load_library", lambda name: None)
+    elif not cells_room.load_library("cells"):
         pytest.skip("there is no C compiler")
 
 
@@ -450,7 +450,7 @@ def test_the_c_file_is_compiled_once_if_it_can_be(project, tmp_path, monkeypatch
     def load(path):
         monkeypatch.setenv("PATH", path)
         room.load_library.cache_clear()
-        return room.load_library() is not None, capsys.readouterr().err
+        return room.load_library("cells") is not None, capsys.readouterr().err
 
     found, note = load(str(broken.parent))
     assert not found and note.startswith("note:") and note.count("\n") == 1

@@ -48,7 +48,7 @@ def backward(before: Tensor, gates: Tensor, cell: Tensor, d_h: Tensor, d_cell: T
 
 def choose_cells(dtype: torch.dtype, matmul_dtype: torch.dtype) -> tuple[Callable, Callable]:
     """`forward` and `backward`: for a float32 layer those of cells.c, if it can be compiled."""
-    library, low = load_library() if dtype == torch.float32 else None, int(matmul_dtype == torch.bfloat16)
+    library, low = load_library("cells") if dtype == torch.float32 else None, int(matmul_dtype == torch.bfloat16)
     if library is None:
         return forward, backward
     return (  # the stride is that of d_h
@@ -65,19 +65,30 @@ VECTORS = {
 OPTIONS = ["-std=c11", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 
 
+NUMBER, ARRAY = ctypes.c_long, ctypes.c_void_p
+FUNCTIONS = {  # of each C file, and what they are given
+    "cells": {
+        "cells_forward": [NUMBER] * 3 + [ARRAY] * 5, "cells_backward": [NUMBER] * 4 + [ARRAY] * 6,
+        "mixture_losses": [NUMBER] * 2 + [ctypes.c_float] * 2 + [ARRAY] * 5,
+    },
+    "step": {"take_step": [ARRAY]},
+}  # fmt: skip
+
+
 @functools.cache
-def load_library() -> ctypes.CDLL | None:
-    """The functions of cells.c. None without the file, a compiler (`cc`) or a place to write.
+def load_library(name: str) -> ctypes.CDLL | None:
+    """The functions of a C file, "cells" or "step". None without the file, a compiler (`cc`) or a place to write.
 
     It is compiled when first wanted, in a second, and kept where Python keeps what it compiles: whole, and by a name
     made of all that it depends on, so that processes and machines can share the folder.
     """
-    source, compiler = Path(__file__).with_name("cells.c"), shutil.which("cc")
+    source, compiler = Path(__file__).with_name(f"{name}.c"), shutil.which("cc")
     if not source.is_file() or not compiler:
         return None
     options = OPTIONS + VECTORS.get(torch.backends.cpu.get_cpu_capability(), [])
-    key = hashlib.sha256(repr((source.read_bytes(), options, platform.platform())).encode()).hexdigest()[:16]
-    path = source.parent / "__pycache__" / f"cells-{key}.so"
+    texts = [path.read_bytes() for path in [source, *sorted(source.parent.glob("*.h"))]]
+    key = hashlib.sha256(repr((texts, options, platform.platform())).encode()).hexdigest()[:16]
+    path = source.parent / "__pycache__" / f"{name}-{key}.so"
     beside = path.with_suffix(f".{os.getpid()}")
     try:
         if not path.is_file():
@@ -86,11 +97,8 @@ def load_library() -> ctypes.CDLL | None:
             beside.replace(path)
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
-        note(f"{compiler} cannot compile cells.c to {path.parent}; going on slower")
+        note(f"{compiler} cannot compile {source.name} to {path.parent}; going on slower")
         return None
-    number, array = ctypes.c_long, ctypes.c_void_p
-    library.cells_forward.argtypes = [number] * 3 + [array] * 5
-    library.cells_backward.argtypes = [number] * 4 + [array] * 6
-    library.mixture_losses.argtypes = [number] * 2 + [ctypes.c_float] * 2 + [array] * 5
-    library.cells_forward.restype = library.cells_backward.restype = library.mixture_losses.restype = None
+    for function, arguments in FUNCTIONS[name].items():
+        getattr(library, function).argtypes, getattr(library, function).restype = arguments, None
     return library

@@ -1,19 +1,21 @@
 """One point of some lines at a time, for writing."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handwriting.kernels.cells import CANDIDATE, FORGET, INPUT, OUTPUT, SIGMOIDS
+from handwriting.kernels.cells import CANDIDATE, FORGET, INPUT, OUTPUT, SIGMOIDS, load_library
 from handwriting.kernels.layers import gate_weights, takes
 from handwriting.kernels.products import HAS_FP16_PACKING, pack_linear, pack_linear_fp16
 from handwriting.kernels.window import MIN_EXPONENT
 
 WHOLE = 64  # numbers: PyTorch rounds what is left over of vectors in another way, which would be the last lines'
 MAX_HALF = torch.finfo(torch.half).max
+GROUP, BLOCK, LARGEST = 64, 80, 32767  # those of step.c
 MAX_DIFFERENCE = 0.02  # in parts of the greatest number: what half precision and bfloat16 round is less
 Product = Callable[[Tensor], Tensor]
 # Of each layer's gates, the head and the window; and of each layer's gates that with the hand, (B, D) -> (B, 4H).
@@ -63,13 +65,13 @@ class Decoder:
 
     def __init__(
         self, model: nn.Module, text: Tensor | None, batch_size: int, hand: Tensor | None = None,
-        products: Products | None = None,
+        packed: Products | None = None,
     ):  # fmt: skip
         """`text` (B, U), codes with -1 for padding, for a network with a window; `hand` (B, D), for one that reads
-        hands; `products` those of `model`.
+        hands; `packed` is `pack_products` of the model.
         """
         config, B, H, zeros = model.config, batch_size, model.config.cell_size, model.mean.cpu().new_zeros
-        self.model, self.text, self.hand, self.products = model, text, hand, products or pack_products(model)
+        self.model, self.text, self.hand, self.products = model, text, hand, packed or pack_products(model)
         self.of_hand = [zeros(())] * config.num_layers  # what the hand, the same at all points, adds to the gates
         if config.hand_size:
             hand = model.normalise_hand(hand, B).cpu()
@@ -135,12 +137,127 @@ class Decoder:
         return of_head(self.row).numpy(), phi, kappa
 
 
+def round_rows(weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """A weight (N, I) -> whole numbers (N, I), at most `levels` from 0, and scales (N,): their product is nearly it."""
+    scales = F.pad(weight, (0, 1)).abs().amax(1).div(levels).clamp(min=1e-30)
+    return (weight / scales[:, None]).round(), scales
+
+
+def pack_matrix(weight: Tensor, columns: int, terms: int = 1) -> tuple[Tensor, Tensor]:
+    """A weight in 8 bits in the order of step.c, with zeros for whole groups and so many columns, and its scales.
+
+    With more terms each next one is what rounding left of the weight by then.
+    """
+    rest, packed, all_scales = F.pad(weight, (0, columns - weight.shape[1], 0, -len(weight) % GROUP)), [], []
+    for _ in range(terms):
+        blocks = [round_rows(block, 127) for block in rest.split(BLOCK, dim=1)]
+        rest = rest - torch.cat([whole * scales[:, None] for whole, scales in blocks], dim=1)
+        packed += [
+            whole.view(len(rest) // GROUP, GROUP, BLOCK // 2, 2).transpose(1, 2).flatten() for whole, _ in blocks
+        ]
+        all_scales += [scales for _, scales in blocks]
+    return torch.cat(packed).to(torch.int8), torch.cat(all_scales)
+
+
+def pack_bytes(model: nn.Module) -> list[Tensor] | None:
+    """The weights of a `Model` that the kernels know, as step.c wants them: most in 8 bits, head and window in 16.
+
+    None if they are not finite float32 numbers, or where it cannot be compiled. Before them are the biases of the gates
+    (layers, 1, 4H) and their weights of the hand (layers, 4H, D).
+    """
+    c, head, (first, *_) = model.config, model.head, model.layers
+    is_finite = all(parameter.isfinite().all() for parameter in model.parameters())
+    if model.mean.dtype != torch.float32 or not is_finite or not load_library("step"):
+        return None
+    H, inputs, wide, of_layers = c.cell_size, 3 + c.hand_size, -(-c.cell_size // BLOCK) * BLOCK, []
+    for layer in model.layers:
+        weights = gate_weights(getattr(layer, "cell", layer))
+        of_input, of_hidden, bias = (F.pad(w.view(4, H, -1), (0, 0, 0, wide - H)).flatten(0, 1) for w in weights)
+        of_x, of_hand, of_w, below = of_input.tensor_split([3, inputs, inputs + c.num_chars], dim=1)
+        of_character, scales = round_rows(of_w, LARGEST)
+        matrices = *pack_matrix(of_hidden, wide), *pack_matrix(below, wide)
+        of_layers.append((bias.t(), of_hand, of_x.t(), of_character.t().short(), scales, *matrices))
+    of_heads = [pack_matrix(weight, wide, terms=2) for weight in head.weight.split(H, dim=1)]
+    packed = [torch.stack(parts).contiguous() for each in (of_layers, of_heads) for parts in zip(*each, strict=True)]
+    weight, bias = (first.window.weight, first.window.bias) if c.num_chars else (head.weight[:0, :H], head.bias[:0])
+    biases = [F.pad(each, (0, -len(each) % GROUP)) for each in (head.bias, bias)]
+    return [*packed, *biases, *pack_matrix(weight, wide, terms=2), torch.tensor(float(getattr(first, "max_log", 0)))]
+
+
+class CompiledDecoder:
+    """What `Decoder` does, in C and with weights of 8 bits: half as much to read, and hardly anything else to do."""
+
+    def __init__(
+        self, model: nn.Module, text: Tensor | None, batch_size: int, hand: Tensor | None = None,
+        packed: list[Tensor] | None = None, start: Tensor | None = None,
+    ):  # fmt: skip
+        """`packed` is `pack_bytes` of the model; `start` (layers, B, 4H) what is always added to the gates, if known.
+
+        The others are those of `Decoder`.
+        """
+        c, B, L, zeros = model.config, batch_size, model.config.num_layers, torch.zeros
+        self.model, self.text, self.packed = model, text, packed or pack_bytes(model)
+        bias, of_hand, *weights = self.packed
+        if start is None:  # line by line: PyTorch's sums for one may depend on how many there are
+            hands = model.normalise_hand(hand, B) if c.hand_size else zeros(B, 0)
+            start = bias + torch.stack([of_hand @ each for each in hands], dim=1)
+        text, self.columns = (zeros(B, 0), 0) if text is None else (text, text.shape[1] + 1)
+        U, outputs, rows = -(-self.columns // 16) * 16, model.head.out_features, start.shape[2]
+        wide = -(-outputs // GROUP) * GROUP
+        places = torch.arange(1.0, U + 1).minimum((text >= 0).sum(1, keepdim=True) + 1)
+        codes, z = F.pad(text, (0, U - text.shape[1]), value=-1).int(), zeros(B, max(rows, wide, 3 * c.K + GROUP))
+        x, w, kappa, said, phi = (zeros(1, B, columns) for columns in (3, c.num_chars, c.K, wide, U))
+        cells, units = zeros(L, B, rows // 4), torch.full((L, B), 1 / LARGEST)
+        self.start, self.state = start.contiguous(), [w, kappa, cells, units, cells.short()]
+        lines = [self.start, codes, places, x, *self.state, zeros(L, B, rows), said, phi, z, z.int()]
+        addresses = (array.data_ptr() for array in [*weights, *lines])
+        self.memory = lines, np.array([B, L, rows // 4, c.num_chars, c.K, U, wide, 0, *addresses])
+        self.take_step = partial(load_library("step").take_step, self.memory[1].ctypes.data)
+        self.x, self.w, kappa, said, phi = (array[0].numpy() for array in (x, w, kappa, said, phi))
+        self.kappa, self.said, self.phi = kappa[..., None], said[:, :outputs], phi[:, : self.columns]
+
+    def select(self, lines: np.ndarray, text: Tensor | None = None) -> "CompiledDecoder":
+        """A decoder that goes on from these lines, their numbers (n,), with their own texts or others (n, U)."""
+        if text is None and self.text is not None:
+            text = self.text[lines]
+        other = CompiledDecoder(self.model, text, len(lines), None, self.packed, self.start[:, lines])
+        for array, own in zip(other.state, self.state, strict=True):
+            array[:] = own[:, lines]
+        return other
+
+    def step(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """What `sampling.PlainDecoder.step` does. Read kappa before the next step."""
+        self.x[:] = x
+        self.take_step()
+        return self.said.copy(), *((self.phi.copy(), self.kappa) if self.columns else (None, None))
+
+
+def says_the_same(model: nn.Module, make: Callable) -> bool:
+    """Whether a decoder says what model.py says of three made-up points, but for rounding."""
+    C, D, K = model.config.num_chars, model.config.hand_size, model.config.K
+    text, state = torch.arange(3)[None] % C if C else None, model.initial_state(1)
+    characters = model.one_hot(text.to(model.mean.device)) if C else None
+    hand = torch.arange(D).sin().to(model.mean)[None] if D else None
+    decoder = make(text, 1, hand)
+    if C:  # some Gaussians before, on and beyond the text
+        state.kappa.copy_(torch.linspace(0, 4, K))
+        decoder.kappa[:] = state.kappa[..., None].cpu().numpy()
+    for point in torch.arange(1.0, 10.0).sin().view(3, 1, 1, 3).to(model.mean):
+        wanted, state, _ = model(point, characters, state, hand)
+        found, _, kappa = decoder.step(point[0].cpu().numpy())
+        for a, b in [(found, wanted[0])] + ([(decoder.w, state.w), (kappa[..., 0], state.kappa)] if C else []):
+            b = b.cpu().numpy()
+            if not np.abs(a - b).max() <= MAX_DIFFERENCE * np.abs(b).max():  # true for NaN
+                return False
+    return True
+
+
 @torch.no_grad()
 @np.errstate(over="ignore", invalid="ignore")  # of networks that have diverged
-def pack_model(model: nn.Module) -> Products | None:
-    """The products of a `Model` for `Decoder`; None if the kernels do not know all of it, or are switched off.
+def pack_model(model: nn.Module) -> Callable[..., "CompiledDecoder | Decoder"] | None:
+    """The decoder for a `Model`, (text, batch_size, hand) -> decoder, with its weights packed once, as they are now.
 
-    A decoder says by itself what model.py says: of three made-up points it must be the same, but for rounding.
+    None if the kernels do not know all of the network, or are switched off.
     """
     config, like, (first, *upper) = model.config, model.mean.cpu(), model.layers
     C, D, H, K = config.num_chars, config.hand_size, config.cell_size, config.K
@@ -151,18 +268,9 @@ def pack_model(model: nn.Module) -> Products | None:
     parts += [(getattr(first, "window", None), nn.Linear, (3 * K, H))] if C else []
     if not all(takes(part, kind, like, shape) for part, kind, shape in parts):
         return None
-    text, state = torch.arange(3)[None] % C if C else None, model.initial_state(1)
-    characters = model.one_hot(text.to(model.mean.device)) if C else None
-    hand = torch.arange(D).sin().to(model.mean)[None] if D else None
-    decoder = Decoder(model, text, 1, hand)
-    if C:  # some Gaussians before, on and beyond the text
-        state.kappa.copy_(torch.linspace(0, 4, K))
-        decoder.kappa[:] = state.kappa[..., None].cpu().numpy()
-    for point in torch.arange(1.0, 10.0).sin().view(3, 1, 1, 3).to(model.mean):
-        wanted, state, _ = model(point, characters, state, hand)
-        found, _, kappa = decoder.step(point[0].cpu().numpy())
-        for a, b in [(found, wanted[0])] + ([(decoder.w, state.w), (kappa[..., 0], state.kappa)] if C else []):
-            b = b.cpu().numpy()
-            if not np.abs(a - b).max() <= MAX_DIFFERENCE * np.abs(b).max():  # true for NaN
-                return None
-    return decoder.products
+    for decoder, pack in ((CompiledDecoder, pack_bytes), (Decoder, pack_products)):
+        packed = pack(model)
+        make = partial(decoder, model, packed=packed)
+        if packed is not None and says_the_same(model, make):
+            return make
+    return None

@@ -13,7 +13,7 @@ from handwriting.kernels.products import can_run
 def takes_mixture(plain: Callable, outputs: Tensor, targets: Tensor, *bounds: float) -> bool:
     """Whether `mixture_losses` gives what plain(outputs, targets) does at made-up points, and its gradient."""
     width, fits = outputs.shape[-1], outputs.dtype == torch.float32 and targets.shape[-1] == 3
-    if not fits or width % 6 != 1 or not can_run(outputs.device) or not load_library():
+    if not fits or width % 6 != 1 or not can_run(outputs.device) or not load_library("cells"):
         return False
     with torch.inference_mode(False), torch.enable_grad():
         made_up = (37 * torch.arange(14 * width) % 101 / 50.0 - 1).view(14, width)  # from -1 to 1
@@ -36,7 +36,7 @@ class FusedMixture(torch.autograd.Function):
         outputs, targets = outputs.contiguous(), targets.contiguous()
         (losses, errors), d_outputs = outputs.new_empty(2, *outputs.shape[:-1]), torch.empty_like(outputs)
         arrays = map(Tensor.data_ptr, (outputs, targets, losses, errors, d_outputs))
-        load_library().mixture_losses(losses.numel(), outputs.shape[-1] // 6, *bounds, *arrays)
+        load_library("cells").mixture_losses(losses.numel(), outputs.shape[-1] // 6, *bounds, *arrays)
         ctx.save_for_backward(d_outputs)
         ctx.mark_non_differentiable(errors)
         return losses, errors
