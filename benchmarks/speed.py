@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.data.dataset import Dataset, load_dataset
+from handwriting.kernels import decoder
 from handwriting.program import Parser, run_cli
 from handwriting.sampling import Sampler
 from handwriting.training.flags import parse_flags
@@ -244,13 +246,26 @@ def product_rate() -> float:
     return 2 * 4096 * 2048 * 2048 / seconds
 
 
+def without_compiler(model: Model) -> Sampler:
+    """A sampler as it is where step.c cannot be compiled."""
+    with patch.object(decoder, "load_library", lambda name: None):
+        return Sampler(model)
+
+
 def measure_sampling(steps: int, repeats: int) -> dict[str, float]:
-    """Seconds a point for one line of both versions, for each of 32 at once, and for reading the weights once."""
+    """Seconds a point for one line of both versions, for each of 32 at once, and for reading the weights once.
+
+    `half` and `half_many` are ours without a compiler, in half precision; `deep`, `deep_half` with three layers.
+    """
     torch.manual_seed(0)
     model, textbook = Model(Config(num_chars=CHARS)), Textbook(CHARS)
     with torch.no_grad():
         model.layers[0].window.bias[-10:] = -10.0  # a window that never comes to the end
-    sampler = Sampler(model)
+    sampler, half = Sampler(model), without_compiler(model)
+    deep_model = Model(Config(num_layers=3, num_chars=CHARS))
+    with torch.no_grad():
+        deep_model.layers[0].window.bias[-10:] = -10.0
+    deep, deep_half = Sampler(deep_model), without_compiler(deep_model)
     text = np.array([ord(c) % CHARS for c in "The quick brown fox jumps over the dog."])
     characters = model.one_hot(torch.from_numpy(text)[None])
     weights = [p.detach() for p in model.parameters() if p.dim() == 2]
@@ -263,7 +278,11 @@ def measure_sampling(steps: int, repeats: int) -> dict[str, float]:
     runs = {
         "textbook": lambda: textbook.write(characters, steps),
         "one": lambda: sampler.write([text], [0], 0.5, steps),
+        "half": lambda: half.write([text], [0], 0.5, steps),
         "many": lambda: sampler.write([text] * 32, list(range(32)), 0.5, steps),
+        "half_many": lambda: half.write([text] * 32, list(range(32)), 0.5, steps),
+        "deep": lambda: deep.write([text], [0], 0.5, steps),
+        "deep_half": lambda: deep_half.write([text], [0], 0.5, steps),
         "read": lambda: [read() for _ in range(steps)],
     }
     seconds = {name: [] for name in runs}
@@ -271,7 +290,7 @@ def measure_sampling(steps: int, repeats: int) -> dict[str, float]:
         for name, run in runs.items():
             seconds[name].append(timed(run) / steps)
     found = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    return found | {"many": found["many"] / 32}
+    return found | {name: found[name] / 32 for name in ("many", "half_many")}
 
 
 def peak_memory() -> float:
@@ -332,6 +351,14 @@ def main() -> None:
         f"writing one line: {1e3 * found['one']:.3f} ms/point, textbook {1e3 * found['textbook']:.3f}, ratio "
         f"{figures['sample_one']:.1f}; {figures['sample_one_over_read']:.2f} times reading the weights once "
         f"({1e3 * found['read']:.3f} ms)"
+    )
+    pairs = {"one": ("one", "half"), "32": ("many", "half_many"), "three_layers": ("deep", "deep_half")}
+    ratios = {f"step_{name}": found[new] / found[old] for name, (new, old) in pairs.items()}
+    figures |= ratios
+    one, many, deep = ratios.values()
+    print(
+        f"by step.c, beside half precision: one line {one:.2f} of the time, 32 lines {many:.2f}, one line of three "
+        f"layers {deep:.2f} ({1e3 * found['deep']:.3f} ms/point)"
     )
     print(f"writing 32 lines at once: {1e3 * found['many']:.3f} ms/point a line, ratio {figures['sample_32']:.1f}")
     figures["peak_gb"] = peak_memory()

@@ -91,9 +91,7 @@ class PlainDecoder:
     """`Model.forward` point by point for B lines, in the form of `kernels.Decoder`."""
 
     def __init__(self, model: Model, text: Tensor | None, batch_size: int, hand: Tensor | None = None):
-        """`text` (B, U), codes with -1 for padding, for a network with a window; `hand` (B, D), for one that reads
-        hands.
-        """
+        """`text` (B, U), codes with -1 for padding, if there is a window; `hand` (B, D), if the network reads hands."""
         self.model, self.text, self.state, self.characters = model, text, model.initial_state(batch_size), None
         self.hand = hand
         if text is not None:
@@ -103,8 +101,7 @@ class PlainDecoder:
 
     def select(self, lines: np.ndarray, text: Tensor | None = None) -> "PlainDecoder":
         """A decoder that goes on from these lines, their numbers (n,), with their own texts or others (n, U)."""
-        if text is None and self.text is not None:
-            text = self.text[lines]
+        text = self.text[lines] if text is None and self.text is not None else text
         hand = None if self.hand is None else self.hand[lines]
         other, (hidden, cell, w, kappa) = PlainDecoder(self.model, text, len(lines), hand), self.state
         other.state = State(hidden[:, lines], cell[:, lines], w[lines], kappa[lines])
@@ -206,8 +203,7 @@ class Sampler:
 
     def __init__(self, model: Model):
         self.model = model
-        make = kernels.pack_model(model) if kernels and kernels.can_run(model.mean.device) else None
-        self.make = make or partial(PlainDecoder, model)  # (text, batch_size, hand) -> decoder
+        self.make = (kernels and kernels.pack_model(model)) or partial(PlainDecoder, model)
 
     def start(
         self, texts: list | None, batch_size: int, hands: np.ndarray | None = None

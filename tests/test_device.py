@@ -15,7 +15,7 @@ import generate
 from handwriting import writer as writer_module
 from handwriting.encoder import EncoderConfig, HandEncoder
 from handwriting.program import InputError
-from handwriting.sampling import Sampler
+from handwriting.sampling import PlainDecoder, Sampler
 from handwriting.writer import Writer
 from model import Config, Model
 from utils import load_checkpoint
@@ -57,7 +57,7 @@ def test_ink_is_that_of_the_processor(checkpoints, device, name):
     here, there = (
         Writer(checkpoints / f"{name}.pt", seed=3, retries=0, device=place) for place in ("cpu", device)
     )  # fmt: skip
-    assert there.network.device.type == device and there.network.sampler.products is None
+    assert there.network.device.type == device and there.network.sampler.make.func is PlainDecoder
     texts = [here.prepare(text) for text in ("abc7", "ca", "7")]
     for one, other in zip(here.write_raw(texts, range(3)), there.write_raw(texts, range(3)), strict=True):
         np.testing.assert_allclose(one.points[:20], other.points[:20], atol=0.05)
@@ -96,7 +96,7 @@ def test_all_tensors_of_writing_follow_the_network(monkeypatch, task, primed):
     hands = np.zeros((2, size), np.float32) if size else None
     prime = sampler.prime(np.zeros((5, 3), np.float32), codes[0], hands if hands is None else hands[:1])
     lines = sampler.write(codes if chars else None, [1, 2], 0.5, [4, 6], True, prime if primed else None, hands)
-    assert model.mean.device.type == "meta" and sampler.products is None and len(lines) == 2
+    assert model.mean.device.type == "meta" and sampler.make.func is PlainDecoder and len(lines) == 2
     assert encoder.encode([np.ones((9, 3), np.float32)]).shape == (1, 4)
 
 

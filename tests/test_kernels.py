@@ -30,6 +30,7 @@ from model import (
 )
 
 kernels = pytest.importorskip("handwriting.kernels")
+decoder_room = pytest.importorskip("handwriting.kernels.decoder")
 cells_room, products = (pytest.importorskip(f"handwriting.kernels.{name}") for name in ("cells", "products"))
 
 
@@ -317,6 +318,105 @@ def test_decoder_with_half_precision_weights_is_the_network():
     np.testing.assert_allclose(kernels.Decoder(model, text, 1).step(points[0].numpy())[0], whole[0].numpy(), rtol=1e-4)
     model.layers[1].weight_hh_l0.fill_(math.nan)  # which half precision's packing would make a number
     assert np.isnan(kernels.Decoder(model, text, 1).step(points[0].numpy())[0]).all()
+
+
+def rounded(model: torch.nn.Module) -> torch.nn.Module:
+    """The network with the weights that the C step has: 8 bits, one scale for 80 columns of what layers hand on."""
+
+    def dequantise(weight: torch.Tensor, terms: int) -> torch.Tensor:
+        found = torch.zeros_like(weight)
+        for row in range(len(weight)):
+            for block in range(0, weight.shape[1], 80):
+                part = slice(block, block + 80)
+                for _ in range(terms):
+                    rest = weight[row, part] - found[row, part]
+                    scale = rest.abs().max().clamp(min=1e-30) / 127
+                    found[row, part] += scale * torch.round(rest / scale)
+        return found
+
+    model, H, handed_on = (
+        copy.deepcopy(model),
+        model.config.cell_size,
+        3 + model.config.hand_size + model.config.num_chars,
+    )
+    for layer in model.layers:
+        of_input, of_hidden, *_ = getattr(layer, "cell", layer).parameters()
+        of_hidden.copy_(dequantise(of_hidden, 1))
+        of_input[:, handed_on:] = dequantise(of_input[:, handed_on:], 1)
+    for weight in [model.head.weight] + ([model.layers[0].window.weight] if model.config.num_chars else []):
+        weight.copy_(torch.cat([dequantise(part, 2) for part in weight.split(H, dim=1)], dim=1))
+    return model
+
+
+def compiled_decoder(model, *given):
+    """A decoder in C."""
+    if not cells_room.load_library("step"):
+        pytest.skip("there is no C compiler")
+    make = kernels.pack_model(model)
+    assert make.func is decoder_room.CompiledDecoder
+    return make(*given)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "num_chars", "cell_size", "hand_size"),
+    [(1, 0, 1, 0), (1, 6, 7, 0), (2, 6, 33, 5), (3, 0, 7, 3), (3, 6, 1, 0), (3, 6, 100, 64)],
+)
+@torch.no_grad()
+def test_compiled_decoder_is_the_network_with_rounded_weights(num_layers, num_chars, cell_size, hand_size):
+    model = make_model(num_layers, num_chars, cell_size=cell_size, hand_size=hand_size).float()
+    model.matmul_dtype = torch.float32
+    points, text = make_points(12, 6).float(), make_text(6, 5, [5, 3, 4, 1, 2, 5]) if num_chars else None
+    hand = torch.randn(6, hand_size) if hand_size else None
+    decoder = compiled_decoder(model, text, 6, hand)
+    one = np.array([4])
+    alone = compiled_decoder(
+        model, text[one, : (text[4] >= 0).sum()] if num_chars else None, 1, hand[one] if hand_size else None
+    )
+    exact, lines = rounded(model), np.arange(6)
+    whole, _, window = exact(points, model.one_hot(text) if num_chars else None, None, hand)
+    for t, x in enumerate(points):
+        if t in (3, 8):  # a line leaves, the others change places
+            places = np.arange(len(lines))[:0:-1].copy()
+            lines, decoder = lines[places], decoder.select(places)
+        output, phi, kappa = decoder.step(x[lines].numpy())
+        np.testing.assert_allclose(output, whole[t, lines].numpy(), rtol=1e-3, atol=3e-4)
+        np.testing.assert_array_equal(alone.step(x[one].numpy())[0], output[lines == 4])  # bit by bit
+        if num_chars:
+            np.testing.assert_allclose(kappa[..., 0], window.kappa[t, lines].numpy(), rtol=1e-4, atol=1e-4)
+            expected = window_weights(Window(*(p[t, lines] for p in window)), 6).numpy()
+            for found, wanted, length in zip(phi, expected, (text[lines] >= 0).sum(1), strict=True):
+                np.testing.assert_allclose(found[: length + 1], wanted[: length + 1], rtol=1e-3, atol=1e-4)
+                assert (found[length + 1 :] == found[length]).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e38])
+@torch.no_grad()
+def test_weights_that_8_bits_cannot_hold_are_left_to_others_or_right(value):
+    model = make_model(2, 6).float()
+    model.layers[1].weight_hh_l0[3, 2] = value
+    make = kernels.pack_model(model)
+    assert make is None or math.isfinite(value)
+    if make:
+        x, text = make_points(1, 1).float(), make_text(1, 5, [5])
+        whole, _, _ = model(x, model.one_hot(text))
+        np.testing.assert_allclose(make(text, 1).step(x[0].numpy())[0], whole[0].numpy(), rtol=0.02, atol=0.02)
+
+
+@torch.no_grad()
+def test_what_is_no_number_stays_so_in_c():
+    model = make_model(3, 6).float()
+    decoder, x = compiled_decoder(model, make_text(2, 5, [5, 4]), 2), make_points(2, 2).float().numpy()
+    decoder.step(x[0])
+    x[1, 0] = math.nan
+    said = decoder.step(x[1])[0]
+    assert np.isnan(said[0]).all() and np.isfinite(said[1]).all()
+    assert np.isnan(decoder.step(x[0])[0][0]).all()
+
+
+@torch.no_grad()
+def test_without_a_compiler_writing_has_half_precision(monkeypatch):
+    monkeypatch.setattr(decoder_room, "load_library", lambda name: None)
+    assert kernels.pack_model(make_model(2, 6).float()).func is kernels.Decoder
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])

@@ -63,15 +63,13 @@ VECTORS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
 OPTIONS = ["-std=c11", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-
-
-NUMBER, ARRAY = ctypes.c_long, ctypes.c_void_p
-FUNCTIONS = {  # of each C file, and what they are given
+N, A = ctypes.c_long, ctypes.c_void_p  # numbers and arrays, which the functions of each file are given
+FUNCTIONS = {
     "cells": {
-        "cells_forward": [NUMBER] * 3 + [ARRAY] * 5, "cells_backward": [NUMBER] * 4 + [ARRAY] * 6,
-        "mixture_losses": [NUMBER] * 2 + [ctypes.c_float] * 2 + [ARRAY] * 5,
+        "cells_forward": [N] * 3 + [A] * 5, "cells_backward": [N] * 4 + [A] * 6,
+        "mixture_losses": [N] * 2 + [ctypes.c_float] * 2 + [A] * 5,
     },
-    "step": {"take_step": [ARRAY]},
+    "step": {"take_step": [A]},
 }  # fmt: skip
 
 

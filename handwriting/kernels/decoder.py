@@ -67,9 +67,7 @@ class Decoder:
         self, model: nn.Module, text: Tensor | None, batch_size: int, hand: Tensor | None = None,
         packed: Products | None = None,
     ):  # fmt: skip
-        """`text` (B, U), codes with -1 for padding, for a network with a window; `hand` (B, D), for one that reads
-        hands; `packed` is `pack_products` of the model.
-        """
+        """`text` (B, U), codes with -1 for padding, if there is a window; `hand` (B, D), if the network reads hands."""
         config, B, H, zeros = model.config, batch_size, model.config.cell_size, model.mean.cpu().new_zeros
         self.model, self.text, self.hand, self.products = model, text, hand, packed or pack_products(model)
         self.of_hand = [zeros(())] * config.num_layers  # what the hand, the same at all points, adds to the gates
@@ -97,8 +95,7 @@ class Decoder:
 
     def select(self, lines: np.ndarray, text: Tensor | None = None) -> "Decoder":
         """A decoder that goes on from these lines, their numbers (n,), with their own texts or others (n, U)."""
-        if text is None and self.text is not None:
-            text = self.text[lines]
+        text = self.text[lines] if text is None and self.text is not None else text
         hand = None if self.hand is None else self.hand[lines]
         other = Decoder(self.model, text, len(lines), hand, self.products)
         other.row[:], other.kappa, other.cells = self.row[lines], self.kappa[lines], [c[lines] for c in self.cells]
@@ -137,46 +134,35 @@ class Decoder:
         return of_head(self.row).numpy(), phi, kappa
 
 
-def round_rows(weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """A weight (N, I) -> whole numbers (N, I), at most `levels` from 0, and scales (N,): their product is nearly it."""
-    scales = F.pad(weight, (0, 1)).abs().amax(1).div(levels).clamp(min=1e-30)
-    return (weight / scales[:, None]).round(), scales
-
-
 def pack_matrix(weight: Tensor, columns: int, terms: int = 1) -> tuple[Tensor, Tensor]:
-    """A weight in 8 bits in the order of step.c, with zeros for whole groups and so many columns, and its scales.
-
-    With more terms each next one is what rounding left of the weight by then.
-    """
-    rest, packed, all_scales = F.pad(weight, (0, columns - weight.shape[1], 0, -len(weight) % GROUP)), [], []
+    """A weight (N, I), padded, in 8 bits and step.c's order, and its scales; further terms are what rounding leaves."""
+    rest = F.pad(weight, (0, columns - weight.shape[1], 0, -len(weight) % GROUP)).unflatten(1, (-1, BLOCK))
+    groups, packed, scales = (len(rest) // GROUP, GROUP, columns // BLOCK, BLOCK // 2, 2), [], []
     for _ in range(terms):
-        blocks = [round_rows(block, 127) for block in rest.split(BLOCK, dim=1)]
-        rest = rest - torch.cat([whole * scales[:, None] for whole, scales in blocks], dim=1)
-        packed += [
-            whole.view(len(rest) // GROUP, GROUP, BLOCK // 2, 2).transpose(1, 2).flatten() for whole, _ in blocks
-        ]
-        all_scales += [scales for _, scales in blocks]
-    return torch.cat(packed).to(torch.int8), torch.cat(all_scales)
+        scales.append(rest.abs().amax(2, keepdim=True).div(127).clamp(min=1e-30))  # (N, blocks, 1)
+        whole = (rest / scales[-1]).round()
+        rest = rest - whole * scales[-1]
+        packed.append(whole.view(groups).permute(2, 0, 3, 1, 4).to(torch.int8))
+    return torch.stack(packed).contiguous(), torch.stack(scales)[..., 0].mT.contiguous()
 
 
 def pack_bytes(model: nn.Module) -> list[Tensor] | None:
-    """The weights of a `Model` that the kernels know, as step.c wants them: most in 8 bits, head and window in 16.
+    """The weights of a `Model` that the kernels know, as step.c wants them: of layers 8 bits, of head and window 16.
 
     None if they are not finite float32 numbers, or where it cannot be compiled. Before them are the biases of the gates
     (layers, 1, 4H) and their weights of the hand (layers, 4H, D).
     """
-    c, head, (first, *_) = model.config, model.head, model.layers
-    is_finite = all(parameter.isfinite().all() for parameter in model.parameters())
-    if model.mean.dtype != torch.float32 or not is_finite or not load_library("step"):
+    c, head, (first, *_), of_layers = model.config, model.head, model.layers, []
+    is_finite = model.mean.dtype == torch.float32 and all(p.isfinite().all() for p in model.parameters())
+    if not (is_finite and load_library("step")):
         return None
-    H, inputs, wide, of_layers = c.cell_size, 3 + c.hand_size, -(-c.cell_size // BLOCK) * BLOCK, []
+    H, inputs, wide = c.cell_size, 3 + c.hand_size + c.num_chars, -(-c.cell_size // BLOCK) * BLOCK
     for layer in model.layers:
         weights = gate_weights(getattr(layer, "cell", layer))
         of_input, of_hidden, bias = (F.pad(w.view(4, H, -1), (0, 0, 0, wide - H)).flatten(0, 1) for w in weights)
-        of_x, of_hand, of_w, below = of_input.tensor_split([3, inputs, inputs + c.num_chars], dim=1)
-        of_character, scales = round_rows(of_w, LARGEST)
+        of_x, of_hand, of_w, below = of_input.tensor_split([3, 3 + c.hand_size, inputs], dim=1)
         matrices = *pack_matrix(of_hidden, wide), *pack_matrix(below, wide)
-        of_layers.append((bias.t(), of_hand, of_x.t(), of_character.t().short(), scales, *matrices))
+        of_layers.append((bias.t(), of_hand, torch.cat([of_x, of_w], dim=1).t(), *matrices))
     of_heads = [pack_matrix(weight, wide, terms=2) for weight in head.weight.split(H, dim=1)]
     packed = [torch.stack(parts).contiguous() for each in (of_layers, of_heads) for parts in zip(*each, strict=True)]
     weight, bias = (first.window.weight, first.window.bias) if c.num_chars else (head.weight[:0, :H], head.bias[:0])
@@ -191,10 +177,7 @@ class CompiledDecoder:
         self, model: nn.Module, text: Tensor | None, batch_size: int, hand: Tensor | None = None,
         packed: list[Tensor] | None = None, start: Tensor | None = None,
     ):  # fmt: skip
-        """`packed` is `pack_bytes` of the model; `start` (layers, B, 4H) what is always added to the gates, if known.
-
-        The others are those of `Decoder`.
-        """
+        """As for `Decoder`; `start` (layers, B, 4H) is what is always added to the gates, if that is known."""
         c, B, L, zeros = model.config, batch_size, model.config.num_layers, torch.zeros
         self.model, self.text, self.packed = model, text, packed or pack_bytes(model)
         bias, of_hand, *weights = self.packed
@@ -202,24 +185,24 @@ class CompiledDecoder:
             hands = model.normalise_hand(hand, B) if c.hand_size else zeros(B, 0)
             start = bias + torch.stack([of_hand @ each for each in hands], dim=1)
         text, self.columns = (zeros(B, 0), 0) if text is None else (text, text.shape[1] + 1)
-        U, outputs, rows = -(-self.columns // 16) * 16, model.head.out_features, start.shape[2]
-        wide = -(-outputs // GROUP) * GROUP
+        outputs, rows = model.head.out_features, start.shape[2]
+        U, wide = -(-self.columns // 16) * 16, -(-outputs // GROUP) * GROUP
         places = torch.arange(1.0, U + 1).minimum((text >= 0).sum(1, keepdim=True) + 1)
         codes, z = F.pad(text, (0, U - text.shape[1]), value=-1).int(), zeros(B, max(rows, wide, 3 * c.K + GROUP))
-        x, w, kappa, said, phi = (zeros(1, B, columns) for columns in (3, c.num_chars, c.K, wide, U))
+        row, kappa, said, phi = (zeros(1, B, columns) for columns in (3 + c.num_chars, c.K, wide, U))
         cells, units = zeros(L, B, rows // 4), torch.full((L, B), 1 / LARGEST)
-        self.start, self.state = start.contiguous(), [w, kappa, cells, units, cells.short()]
-        lines = [self.start, codes, places, x, *self.state, zeros(L, B, rows), said, phi, z, z.int()]
-        addresses = (array.data_ptr() for array in [*weights, *lines])
-        self.memory = lines, np.array([B, L, rows // 4, c.num_chars, c.K, U, wide, 0, *addresses])
+        self.start, self.state = start.contiguous(), [row, kappa, cells, units, cells.short()]
+        lines = [self.start, codes, places, *self.state, zeros(L, B, rows), said, phi, z, z.int()]
+        numbers, addresses = [B, L, rows // 4, c.num_chars, c.K, U, wide, 0], [a.data_ptr() for a in [*weights, *lines]]
+        self.memory = lines, np.array(numbers + addresses, np.int64)
         self.take_step = partial(load_library("step").take_step, self.memory[1].ctypes.data)
-        self.x, self.w, kappa, said, phi = (array[0].numpy() for array in (x, w, kappa, said, phi))
+        row, kappa, said, phi = (array[0].numpy() for array in (row, kappa, said, phi))
+        self.x, self.w = row[:, :3], row[:, 3:]
         self.kappa, self.said, self.phi = kappa[..., None], said[:, :outputs], phi[:, : self.columns]
 
     def select(self, lines: np.ndarray, text: Tensor | None = None) -> "CompiledDecoder":
         """A decoder that goes on from these lines, their numbers (n,), with their own texts or others (n, U)."""
-        if text is None and self.text is not None:
-            text = self.text[lines]
+        text = self.text[lines] if text is None and self.text is not None else text
         other = CompiledDecoder(self.model, text, len(lines), None, self.packed, self.start[:, lines])
         for array, own in zip(other.state, self.state, strict=True):
             array[:] = own[:, lines]
@@ -236,19 +219,18 @@ def says_the_same(model: nn.Module, make: Callable) -> bool:
     """Whether a decoder says what model.py says of three made-up points, but for rounding."""
     C, D, K = model.config.num_chars, model.config.hand_size, model.config.K
     text, state = torch.arange(3)[None] % C if C else None, model.initial_state(1)
-    characters = model.one_hot(text.to(model.mean.device)) if C else None
+    characters = model.one_hot(text) if C else None
     hand = torch.arange(D).sin().to(model.mean)[None] if D else None
     decoder = make(text, 1, hand)
     if C:  # some Gaussians before, on and beyond the text
         state.kappa.copy_(torch.linspace(0, 4, K))
-        decoder.kappa[:] = state.kappa[..., None].cpu().numpy()
+        decoder.kappa[:] = state.kappa[..., None].numpy()
     for point in torch.arange(1.0, 10.0).sin().view(3, 1, 1, 3).to(model.mean):
         wanted, state, _ = model(point, characters, state, hand)
-        found, _, kappa = decoder.step(point[0].cpu().numpy())
-        for a, b in [(found, wanted[0])] + ([(decoder.w, state.w), (kappa[..., 0], state.kappa)] if C else []):
-            b = b.cpu().numpy()
-            if not np.abs(a - b).max() <= MAX_DIFFERENCE * np.abs(b).max():  # true for NaN
-                return False
+        found, _, kappa = decoder.step(point[0].numpy())
+        pairs = [(found, wanted[0])] + ([(decoder.w, state.w), (kappa[..., 0], state.kappa)] if C else [])
+        if not all(np.abs(a - b.numpy()).max() <= MAX_DIFFERENCE * b.abs().max() for a, b in pairs):  # true for NaN
+            return False
     return True
 
 
@@ -259,7 +241,7 @@ def pack_model(model: nn.Module) -> Callable[..., "CompiledDecoder | Decoder"] |
 
     None if the kernels do not know all of the network, or are switched off.
     """
-    config, like, (first, *upper) = model.config, model.mean.cpu(), model.layers
+    config, like, (first, *upper) = model.config, model.mean, model.layers
     C, D, H, K = config.num_chars, config.hand_size, config.cell_size, config.K
     parts = [(layer, nn.LSTM, (4 * H, 3 + D + C + H)) for layer in upper]
     parts.append((model.head, nn.Linear, (1 + 6 * config.num_clusters, len(model.layers) * H)))
@@ -269,8 +251,6 @@ def pack_model(model: nn.Module) -> Callable[..., "CompiledDecoder | Decoder"] |
     if not all(takes(part, kind, like, shape) for part, kind, shape in parts):
         return None
     for decoder, pack in ((CompiledDecoder, pack_bytes), (Decoder, pack_products)):
-        packed = pack(model)
-        make = partial(decoder, model, packed=packed)
-        if packed is not None and says_the_same(model, make):
+        if (packed := pack(model)) and says_the_same(model, make := partial(decoder, model, packed=packed)):
             return make
     return None

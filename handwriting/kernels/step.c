@@ -54,10 +54,8 @@ static inline vector add_products(vector sum, weights w, const int16_t *pair) {
 
 typedef struct { /* words of 64 bits, as decoder.py puts them */
     int64_t B, layers, H, C, K, U, outputs, is_ahead;
-    /* the network: of characters each column has 16 bits; for matrices and their scales see `add_product` */
-    const float *of_point;       /* (layers, 3, 4H) */
-    const int16_t *of_character; /* (layers, C, 4H) */
-    const float *character_scales; /* (layers, 4H) */
+    /* the network; for matrices and their scales see `add_product` */
+    const float *of_inputs; /* (layers, 3 + C, 4H): each row is what is multiplied by one number of x and w */
     const int8_t *own;
     const float *own_scales;
     const int8_t *below;
@@ -70,7 +68,7 @@ typedef struct { /* words of 64 bits, as decoder.py puts them */
     const float *start;   /* (layers, B, 4H): what is always added to the gates */
     const int32_t *codes; /* (B, U), -1 for none */
     const float *places;  /* (B, U): the number of each place in the text */
-    float *x, *w, *kappa, *cells, *units; /* (B, 3), (B, C), (B, K), (layers, B, H), (layers, B) */
+    float *inputs, *kappa, *cells, *units; /* (B, 3 + C), x and w, (B, K), (layers, B, H), (layers, B) */
     int16_t *h;                           /* (layers, B, H) */
     float *of_own;                        /* (layers, B, 4H): what own weights add to the gates */
     float *said, *phi, *z;                /* (B, outputs), (B, U), and (B, the most rows) */
@@ -120,22 +118,15 @@ static void add_product(const step *s, long terms, long rows, const int8_t *w, c
     }
 }
 
-/* What goes into the gates of line b in a layer, but for what `start` has: z (4H). */
-static void add_input(const step *s, long layer, long b, float *z) {
-    long rows = 4 * s->H;
-    for (long n = 0; n < 3; n++) {
-        const float *column = s->of_point + (layer * 3 + n) * rows;
-        float x = s->x[b * 3 + n];
+/* What x and w of line b add to the gates of a layer, z (4H). */
+static void add_inputs(const step *s, long layer, long b, float *z) {
+    long count = 3 + s->C, rows = 4 * s->H;
+    for (long n = 0; n < count; n++) {
+        const float *weights = s->of_inputs + (layer * count + n) * rows;
+        float x = s->inputs[b * count + n];
+        if (x != 0) /* few characters are in a text */
 #pragma omp simd
-        for (long row = 0; row < rows; row++) z[row] += x * column[row];
-    }
-    for (long n = 0; n < s->C; n++) {
-        const int16_t *column = s->of_character + (layer * s->C + n) * rows;
-        const float *scales = s->character_scales + layer * rows;
-        float w = s->w[b * s->C + n];
-        if (w != 0) /* few characters are in a text */
-#pragma omp simd
-            for (long row = 0; row < rows; row++) z[row] += w * (scales[row] * (float)column[row]);
+            for (long row = 0; row < rows; row++) z[row] += x * weights[row];
     }
 }
 
@@ -160,7 +151,7 @@ static void run_window(const step *s, long b, float *logs) {
     long K = s->K, U = s->U;
     const int32_t *codes = s->codes + b * U;
     const float *places = s->places + b * U;
-    float *kappa = s->kappa + b * K, *phi = s->phi + b * U, *w = s->w + b * s->C;
+    float *kappa = s->kappa + b * K, *phi = s->phi + b * U, *w = s->inputs + b * (3 + s->C) + 3;
     for (long k = 0; k < 3 * K; k++) logs[k] = logs[k] > *s->max_log ? *s->max_log : logs[k];
     memset(phi, 0, U * sizeof(float));
     for (long k = 0; k < K; k++) {
@@ -199,7 +190,7 @@ void take_step(step *s) {
         if (n) add_product(s, 1, rows, s->below + n * rows * H, s->below_scales + n * rows * blocks, n - 1, s->z);
         for (long b = 0; b < B; b++) {
             float *z = s->z + b * rows, *of_own = s->of_own + (n * B + b) * rows;
-            add_input(s, n, b, z);
+            add_inputs(s, n, b, z);
             for (long row = 0; row < rows; row++) z[row] += of_own[row];
             s->units[n * B + b] = run_cells(H, z, s->cells + (n * B + b) * H, s->h + (n * B + b) * H);
         }
