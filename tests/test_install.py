@@ -60,7 +60,8 @@ def elsewhere(tmp_path) -> Path:
 def test_the_wheel_has_one_package_with_all_that_it_needs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        package = {path.relative_to(ROOT) for path in (ROOT / "handwriting").rglob("*") if path.suffix in (".py", ".c")}
+        files = (ROOT / "handwriting").rglob("*")
+        package = {path.relative_to(ROOT) for path in files if path.suffix in (".py", ".c", ".h")}
         expected = {path.as_posix() for path in package}
         expected |= {f"handwriting/{name}.py" for name in ("model", "utils", "generate")}
         networks = [*(ROOT / "save").glob("*.pt"), *(ROOT / "save" / "styles").glob("*.json")]

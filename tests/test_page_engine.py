@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import zlib
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def both() -> list[tuple[Line, dict]]:
     load_anew.cache_clear()
     model, reader, encoder = map(rounded, (network.model, load_recogniser(), network.encoder))
     sampler, given, written = Sampler(model), [], []
-    sampler.products = None  # the kernels' have weights in half precision
+    sampler.make = partial(sampling.PlainDecoder, model)  # the kernels round the weights once more
     for n, text in enumerate(TEXTS):
         codes, steps, hand = network.alphabet.encode(text), default_steps(text), random_vector(encoder, n)
         bias, generator = BIASES[n % 3], torch.Generator().manual_seed(n)
