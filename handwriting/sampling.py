@@ -5,8 +5,10 @@
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from model import MAX_LOG_SIGMA, MU, PI, POINTS_PER_CHARACTER, RHO, SIGMA, Model, State, Window, kernels, window_weights
 
+LINES_OF_A_THREAD = 2  # at least, where a decoder uses one thread alone
 CHUNK = 256  # points for which random numbers are sampled at once
 # How many steps a stroke may go on when the window has passed the text. Bars and dots that had just begun then, less
 # than `YOUNG_STROKE` steps before, take up to 7; what takes longer is a character that the text does not have.
@@ -204,6 +207,7 @@ class Sampler:
     def __init__(self, model: Model):
         self.model = model
         self.make = (kernels and kernels.pack_model(model)) or partial(PlainDecoder, model)
+        self.is_one_threaded = getattr(self.make.func, "is_one_threaded", False)
 
     def start(
         self, texts: list | None, batch_size: int, hands: np.ndarray | None = None
@@ -234,8 +238,6 @@ class Sampler:
             decoder.step(x[None])
         return Primed(decoder, xs[-1:], np.asarray(codes))
 
-    @np.errstate(over="ignore", invalid="ignore")
-    @torch.inference_mode()
     def write(
         self, texts: list[np.ndarray] | None, seeds: list[int], bias: float | list[float], steps: int | list[int],
         with_outputs: bool = False, primed: Primed | None = None, hands: np.ndarray | None = None,
@@ -248,8 +250,33 @@ class Sampler:
         beside it. With `primed` it goes on in that hand; only the new ink is returned. A network that has diverged
         may write what is infinite or not a number. Raises ValueError for codes that the network does not know.
         """
-        if not seeds:
-            return []
+        B, stopped = len(seeds), Event()
+        threads = min(torch.get_num_threads(), B // LINES_OF_A_THREAD) if self.is_one_threaded else 1
+        biases, caps = (np.broadcast_to(each, B).tolist() for each in (bias, steps))
+
+        def write_part(first: int) -> list[Line]:
+            part = slice(first, B, max(threads, 1))
+            own = texts and texts[part], seeds[part], biases[part], caps[part]
+            return self.write_together(*own, with_outputs, primed, None if hands is None else hands[part], stopped)
+
+        if threads < 2:
+            return write_part(0) if seeds else []
+        lines = np.empty(B, dtype=object)
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for first, part in enumerate(pool.map(write_part, range(threads))):
+                    lines[first::threads] = part
+            finally:
+                stopped.set()  # after an error or Ctrl-C nobody waits for the other threads' lines
+        return lines.tolist()
+
+    @np.errstate(over="ignore", invalid="ignore")
+    @torch.inference_mode()
+    def write_together(
+        self, texts: list[np.ndarray] | None, seeds: list[int], bias: list[float], steps: list[int],
+        with_outputs: bool, primed: Primed | None, hands: np.ndarray | None, stopped: Event,
+    ) -> list[Line]:  # fmt: skip
+        """`write` in one thread, up to the end of all lines or until it is `stopped`."""
         B, model = len(seeds), self.model
         if primed:
             texts = texts and [[*primed.codes, *text] for text in texts]
@@ -257,12 +284,12 @@ class Sampler:
         else:  # the network first reads the point where the pen touches down
             decoder, x = self.start(texts, B, hands), model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
         generators = np.array([torch.Generator().manual_seed(int(seed)) for seed in seeds], dtype=object)
-        biases = np.broadcast_to(np.asarray(bias, x.dtype), B).astype(float)
+        biases = np.asarray(bias, x.dtype).astype(float)
         all_lengths = lengths = np.array([len(text) for text in texts or [()] * B])
-        caps, living, t = np.broadcast_to(steps, B), np.arange(B), 0  # living: the lines that are being written
+        caps, living, t = np.asarray(steps), np.arange(B), 0  # living: the lines that are being written
         ending = Ending(B)
         written, pieces, ends = [], [[] for _ in seeds], [(None, 0)] * B  # what the living wrote last, and of each line
-        while len(living):
+        while len(living) and not stopped.is_set():
             if t % CHUNK == 0:
                 noise = sample_noise(generators, biases, CHUNK, model.config.num_clusters)
             before, (outputs, phi, kappa) = x, decoder.step(x)
@@ -283,7 +310,8 @@ class Sampler:
                 per_line = x, living, lengths, caps, generators, biases
                 x, living, lengths, caps, generators, biases = (each[stays] for each in per_line)
                 ending.select(stays)
-        return [self.finish(*line, primed) for line in zip(pieces, ends, all_lengths, strict=True)]
+        finished = zip(pieces, ends, all_lengths, strict=True)
+        return [] if stopped.is_set() else [self.finish(*line, primed) for line in finished]
 
     def finish(self, pieces: list, end: tuple[bool | None, int], length: int, primed: Primed | None) -> Line:
         """A line of `write` from its pieces (points, outputs, phi), for the `length` characters that it has read.

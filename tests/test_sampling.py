@@ -1,6 +1,7 @@
 """The sampler against the mixture's distribution, and lines alone against lines side by side."""
 
 import warnings
+from threading import get_ident
 
 import numpy as np
 import pytest
@@ -154,6 +155,27 @@ def test_ink_that_overflows_is_returned_without_a_word(num_chars, part, kernels_
         lines += sampler.write(texts, [0, 1], 0.0, 20, primed=primed)
     assert len(lines) == 4
     assert part == "sigma" or not np.isfinite(lines[0].points).all()
+
+
+@pytest.mark.parametrize("num_chars", [0, 6])
+def test_lines_shared_by_threads_are_the_same(num_chars, monkeypatch):
+    sampler, rng = sampling.Sampler(make_model(2, num_chars)), np.random.default_rng(0)
+    texts = [rng.integers(0, 6, length) for length in rng.integers(1, 5, 9)] if num_chars else None
+    arguments = texts, range(9), rng.uniform(0, 2, 9), rng.integers(10, 60, 9), True
+    sampler.is_one_threaded = False
+    alone = sampler.write(*arguments)
+    threads, write_together = [], sampler.write_together
+    monkeypatch.setattr(sampler, "write_together", lambda *a: threads.append(get_ident()) or write_together(*a))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    sampler.is_one_threaded = True
+    for line, wanted in zip(sampler.write(*arguments), alone, strict=True):
+        for found, expected in zip((line.points, line.outputs), (wanted.points, wanted.outputs), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert line.finished == wanted.finished
+    assert len(threads) == 3 and get_ident() not in threads
+    if texts:
+        with pytest.raises(ValueError, match="codes must be below 6"):
+            sampler.write([*texts[:8], np.array([6])], range(9), 0.0, 20)
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])

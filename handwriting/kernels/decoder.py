@@ -173,6 +173,8 @@ def pack_bytes(model: nn.Module) -> list[Tensor] | None:
 class CompiledDecoder:
     """What `Decoder` does, in C and with weights of 8 bits: half as much to read, and hardly anything else to do."""
 
+    is_one_threaded = True
+
     def __init__(
         self, model: nn.Module, text: Tensor | None, batch_size: int, hand: Tensor | None = None,
         packed: list[Tensor] | None = None, start: Tensor | None = None,
