@@ -83,7 +83,9 @@ def load_library(name: str) -> ctypes.CDLL | None:
     source, compiler = Path(__file__).with_name(f"{name}.c"), shutil.which("cc")
     if not source.is_file() or not compiler:
         return None
-    options = OPTIONS + VECTORS.get(torch.backends.cpu.get_cpu_capability(), [])
+    options = OPTIONS + VECTORS.get(vectors := torch.backends.cpu.get_cpu_capability(), [])
+    if vectors == "AVX512" and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_vnni"):
+        options.append("-mavx512vnni")
     texts = [path.read_bytes() for path in [source, *sorted(source.parent.glob("*.h"))]]
     key = hashlib.sha256(repr((texts, options, platform.platform())).encode()).hexdigest()[:16]
     path = source.parent / "__pycache__" / f"{name}-{key}.so"

@@ -23,7 +23,11 @@ static inline weights widen(const int8_t *w) { return _mm512_cvtepi8_epi16(_mm25
 static inline vector add_products(vector sum, weights w, const int16_t *pair) {
     int32_t both;
     memcpy(&both, pair, sizeof both);
+#ifdef __AVX512VNNI__
+    return _mm512_dpwssd_epi32(sum, w, _mm512_set1_epi32(both));
+#else
     return _mm512_add_epi32(sum, _mm512_madd_epi16(w, _mm512_set1_epi32(both)));
+#endif
 }
 #elif defined(__AVX2__)
 #include <immintrin.h>
