@@ -37,7 +37,7 @@ from handwriting.strokes import to_points, to_strokes
 from model import Model
 from utils import SHIPPED, choose_device, encoder_of, load_checkpoint
 
-AT_ONCE = 4  # tries at a line that are written side by side
+AT_ONCE = 2  # tries at a line that are written side by side
 RANDOM_STEPS = 700  # of a line without a text
 WRITE_BATCH, GPU_BATCH = 64, 512  # lines written side by side, on a processor and on a GPU
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
