@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def load_library(name: str) -> ctypes.CDLL | None:
     """The functions of a C file, "cells" or "step". None without the file, a compiler (`cc`) or a place to write.
 
     It is compiled when first wanted, in a second, and kept where Python keeps what it compiles: whole, and by a name
-    made of all that it depends on, so that processes and machines can share the folder.
+    made of all that it depends on, so that threads, processes and machines can share the folder.
     """
     source, compiler = Path(__file__).with_name(f"{name}.c"), shutil.which("cc")
     if not source.is_file() or not compiler:
@@ -89,7 +90,7 @@ def load_library(name: str) -> ctypes.CDLL | None:
     texts = [path.read_bytes() for path in [source, *sorted(source.parent.glob("*.h"))]]
     key = hashlib.sha256(repr((texts, options, platform.platform())).encode()).hexdigest()[:16]
     path = source.parent / "__pycache__" / f"{name}-{key}.so"
-    beside = path.with_suffix(f".{os.getpid()}")
+    beside = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     try:
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
