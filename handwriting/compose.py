@@ -161,8 +161,9 @@ def rarities(texts: np.ndarray) -> dict[str, float]:
 def odd_word(word: str, character: str, rng: np.random.Generator) -> str:
     """A word with one of its letters replaced by a small letter, or with a mark where marks stand."""
     place = rng.integers(len(word))
-    usual = word[:place] + character + word[place + 1 :] if character.isalpha() else word + character
-    return AROUND.get(character, usual).replace("_", word)
+    if character in AROUND:
+        return AROUND[character].replace("_", word)
+    return word[:place] + character + word[place + 1 :] if character.isalpha() else word + character
 
 
 def random_text(texts: np.ndarray, odd: dict[str, float], rng: np.random.Generator) -> str:

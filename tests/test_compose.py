@@ -231,6 +231,7 @@ def test_rare_characters_come_into_texts_to_write():
 def test_odd_characters_stand_where_a_text_has_them(character, wanted):
     rng = np.random.default_rng(0)
     assert {compose.odd_word("was", character, rng) for _ in range(40)} == wanted
+    assert compose.odd_word("a_b", "?", rng) == "a_b?" and compose.odd_word("was", "_", rng) == "was_"
 
 
 def spell(text: str, fault: str = "") -> Line:
