@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -214,6 +215,8 @@ def test_mixture_has_the_losses_and_gradients_of_float64(M, scale, cells):
         (gradient,) = torch.autograd.grad((losses * weights.to(dtype)).sum(), y)
         found.append((losses, errors, gradient))
     assert kernels.takes_mixture(plain_mixture, outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO)
+    for others in (targets.double(), targets[:1], targets[0]):  # in memory not what the C code would read
+        assert not kernels.takes_mixture(plain_mixture, outputs, others, MAX_LOG_SIGMA, MAX_ATANH_RHO)
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
 
@@ -556,7 +559,12 @@ def test_the_c_file_is_compiled_once_if_it_can_be(project, tmp_path, monkeypatch
     assert not found and note.startswith("note:") and note.count("\n") == 1
     assert load("") == (False, "")  # no compiler
     assert load(usual) == (True, "")
-    assert [path.suffix for path in libraries.glob("cells-*")] == [".so"]
+    (library,) = libraries.glob("cells-*")
+    assert library.suffix == ".so"
+    library.unlink()
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(lambda _: room.load_library.__wrapped__("cells"), range(3)))
+    assert [*libraries.glob("cells-*")] == [library] and not capsys.readouterr().err
     assert load(str(broken.parent)) == (True, "")  # there already
     Path(room.__file__).with_name("cells.c").unlink()
     assert load(usual) == (False, "")

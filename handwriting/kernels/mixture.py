@@ -12,7 +12,8 @@ from handwriting.kernels.products import can_run
 
 def takes_mixture(plain: Callable, outputs: Tensor, targets: Tensor, *bounds: float) -> bool:
     """Whether `mixture_losses` gives what plain(outputs, targets) does at made-up points, and its gradient."""
-    width, fits = outputs.shape[-1], outputs.dtype == torch.float32 and targets.shape[-1] == 3
+    width, fits = outputs.shape[-1], outputs.dtype == targets.dtype == torch.float32
+    fits &= targets.shape == (*outputs.shape[:-1], 3)  # the C code reads a target for each row
     if not fits or width % 6 != 1 or not can_run(outputs.device) or not load_library("cells"):
         return False
     with torch.inference_mode(False), torch.enable_grad():
