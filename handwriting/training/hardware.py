@@ -32,13 +32,13 @@ def choose_processes(options: argparse.Namespace) -> int:
 
 def choose_hardware(options: argparse.Namespace, group: Group | None) -> None:
     """Set `options.processes`, and a group's precision. Raises InputError for more processes than GPUs or lines."""
-    options.processes = group.size if group else choose_processes(options)
+    device, options.processes = choose_device(options.device), group.size if group else choose_processes(options)
     if group and options.precision == "auto":  # process 0 decides: others might measure otherwise
         if group.rank == 0:
-            group.store.set("precision", choose_precision("auto", choose_device(options.device)))
+            group.store.set("precision", choose_precision("auto", device))
         options.precision = group.store.get("precision").decode()
     local, gpus = group.local_size if group else options.processes, torch.cuda.device_count()  # on this machine
-    if choose_device(options.device).type == "cuda" and local > gpus:
+    if device.type == "cuda" and local > gpus:
         raise InputError(f"--processes {local}: more than the {gpus} GPUs here; give fewer, or --device cpu")
     if options.processes > options.batch_size:
         raise InputError(f"--processes {options.processes}: more than the {options.batch_size} lines of a batch")
