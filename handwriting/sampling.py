@@ -1,6 +1,6 @@
 """Writing: points sampled one by one from what the network says, a batch of lines, each to the end of its text.
 
-`Sampler.write` is the loop. Letters for shapes are those of model.py.
+`Sampler.write_together` is the loop. Letters for shapes are those of model.py.
 """
 
 import math

@@ -1,8 +1,9 @@
 """The numbers of model.py, faster on a processor. Nothing needs this folder: without it all works, only slower.
 
-`window_lstm`, `lstm`, `linear` and `mixture_losses` run over whole lines, with gradients in closed form; `Decoder`
-reads one point at a time. `takes...` and `pack_model` say whether a network is what they were made for; else the plain
-code computes it. HANDWRITING_KERNELS=0 in the environment switches all off. Letters for shapes are those of model.py.
+`window_lstm`, `lstm`, `linear` and `mixture_losses` run over whole lines, with gradients in closed form; what
+`pack_model` returns makes decoders, which read one point at a time, with rounded weights. `takes...` and `pack_model`
+say whether a network is what they were made for; else the plain code computes it. HANDWRITING_KERNELS=0 in the
+environment switches all off. Letters for shapes are those of model.py.
 """
 
 from handwriting.kernels.decoder import Decoder, pack_model
