@@ -63,9 +63,10 @@ def sample_noise(
         normal = torch.randn(points, 2, generator=generator) * math.exp(-bias)
         uniform = torch.rand(points, 1 + clusters, generator=generator).clamp_(min=1e-30)
         logistic = torch.special.logit(uniform[:, :1])
-        gumbel = -torch.log(-torch.log(uniform[:, 1:])) / (1 + bias)
-        pieces.append(torch.cat([normal, logistic, gumbel], dim=1))
-    return torch.stack(pieces, dim=1).numpy()
+        logs = np.log(-np.log(uniform[:, 1:].numpy()))  # for PyTorch's each thread of `write` would start others
+        gumbel = torch.from_numpy(logs) / -(1 + bias)
+        pieces.append(torch.cat([normal, logistic, gumbel], dim=1).numpy())
+    return np.stack(pieces, axis=1)
 
 
 def sample_points(outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:

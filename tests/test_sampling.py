@@ -1,7 +1,8 @@
 """The sampler against the mixture's distribution, and lines alone against lines side by side."""
 
+import os
 import warnings
-from threading import get_ident
+from threading import Event, Thread, get_ident
 
 import numpy as np
 import pytest
@@ -176,6 +177,31 @@ def test_lines_shared_by_threads_are_the_same(num_chars, monkeypatch):
     if texts:
         with pytest.raises(ValueError, match="codes must be below 6"):
             sampler.write([*texts[:8], np.array([6])], range(9), 0.0, 20)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="nothing tells how many threads there are")
+def test_a_thread_that_writes_starts_no_others():
+    """As PyTorch does, in each thread anew, for what it calls large."""
+    model = make_model(3, 6, cell_size=100, hand_size=3, num_clusters=20).float()
+    sampler, counts = sampling.Sampler(model), []
+    if not sampler.is_one_threaded:
+        pytest.skip("there is no C compiler")
+
+    def write():
+        before = set(os.listdir("/proc/self/task"))
+        texts, steps, hands = [np.arange(5)] * 20, [*range(2, 22)], np.zeros((20, 3), np.float32)
+        sampler.write_together(texts, range(20), [0.5] * 20, steps, False, None, hands, Event())
+        counts.append(set(os.listdir("/proc/self/task")) - before)
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        thread = Thread(target=write)
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(usual)
+    assert counts == [set()]
 
 
 @pytest.mark.parametrize("num_chars", [0, 6])

@@ -146,7 +146,7 @@ def pack_matrix(weight: Tensor, columns: int, terms: int = 1) -> tuple[Tensor, T
     return torch.stack(packed).contiguous(), torch.stack(scales)[..., 0].mT.contiguous()
 
 
-def pack_bytes(model: nn.Module) -> list[Tensor] | None:
+def pack_bytes(model: nn.Module) -> list[np.ndarray] | None:
     """The weights of a `Model` that the kernels know, as step.c wants them: of layers 8 bits, of head and window 16.
 
     None if they are not finite float32 numbers, or where it cannot be compiled. Before them are the biases of the gates
@@ -167,7 +167,15 @@ def pack_bytes(model: nn.Module) -> list[Tensor] | None:
     packed = [torch.stack(parts).contiguous() for each in (of_layers, of_heads) for parts in zip(*each, strict=True)]
     weight, bias = (first.window.weight, first.window.bias) if c.num_chars else (head.weight[:0, :H], head.bias[:0])
     biases = [F.pad(each, (0, -len(each) % GROUP)) for each in (head.bias, bias)]
-    return [*packed, *biases, *pack_matrix(weight, wide, terms=2), torch.tensor(float(getattr(first, "max_log", 0)))]
+    packed += [*biases, *pack_matrix(weight, wide, terms=2), torch.tensor(float(getattr(first, "max_log", 0)))]
+    return [each.numpy(force=True) for each in packed]
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> np.ndarray:
+    """Zeros that begin where vectors do, as PyTorch's memory. It would fill them by threads, new for each that asks."""
+    array = torch.empty(shape, dtype=dtype).numpy()
+    array.fill(0)
+    return array
 
 
 class CompiledDecoder:
@@ -177,28 +185,31 @@ class CompiledDecoder:
 
     def __init__(
         self, model: nn.Module, text: Tensor | None, batch_size: int, hand: Tensor | None = None,
-        packed: list[Tensor] | None = None, start: Tensor | None = None,
+        packed: list[np.ndarray] | None = None, start: np.ndarray | None = None,
     ):  # fmt: skip
         """As for `Decoder`; `start` (layers, B, 4H) is what is always added to the gates, if that is known."""
-        c, B, L, zeros = model.config, batch_size, model.config.num_layers, torch.zeros
+        c, B, L = model.config, batch_size, model.config.num_layers
         self.model, self.text, self.packed = model, text, packed or pack_bytes(model)
         bias, of_hand, *weights = self.packed
-        if start is None:  # line by line: PyTorch's sums for one may depend on how many there are
-            hands = model.normalise_hand(hand, B) if c.hand_size else zeros(B, 0)
-            start = bias + torch.stack([of_hand @ each for each in hands], dim=1)
-        text, self.columns = (zeros(B, 0), 0) if text is None else (text, text.shape[1] + 1)
+        if start is None:  # line by line: a library's sums for one may depend on how many there are
+            hands = model.normalise_hand(hand, B).numpy() if c.hand_size else zeros(B, 0)
+            start = bias + np.stack([of_hand @ each for each in hands], axis=1)
+        text, self.columns = (torch.zeros(B, 0), 0) if text is None else (text, text.shape[1] + 1)
         outputs, rows = model.head.out_features, start.shape[2]
         U, wide = -(-self.columns // 16) * 16, -(-outputs // GROUP) * GROUP
         places = torch.arange(1.0, U + 1).minimum((text >= 0).sum(1, keepdim=True) + 1)
         codes, z = F.pad(text, (0, U - text.shape[1]), value=-1).int(), zeros(B, max(rows, wide, 3 * c.K + GROUP))
         row, kappa, said, phi = (zeros(1, B, columns) for columns in (3 + c.num_chars, c.K, wide, U))
-        cells, units = zeros(L, B, rows // 4), torch.full((L, B), 1 / LARGEST)
-        self.start, self.state = start.contiguous(), [row, kappa, cells, units, cells.short()]
-        lines = [self.start, codes, places, *self.state, zeros(L, B, rows), said, phi, z, z.int()]
-        numbers, addresses = [B, L, rows // 4, c.num_chars, c.K, U, wide, 0], [a.data_ptr() for a in [*weights, *lines]]
+        cells, h = zeros(L, B, rows // 4), zeros(L, B, rows // 4, dtype=torch.int16)
+        units = np.full((L, B), 1 / LARGEST, np.float32)
+        self.start, self.state = np.ascontiguousarray(start), [row, kappa, cells, units, h]
+        of_own, of_text, sums = zeros(L, B, rows), (codes.numpy(), places.numpy()), zeros(*z.shape, dtype=torch.int32)
+        lines = [self.start, *of_text, *self.state, of_own, said, phi, z, sums]
+        numbers = [B, L, rows // 4, c.num_chars, c.K, U, wide, 0]
+        addresses = [array.ctypes.data for array in [*weights, *lines]]
         self.memory = lines, np.array(numbers + addresses, np.int64)
         self.take_step = partial(load_library("step").take_step, self.memory[1].ctypes.data)
-        row, kappa, said, phi = (array[0].numpy() for array in (row, kappa, said, phi))
+        row, kappa, said, phi = (array[0] for array in (row, kappa, said, phi))
         self.x, self.w = row[:, :3], row[:, 3:]
         self.kappa, self.said, self.phi = kappa[..., None], said[:, :outputs], phi[:, : self.columns]
 
