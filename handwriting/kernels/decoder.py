@@ -191,9 +191,9 @@ class CompiledDecoder:
         c, B, L = model.config, batch_size, model.config.num_layers
         self.model, self.text, self.packed = model, text, packed or pack_bytes(model)
         bias, of_hand, *weights = self.packed
-        if start is None:  # line by line: a library's sums for one may depend on how many there are
+        if start is None:  # sums of matrix products may depend on how many lines there are, and on threads
             hands = model.normalise_hand(hand, B).numpy() if c.hand_size else zeros(B, 0)
-            start = bias + np.stack([of_hand @ each for each in hands], axis=1)
+            start = bias + np.stack([(of_hand * each).sum(2) for each in hands], axis=1)
         text, self.columns = (torch.zeros(B, 0), 0) if text is None else (text, text.shape[1] + 1)
         outputs, rows = model.head.out_features, start.shape[2]
         U, wide = -(-self.columns // 16) * 16, -(-outputs // GROUP) * GROUP
