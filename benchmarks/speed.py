@@ -182,7 +182,7 @@ def textbook_trainer(task: str, dataset: Dataset) -> Callable[[np.ndarray], None
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step(lines: np.ndarray) -> None:
-        points, mask, text = batches.batch(lines, torch.device("cpu"), seeds=[0] * len(lines))
+        points, mask, text, _ = batches.batch(lines, torch.device("cpu"), seeds=[0] * len(lines))
         padding = TIMESTEPS + 1 - len(points)
         points, mask = F.pad(points, (0, 0, 0, 0, 0, padding)), F.pad(mask, (0, 0, 0, padding))
         points = torch.cat([points[..., :2] / torch.from_numpy(dataset.std).float(), points[..., 2:]], dim=-1)
