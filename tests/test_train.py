@@ -890,7 +890,7 @@ def test_processes_on_several_machines_need_gpus_on_their_own_only(monkeypatch, 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(hardware, "choose_device", lambda _: torch.device("cuda"))
-    options = parse_flags(["--model_dir", str(tmp_path)])
+    options = parse_flags(["--model_dir", str(tmp_path), "--precision", "fp32"])  # auto asks process 0
     hardware.choose_hardware(options, Group(6, 8))
     assert options.processes == 8 and chosen == [2]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
