@@ -13,6 +13,7 @@ On a processor handwriting/kernels computes the same faster. Without that folder
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -304,8 +305,7 @@ class Model(nn.Module):
         points, characters = self.normalise(points), None if text is None else self.one_hot(text)
         hiddens, _, _ = self.run_layers(points[:-1], characters, hand=hand)
         chunks = zip(*(tensor.split(LOSS_CHUNK) for tensor in (points[1:], *hiddens)), strict=True)
-        found = (self.run_mixture(self.run_head(parts), targets) for targets, *parts in chunks)
-        losses, errors = map(torch.cat, zip(*found, strict=True))
+        losses, errors = self.run_mixture((self.run_head(parts), targets) for targets, *parts in chunks)
         zero = points.new_zeros(())
         return torch.where(mask, losses, zero), torch.where(mask, errors, zero)
 
@@ -337,13 +337,17 @@ class Model(nn.Module):
             return kernels.linear(self.head, hiddens)
         return self.head(torch.cat(hiddens, dim=-1).to(self.mean.dtype))
 
-    def run_mixture(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and squared error of each of the raw outputs (..., 1 + 6M) for targets (..., 3)."""
+    def run_mixture(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Loss and squared error (T, B) of chunks of raw outputs (t, B, 1 + 6M) and their targets (t, B, 3)."""
 
         def plain(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             mix = mixture(outputs)
             return negative_log_likelihood(mix, targets), squared_error(mix, targets)
 
-        if kernels and kernels.takes_mixture(plain, outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO):
-            return kernels.mixture_losses(outputs, targets, MAX_LOG_SIGMA, MAX_ATANH_RHO)
-        return plain(outputs, targets)
+        found, bounds, function, arguments = [], (MAX_LOG_SIGMA, MAX_ATANH_RHO), plain, ()
+        for outputs, targets in chunks:
+            if kernels and not found and kernels.takes_mixture(plain, outputs, targets, *bounds):
+                function, arguments = kernels.mixture_losses, bounds
+            found.append(function(outputs, targets, *arguments))
+        losses, errors = zip(*found, strict=True)
+        return torch.cat(losses), torch.cat(errors)

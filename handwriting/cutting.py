@@ -142,7 +142,6 @@ def has_small_digits(line: Line) -> bool:
     """
     if line.phi is None or not set(line.text) & set(string.digits):
         return False
-    characters = np.append(0, line.phi.argmax(1).clip(max=len(line.text) - 1))  # (T + 1,)
-    cut = cut_line(line.points, characters, line.text, line.text)
+    cut = cut_line(line.points, line.characters, line.text, line.text)
     heights = [np.ptp(glyph.positions[:, 1]) for glyph in cut.glyphs if glyph.text in string.digits] if cut else []
     return bool(heights) and float(np.median(heights)) < LEAST_DIGITS

@@ -43,6 +43,12 @@ class Line:
     distance: float | None = None  # of the hand from the one that was asked for, by the encoder of hands
     has_signs: bool = False  # whether blanks in `text` are for signs that are drawn later
 
+    @property
+    def characters(self) -> np.ndarray:
+        """The place in `text` of each point's character, by the window, (T + 1,): the first point begins step 1."""
+        places = np.asarray(self.phi).argmax(1).clip(max=max(len(self.text) - 1, 0))  # the last may be beyond the text
+        return np.append(places[:1], places)
+
 
 def default_steps(text: str) -> int:
     """The cap on the steps of a text: twice what its characters take on average, and some for a slow start."""
@@ -252,11 +258,11 @@ class Sampler:
         may write what is infinite or not a number. Raises ValueError for codes that the network does not know.
         """
         B, stopped = len(seeds), Event()
-        threads = min(torch.get_num_threads(), B // LINES_OF_A_THREAD) if self.is_one_threaded else 1
+        threads = max(min(torch.get_num_threads(), B // LINES_OF_A_THREAD), 1) if self.is_one_threaded else 1
         biases, caps = (np.broadcast_to(each, B).tolist() for each in (bias, steps))
 
         def write_part(first: int) -> list[Line]:
-            part = slice(first, B, max(threads, 1))
+            part = slice(first, B, threads)
             own = texts and texts[part], seeds[part], biases[part], caps[part]
             return self.write_together(*own, with_outputs, primed, None if hands is None else hands[part], stopped)
 

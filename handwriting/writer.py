@@ -315,9 +315,7 @@ class Writer:
         Raises InputError for a line without ink.
         """
         check_ink(line)
-        places = np.asarray(line.phi).argmax(1)  # (T,), of the character that each step is for
-        places = places.clip(max=max(len(line.text) - 1, 0))  # the last stroke may end when the window is beyond it
-        points, characters = line.points, np.append(places[:1], places)  # the first point begins the first step
+        points, characters = line.points, line.characters
         if text.text != text.letters:
             strokes, characters = draw_marks(to_strokes(points), characters, text.letters, text.text, seed)
             points = to_points(strokes)

@@ -126,7 +126,8 @@ class FusedLSTM(torch.autograd.Function):
         # Where rows are bfloat16, each column is what a gate reads at a point of a line: (x, w, h). To have these as
         # columns, and the gradients as rows, is quicker than the other way round. Zeros, because oneDNN reads beyond
         # the columns of a short chunk: it multiplies them by 0, but what memory holds may be no number.
-        reads = states.new_zeros(len(d_weights_t), length * B if low != weight.dtype else 0)
+        is_low = low != weight.dtype
+        reads = states.new_zeros(len(d_weights_t), length * B if is_low else 0)
         d_cell = d_cell.clone(memory_format=torch.contiguous_format)
         d_after = d_states.contiguous().unbind(0)
         d_before = d_after[-1]  # by (w, h) of point t, from elsewhere and through the point after
@@ -149,12 +150,13 @@ class FusedLSTM(torch.autograd.Function):
                 rows = slice(t, min(t + length, T))
                 flat = d_gates[: rows.stop - t].flatten(0, 1)
                 parts_t = x_low[rows].reshape(-1, width).t(), states[rows].view(-1, C + H).t()
-                is_low = low != weight.dtype
-                goal = reads[:, : len(flat)] if is_low else d_weights_t
-                for part_t, goal_t in zip(parts_t, goal.split([width, C + H]), strict=True):
-                    goal_t.copy_(part_t) if is_low else goal_t.addmm_(part_t, flat)
                 if is_low:
-                    d_weights_t += (goal @ flat).to(weight.dtype)
+                    read = reads[:, : len(flat)]
+                    read[:width], read[width:] = parts_t
+                    d_weights_t += (read @ flat).to(weight.dtype)
+                else:
+                    d_weights_t[:width].addmm_(parts_t[0], flat)
+                    d_weights_t[width:].addmm_(parts_t[1], flat)
                 if d_x is not None:
                     torch.mm(flat, weight_low, out=d_x[rows].view(-1, width))
         d_x = None if d_x is None else d_x.to(x.dtype)
