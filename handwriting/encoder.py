@@ -58,7 +58,8 @@ def hand_features(points: np.ndarray, rng: np.random.Generator | None = None) ->
 class HandEncoder(nn.Module):
     """Features of ink -> a vector of length 1: convolutions, and the mean and deviation of each channel of a line.
 
-    `forms` (N, D) are the vectors of the training forms of the network that reads them, none before there is one.
+    `forms` (N, D) are the vectors of the training forms of the network that reads them, none before there is one. In
+    `save/synthesis.pt` they are moved: `benchmarks/styles.py --legible`.
     """
 
     def __init__(self, config: EncoderConfig):

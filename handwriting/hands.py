@@ -196,15 +196,13 @@ def mix_vectors(style: Style, encoder: HandEncoder, force: bool = False) -> np.n
 def random_vector(encoder: HandEncoder, seed: int) -> np.ndarray:
     """The vector (D,) of a hand that nobody has: between two of the training forms, nearer to one, and as long.
 
-    There is nothing that it should be more like, so it is moved to the mean as `GAIN` will move it away.
+    There is nothing that it should be more like: the network is given it as it is, without `GAIN`.
     """
     rng, forms = np.random.default_rng(derived_seed("hand", seed)), encoder.forms.numpy(force=True)
     first, second = forms[rng.choice(len(forms), 2, replace=False)]
     share = rng.uniform(*SHARES)
     mixed = share * first + (1 - share) * second
-    mixed *= np.linalg.norm(first) / max(np.linalg.norm(mixed), 1e-6)
-    mean = forms.mean(0)
-    return mean + (mixed - mean) / GAIN
+    return mixed * np.linalg.norm(first) / max(np.linalg.norm(mixed), 1e-6)
 
 
 def strengthen(vectors: np.ndarray, model: Model, strength: float | np.ndarray = GAIN) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from handwriting.alphabet import Alphabet, Prepared
 from handwriting.checks import Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
-from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, strengthen, style_name
+from handwriting.hands import GAIN, Style, load_style, mix_vectors, random_vector, save_vector, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
 from handwriting.limits import LINE_BIAS, MOST_ATTEMPTS, PAGE_BIAS, RETRIES, check_numbers
@@ -251,7 +251,7 @@ class Writer:
         """The vector (D,) of the writer's hand, or else of the one that follows from a seed; None if none is read."""
         if self.vector is not None or not self.network.encoder:
             return self.vector
-        return strengthen(random_vector(self.network.encoder, seed), self.network.model, self.strength)
+        return strengthen(random_vector(self.network.encoder, seed), self.network.model, self.strength / GAIN)
 
     def save_hand(self, path: Path) -> None:
         """Write the vector of the hand as .json, for `style`. Raises InputError for a network that reads no hands."""

@@ -20,30 +20,6 @@ def read_transcription(data: bytes) -> list[str]:
     return lines
 
 
-EXAMPLES = [  # lines as transcribed, and as `tidy_texts` makes them; "|" is the end of a line
-    # Points of an ellipsis that are set apart join the word; those that stand together keep the blank before them.
-    ("we waited . . . then left", "we waited... then left"), (". . . and so on", "... and so on"), ("well ...",) * 2,
-    # A number keeps its commas and its point, but not a comma that ends it.
-    ("2 , 415 , 000 or 3 . 50", "2,415,000 or 3.50"), ("in 7 , or 8 , days", "in 7, or 8, days"), ("the .22 bore",) * 2,
-    # An apostrophe with a short ending belongs to the word, though it may begin the next line.
-    ("Lark ' s boat, they 'll sail , I ' d say", "Lark's boat, they'll sail, I'd say"), ("You | ' re", "You | 're"),
-    # A mark that closes has no blank before it, a bracket that opens has none after it.
-    ("( so it was ) , [ sic ] ; why ?", "(so it was), [sic]; why?"),
-    # A full stop belongs to the word before it.
-    ("Mr . Lark and Mr .Moor", "Mr. Lark and Mr. Moor"),
-    # A quotation mark belongs to the word after it if it opens a quotation, to the word before it if it closes one.
-    ('" Good day , " she said .', '"Good day," she said.'), ("a ' yes ' or a ' no '", "a 'yes' or a 'no'"),
-    # A quotation may go on in the next line, or have begun before the form did.
-    ('They hired a " brass | band " to play .', 'They hired a "brass | band" to play.'),
-    ('will you ? " she asked', 'will you?" she asked'),
-    # Of two marks in a row the first closes and the second opens, unless both close or both open.
-    ('" Ready ? " " Not yet .', '"Ready?" "Not yet.'), ("a ' \" yes \" '", "a '\"yes\"'"),
-    # The apostrophe of a plural opens no quotation, unless a later mark closes it.
-    ("the workers ' meeting", "the workers' meeting"), ("he plays ' golf ' with us", "he plays 'golf' with us"),
-    # A mark that touches a word on one side stays there.
-    ("rock 'n' roll",) * 2, ('it was late. "Tom left | the house." Good bye.',) * 2,
-]  # fmt: skip
-
 CONTRACTED = r"(?:s|t|d|m|ll|re|ve)\b(?!')"  # what follows an apostrophe: Lark's, don't, they'll
 QUOTE = rf"(?:(?<!\w)(?:\"|'(?!{CONTRACTED}))|[\"'](?!\w))"  # a mark that is not within a word
 # Neighbouring marks and the blanks around them, between the character before and the one after (or two points).
