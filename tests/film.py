@@ -1,6 +1,7 @@
 """Films the page as it is given a hand and writes in it: `PYTHONPATH=. python tests/film.py examples/hand.webp`.
 
-The hand is one that nobody has: the network writes the sentences, and a mouse draws that ink on the sheet.
+The hand is one that nobody has: the network writes the sentences, and a mouse draws that ink on the sheet. With
+`examples/page.png` it is a picture of the page with a letter.
 """
 
 import base64
@@ -19,7 +20,12 @@ SEED, TEXT = (
     11,
     "Dear Mary,\n\nthis letter is in the hand that I gave three lines of. It never left my own machine.\n\nYours, John",
 )
+LETTER = (
+    "Dear reader,\n\nthis page writes by hand, in your browser. Give it three lines of your own, and it writes in your "
+    "hand.\n\nYours, the pen"
+)
 SIZE, QUALITY = (900, 720), 55  # pixels of the window; of the pictures
+STILL_SIZE = (1200, 900)
 
 
 class Film:
@@ -65,23 +71,33 @@ def play(browser: Chromium, film: Film) -> None:
     film.take(2500)
     browser.find("#trial .main").click()
     finish(browser)
-    fields = "const { paper, xHeight, pace, text } = document.getElementById('settings').elements;"
-    browser.run(f"{fields} [paper.value, xHeight.value, pace.value, text.value] = ['a5', 4, '16', given[0]]", TEXT)
-    browser.run("scrollTo(0, 0); writePage()")
+    write(browser, film, TEXT, 4)
+    film.take(4000)
+
+
+def write(browser: Chromium, film: Film, text: str, x_height: float, is_ruled: bool = False) -> None:
+    """Write a text on A5, and take pictures until it is written."""
+    fields = "const { text, xHeight, ruled, paper, pace } = document.getElementById('settings').elements;"
+    set_fields = "[text.value, xHeight.value, ruled.checked, paper.value, pace.value] = [...given, 'a5', '16']"
+    browser.run(f"{fields} {set_fields}; scrollTo(0, 0); writePage()", text, x_height, is_ruled)
     while not browser.run("return document.getElementById('stop').disabled"):
         film.take()
         time.sleep(0.05)
-    film.take(4000)
 
 
 def main(path: Path) -> None:
     with tempfile.TemporaryDirectory() as profile:
         browser = Chromium(Path(profile))
         try:
-            browser.driver.set_window_size(*SIZE)
+            is_still, film = path.suffix == ".png", Film(browser)
+            browser.driver.set_window_size(*(STILL_SIZE if is_still else SIZE))
             browser.open()
             finish(browser)
-            play(browser, film := Film(browser))
+            if is_still:
+                write(browser, film, LETTER, 2.6, is_ruled=True)
+                browser.driver.save_screenshot(path)
+                return
+            play(browser, film)
         finally:
             browser.driver.quit()
     film.save(path)
