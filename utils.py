@@ -63,7 +63,8 @@ def save_checkpoint(
     }  # fmt: skip
     if encoder:
         content["encoder"] = {
-            "config": asdict(encoder.config), "weights": encoder.state_dict(), "forms": encoder.forms
+            "config": asdict(encoder.config), "weights": encoder.state_dict(), "forms": encoder.forms,
+            "steering": encoder.steering,
         }  # fmt: skip
     if half:
         content["weights"] = halve(content["weights"], path)
@@ -114,8 +115,10 @@ def encoder_of(content: dict[str, Any]) -> HandEncoder | None:
     if "encoder" not in content:
         return None
     encoder: Any = build_network({"task": "hand", "charset": "", "char_counts": []} | content["encoder"])
-    encoder.forms = content["encoder"]["forms"].float()
-    if encoder.forms.ndim != 2 or encoder.forms.shape[1] != encoder.config.hand_size or len(encoder.forms) < 2:
+    encoder.set_forms(content["encoder"]["forms"].float())
+    size, usual = encoder.config.hand_size, encoder.steering
+    encoder.steering = content["encoder"].get("steering", usual).float()
+    if encoder.forms.shape[1:] != (size,) or len(encoder.forms) < 2 or encoder.steering.shape != usual.shape:
         raise ValueError("the hands of its forms do not fit its encoder")
     return encoder.eval()
 

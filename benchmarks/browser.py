@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks import hands, quality
 from handwriting.checks import load_recogniser
 from handwriting.data.dataset import load_dataset
-from handwriting.hands import GAIN
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import to_writing_scale
 from handwriting.program import InputError, Parser, ResultError, run_cli
@@ -61,7 +60,7 @@ NOTICE = """window.firstStroke = new Promise((resolve) => {
 OPENED = """const seconds = await firstStroke;
 player.pace = 0;
 while (isWorking || player.isMoving) await new Promise((resolve) => setTimeout(resolve, 50));
-return { seconds, made: [FACTS.checkpoint, FACTS.hands.gain] };"""
+return { seconds, made: FACTS.checkpoint };"""
 WRITE = """const { text, seed, bias, lines } = given;
 const points = (line) => (given.drawn ? toWritingScale(line) : Float32Array.from(line));
 const vectors = lines ? await pen.encode(lines.map(points)) : [];
@@ -102,7 +101,7 @@ def open_page() -> Iterator[tuple[Any, float]]:
                 browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": NOTICE})
                 browser.get((ROOT / "page/index.html").as_uri())
                 opened = run(browser, OPENED)
-                if opened["made"] != [load_network(None, "synthesis").hash, GAIN]:
+                if opened["made"] != load_network(None, "synthesis").hash:
                     raise InputError("page/network.js is not what Python writes with; run python page/build.py")
                 yield browser, opened["seconds"]
     except WebDriverException as error:

@@ -1,18 +1,13 @@
-"""Make the hands legible that follow from seeds, choose hands for save/styles/ among them, and measure these.
+"""Choose hands for save/styles/ among those that follow from seeds, and measure the hands that are there.
 
-    python benchmarks/styles.py --legible save/synthesis_best.pt --data data/iam-ondb.npz   # writes save/synthesis.pt
     python benchmarks/styles.py --make 12     # writes save/styles/alma.json and so on, some ten minutes
     python benchmarks/styles.py               # the table of the hands that are there
 
-Hands that follow from seeds lie between those of the network's training forms, of which it writes some badly. So
-`--legible` has it write a line in each, further from the mean than the form's hand is. The recogniser reads it, and a
-regression tells from a hand's vector what share of the characters will be wrong. Hands are moved from where it is much.
-
-A hand of save/styles/ is a line that the network has written without a mistake in a random hand, as it is or sheared
-and stretched. Of `CANDIDATES` lines those are chosen whose hands are far apart by the encoder, and of them only hands
-that the network writes well in: at most `MAX_RATE` of the characters of `SENTENCES` sentences are read wrong, and
-letters keep their size along the line. The table tells that rate, slant, x-height to width, strokes a letter, how the
-size changes, and how often the hand is the nearest to a line that is written in it.
+A hand is a line that the network has written without a mistake in a random hand, as it is or sheared and stretched. Of
+`CANDIDATES` lines those are chosen whose hands are far apart by the encoder, and of them only hands that the network
+writes well in: at most `MAX_RATE` of the characters of `SENTENCES` sentences are read wrong, and letters keep their
+size along the line. The table tells that rate, slant, x-height to width, strokes a letter, how the size changes, and
+how often the hand is the nearest to a line that is written in it.
 """
 
 import sys
@@ -21,23 +16,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from handwriting.alphabet import Alphabet
-from handwriting.checks import CPU, check_lines, find_recogniser, load_recogniser
-from handwriting.data.dataset import load_dataset
+from handwriting.checks import CPU, check_lines, find_recogniser
 from handwriting.hands import STYLES, list_styles, load_style
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level, find_slant, hand_aspect
-from handwriting.program import InputError, Parser, check_writable, escaped, run_cli
+from handwriting.program import InputError, Parser, run_cli
 from handwriting.recogniser import edit_distance
-from handwriting.sampling import Sampler, default_steps
 from handwriting.seeds import derived_seed
 from handwriting.writer import Writer
-from model import Model
-from utils import SHIPPED, encoder_of, load_checkpoint, save_checkpoint
 
 HERE = Path(__file__).parent
 TEXTS = ("We saw her again in a warm room.", "I am never sure when summer comes.", "A new sun rose over our river.")
@@ -50,10 +39,6 @@ SENTENCES, FEW = 40, 8  # that a hand is tried with, and at first
 MAX_RATE = 0.02
 MAX_CHANGE = 0.12  # of the letters' height from the first half of the lines to the second
 BIAS = 0.75  # that the hands are tried at
-# Of what `--legible` does: the hands' distance from the mean, in those of the forms' (between two forms it is less),
-# the bias and lines that are written at once, the share of characters wrong at which a hand stays as it is, and what
-# the square of the regression's slope costs, in squared errors.
-FORM_STRENGTH, FORM_BIAS, TOGETHER, MOST_WRONG, RIDGE = 1.5, 0.5, 64, 0.01, 3.0
 
 
 class Tried(NamedTuple):
@@ -62,47 +47,6 @@ class Tried(NamedTuple):
     rate: float  # share of characters that are read wrong
     change: float  # of the letters' height along the line, as a share
     vectors: np.ndarray  # (n, D), the encoder's, of the lines
-
-
-def count_errors(model: Model, texts: list[str], codes: list[np.ndarray], hands: np.ndarray) -> np.ndarray:
-    """The share of characters that the recogniser reads wrong in a line for each text and hand (N, D): (N,)."""
-    sampler, recogniser, wrong = Sampler(model), load_recogniser(), []
-    for start in tqdm(range(0, len(texts), TOGETHER), disable=None):
-        part = slice(start, start + TOGETHER)
-        steps = [default_steps(text) for text in texts[part]]
-        lines = sampler.write(codes[part], [*range(start, start + len(steps))], FORM_BIAS, steps, hands=hands[part])
-        read = recogniser.read([line.points for line in lines])
-        wrong += [edit_distance(*pair) / len(pair[0]) for pair in zip(texts[part], read, strict=True)]
-    return np.array(wrong)
-
-
-def move_hands(hands: np.ndarray, wrong: np.ndarray, most: float = MOST_WRONG) -> np.ndarray:
-    """Hands (N, D), those moved the shortest way for which a share of more than `most` is expected to be wrong.
-
-    That is linear in the vector: the ridge regression of what is `wrong` with each (N,).
-    """
-    centred = hands - hands.mean(0)
-    slope = np.linalg.solve(centred.T @ centred + RIDGE * np.eye(hands.shape[1]), centred.T @ (wrong - wrong.mean()))
-    excess = np.maximum(wrong.mean() + centred @ slope - most, 0)
-    return hands - np.outer(excess, slope) / max(slope @ slope, 1e-12)
-
-
-def make_legible(checkpoint: Path, data: Path, output: Path) -> None:
-    """Write a network with the hands of its training forms moved. Raises InputError for one that reads no hands."""
-    (model, content), dataset = load_checkpoint(checkpoint), load_dataset(data)
-    if not (encoder := encoder_of(content)):
-        raise InputError(f"{checkpoint}: a network that reads no hands; train one with --hand")
-    forms = encoder.forms.numpy()
-    if np.linalg.norm(forms, axis=1).max() > 1.01:  # means of vectors of length 1
-        raise InputError(f"{checkpoint}: its hands are moved already; give the network as train.py wrote it")
-    hands = (forms.mean(0) + FORM_STRENGTH * (forms - forms.mean(0))).astype(np.float32)
-    lines = dataset.lines("train", with_text=True)
-    texts = dataset.texts[lines[np.linspace(0, len(lines) - 1, len(hands)).round().astype(int)]].tolist()
-    wrong = count_errors(model, texts, [*map(Alphabet(content["charset"]).encode, texts)], hands)
-    encoder.forms = torch.from_numpy(move_hands(hands, wrong).astype(np.float32))
-    kept = {name: content[name] for name in ("charset", "char_counts", "task")}
-    save_checkpoint(output, model, **kept, half=True, encoder=encoder)
-    print(f"wrote {escaped(output)}: in {len(hands)} hands {wrong.mean():.1%} of the characters were wrong")
 
 
 def measures(ink: Ink) -> np.ndarray:
@@ -210,15 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     help_make = f"choose so many, {len(NAMES)} at most, in place of those that there are"
     parser.add_argument("--make", type=int, metavar="COUNT", choices=counts, help=help_make)
     parser.add_argument("--seed", type=int, default=0, help="of the lines to choose from (default: %(default)s)")
-    add = parser.add_argument
-    add("--legible", type=Path, metavar="CHECKPOINT", help="make a network's hands legible, and stop")
-    add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="what it has learned from (default: %(default)s)")
-    add("--output", type=Path, default=SHIPPED / "synthesis.pt", help="where to write it (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if options.legible:
-        check_writable(options.output)
-        make_legible(options.legible, options.data, options.output)
-        return
     if options.make:
         inks = write_candidates(options.seed)
         print(f"{len(inks)} of {CANDIDATES} lines are read without a mistake")

@@ -24,6 +24,9 @@ USUAL_SPREAD = 100.0  # whiteboard units: a usual standard deviation of a line's
 CROPS = (0.4, 0.8)  # shares of a line that it learns from, so that it looks at the hand and not at the text
 ENCODE_BATCH = 32  # lines encoded at once
 BOUNDS = dict(hand_size=(2, 1000), channels=(2, 10**5))
+# What is written in a hand is nearer to the mean than the hand is. So the network is given vectors that are moved away
+# from it by this factor, which makes lines more like the hand, and less legible, or `steering` knows better.
+GAIN = 1.25
 
 
 @dataclass(frozen=True)
@@ -58,20 +61,25 @@ def hand_features(points: np.ndarray, rng: np.random.Generator | None = None) ->
 class HandEncoder(nn.Module):
     """Features of ink -> a vector of length 1: convolutions, and the mean and deviation of each channel of a line.
 
-    `forms` (N, D) are the vectors of the training forms of the network that reads them, none before there is one. In
-    `save/synthesis.pt` they are moved: `benchmarks/styles.py --legible`.
+    `forms` (N, D) are the vectors of the training forms of the network that reads them, none before there is one, and
+    `steering` (D + 1, D) is how to give it a hand, see `hands.steer`. `benchmarks/steering.py` finds better ones.
     """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config, self.matmul_dtype = config, torch.float32
-        self.forms = torch.zeros(0, config.hand_size)
+        self.set_forms(torch.zeros(0, config.hand_size))
         widths = (FEATURES + 1, config.channels // 2, *[config.channels] * 3)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(inputs, outputs, 5, stride, padding=2)
             for inputs, outputs, stride in zip(widths[:-1], widths[1:], STRIDES, strict=True)
         )
         self.head = nn.Linear(2 * config.channels, config.hand_size)
+
+    def set_forms(self, forms: Tensor) -> None:
+        """Take the vectors of training forms (N, D); how the network follows them is not known yet."""
+        self.forms, identity = forms, torch.eye(self.config.hand_size)
+        self.steering = torch.cat([GAIN * identity, torch.zeros_like(identity[:1])])
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Features (N, B, F) of lines of `lengths` (B,) points -> vectors (B, D) of length 1."""

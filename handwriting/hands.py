@@ -26,9 +26,6 @@ from utils import SHIPPED
 
 STYLES = SHIPPED / "styles"
 ASPECTS, USUAL_ASPECT = (0.2, 3.0), 0.7  # the x-height by the mean advance of a character, in recorded lines
-# What is written in a hand is nearer to the mean than the hand is. So the network is given vectors that are moved away
-# from it by this factor, which makes lines more like the hand, and less legible (benchmarks/hands.py).
-GAIN = 1.25
 SHARES = (0.6, 0.8)  # of the nearer form in a hand that nobody has
 # Of a recorded line's vector from the mean of three others of its form; from those of other forms 1.3.
 USUAL_DISTANCE = 0.55
@@ -194,10 +191,7 @@ def mix_vectors(style: Style, encoder: HandEncoder, force: bool = False) -> np.n
 
 
 def random_vector(encoder: HandEncoder, seed: int) -> np.ndarray:
-    """The vector (D,) of a hand that nobody has: between two of the training forms, nearer to one, and as long.
-
-    There is nothing that it should be more like: the network is given it as it is, without `GAIN`.
-    """
+    """The vector (D,) of a hand that nobody has: between two of the training forms, nearer to one, and as long."""
     rng, forms = np.random.default_rng(derived_seed("hand", seed)), encoder.forms.numpy(force=True)
     first, second = forms[rng.choice(len(forms), 2, replace=False)]
     share = rng.uniform(*SHARES)
@@ -205,10 +199,16 @@ def random_vector(encoder: HandEncoder, seed: int) -> np.ndarray:
     return mixed * np.linalg.norm(first) / max(np.linalg.norm(mixed), 1e-6)
 
 
-def strengthen(vectors: np.ndarray, model: Model, strength: float | np.ndarray = GAIN) -> np.ndarray:
+def strengthen(vectors: np.ndarray, model: Model, strength: float | np.ndarray) -> np.ndarray:
     """Vectors (..., D) at `strength` times, one for all or (..., 1), their distance from the mean hand."""
     mean = model.get_buffer("hand_mean").numpy(force=True)
     return mean + strength * (vectors - mean)
+
+
+def steer(vectors: np.ndarray, model: Model, encoder: HandEncoder) -> np.ndarray:
+    """What a network is given (..., D) to write in hands, vectors (..., D)."""
+    mean, steering = model.get_buffer("hand_mean").numpy(force=True), encoder.steering.numpy(force=True)
+    return mean + (vectors - mean) @ steering[:-1] + steering[-1]
 
 
 def style_name(style: Style | None) -> str:

@@ -13,7 +13,7 @@ import torch
 from handwriting.alphabet import Alphabet, Prepared
 from handwriting.checks import Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
-from handwriting.hands import GAIN, Style, load_style, mix_vectors, random_vector, save_vector, strengthen, style_name
+from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, steer, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
 from handwriting.limits import LINE_BIAS, MOST_ATTEMPTS, PAGE_BIAS, RETRIES, check_numbers
@@ -123,7 +123,7 @@ def write_checked(
             None if texts is None else [texts[i].codes for i in chosen],
             [derived_seed("try", seeds[i], number) if number else seeds[i] for i, number in tries],
             [biases[i] for i in chosen], [steps[i] for i in chosen], with_outputs, primed,
-            None if hands is None else strengthen(hands[chosen], network.model),
+            None if hands is None or not network.encoder else steer(hands[chosen], network.model, network.encoder),
         )  # fmt: skip
         if texts is not None:
             written = zip([texts[i] for i in chosen], lines, strict=True)
@@ -244,14 +244,16 @@ class Writer:
     @cached_property
     def primed(self) -> Primed | None:
         """The prime as the network has read it (section 5.5), worked out when it is first wanted; None without one."""
-        vector = None if self.vector is None else strengthen(self.vector[None], self.network.model)
-        return self.network.sampler.prime(*self.prime, vector) if self.prime else None
+        network, vector = self.network, None
+        if self.vector is not None and network.encoder:
+            vector = steer(self.vector[None], network.model, network.encoder)
+        return network.sampler.prime(*self.prime, vector) if self.prime else None
 
     def hand_of(self, seed: int) -> np.ndarray | None:
         """The vector (D,) of the writer's hand, or else of the one that follows from a seed; None if none is read."""
         if self.vector is not None or not self.network.encoder:
             return self.vector
-        return strengthen(random_vector(self.network.encoder, seed), self.network.model, self.strength / GAIN)
+        return strengthen(random_vector(self.network.encoder, seed), self.network.model, self.strength)
 
     def save_hand(self, path: Path) -> None:
         """Write the vector of the hand as .json, for `style`. Raises InputError for a network that reads no hands."""

@@ -95,7 +95,7 @@ def network_script(checkpoint: Path | None = None) -> str:
     if network.encoder is None:
         raise InputError(f"{checkpoint}: a network that reads no hands; the page needs one that does")
     parts = writing_parts(network.model) | reading_parts(reader, "read") | reading_parts(network.encoder, "hand")
-    packed = pack(parts | {"forms": network.encoder.forms})
+    packed = pack(parts | {"forms": network.encoder.forms, "steering": network.encoder.steering})
     facts = json.dumps(network_facts(network, network.encoder, reader, parts))
     return f"{HEADER}const FACTS = {facts};\nconst NETWORK = {json.dumps(packed)};\n"
 
@@ -120,7 +120,7 @@ def network_facts(
             "mostRows": max(rows for rows, _ in sizes), "mostColumns": max(columns for _, columns in sizes),
         },
         "hands": {
-            "usualSpread": encoder.USUAL_SPREAD, "strides": encoder.STRIDES, "shares": hands.SHARES, "gain": hands.GAIN,
+            "usualSpread": encoder.USUAL_SPREAD, "strides": encoder.STRIDES, "shares": hands.SHARES,
         },
         "checks": {
             "mostResting": checks.MOST_RESTING, "mostWrong": checks.MOST_WRONG, "mostStray": checks.MOST_STRAY,

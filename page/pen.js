@@ -12,7 +12,7 @@ function startWorker() {
       const weights = await unpackWeights(packed);
       const products = makeProducts(module);
       [network, readers] = [new Network(weights, products), new Readers(weights, products)];
-      return { forms: weights.forms, mean: weights.handMean };
+      return weights.forms;
     },
     async write({ text, seed, options }, id) {
       await (queue = queue.then(breathe));
@@ -41,7 +41,7 @@ function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, 
   for (let n = 0; n < tries && (best?.isDoubtful ?? true); n++) {
     const random = makeRandom(seed, n);
     const noise = () => makeNoise(random, FACTS.config.num_clusters, bias);
-    const line = writeLine(network, codes, wanted && strengthen(wanted, mean, FACTS.hands.gain), noise, cap, inside);
+    const line = writeLine(network, codes, wanted && steer(wanted, network.weights), noise, cap, inside);
     const read = tries > 1 ? readers.read(line.points) : null;
     const vector = tries > 1 && wanted ? readers.encode(line.points) : null;
     const distance = vector && Math.hypot(...vector.map((number, d) => number - wanted[d]));
@@ -55,6 +55,16 @@ function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, 
 /** A vector (D) at `strength` times its distance from the mean hand. */
 function strengthen(vector, mean, strength) {
   return vector.map((number, d) => mean[d] + strength * (number - mean[d]));
+}
+
+/** What the network is given to write in a hand, both vectors (D). */
+function steer(hand, { handMean, steering: { rows, columns, scales, weights } }) {
+  const given = handMean.map((number, d) => number + weights[(rows - 1) * columns + d] * scales[rows - 1]);
+  hand.forEach((number, n) => {
+    const share = (number - handMean[n]) * scales[n];
+    for (let d = 0; d < columns; d++) given[d] += share * weights[n * columns + d];
+  });
+  return given;
 }
 
 /** Whether numbers come before others: the first that differs decides. */
@@ -75,8 +85,8 @@ class Pen {
     this.jobs = new Map(); // by number: {resolve, reject}
     this.last = 0;
     this.worker.onmessage = ({ data }) => this.answer(data);
-    this.ready = this.ask("load", { packed: NETWORK, module: PRODUCTS }).then((found) => {
-      Object.assign(this, found);
+    this.ready = this.ask("load", { packed: NETWORK, module: PRODUCTS }).then((forms) => {
+      this.forms = forms;
       URL.revokeObjectURL(address);
     });
   }
@@ -114,6 +124,6 @@ class Pen {
     const [least, most] = FACTS.hands.shares, share = least + random() * (most - least);
     const mixed = a.map((number, d) => share * number + (1 - share) * b[d]);
     const factor = Math.hypot(...a) / Math.max(Math.hypot(...mixed), 1e-6);
-    return strengthen(Float32Array.from(mixed, (number) => number * factor), this.mean, 1 / FACTS.hands.gain);
+    return Float32Array.from(mixed, (number) => number * factor);
   }
 }

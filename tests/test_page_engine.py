@@ -17,14 +17,14 @@ from conftest import load_module
 
 from handwriting import sampling
 from handwriting.checks import judge_lines, load_recogniser
-from handwriting.hands import random_vector
+from handwriting.hands import random_vector, steer
 from handwriting.sampling import Line, Sampler, default_steps, sample_noise
 from handwriting.writer import _load as load_anew
 from handwriting.writer import load_network
 from model import Model
 
 build = load_module("page/build.py")
-SCRIPTS = ("network", "products", "ink", "accents", "engine", "readers")
+SCRIPTS = ("network", "products", "ink", "accents", "engine", "readers", "pen")
 TEXTS = (
     "We had", "my own", "Paris?", "at 10.45", "ijk", "Queen", "it is", "t", "fox, dog", "(50)", "zip", "Born in",
     "well", "7/12", "Dear", "so-so", "Hmm!", "Xylo", "BBC", "of it",
@@ -52,7 +52,8 @@ async function run(lines) {
       });
       const read = readers.read(ink), vector = [...readers.encode(ink)];
       const verdict = judge({ points: ink, finished: line.finished }, text, said, 0);
-      return { ...line, points: [...line.points], phi: line.inside.phi.length, outputs, read, vector, verdict };
+      const steered = steer(Float32Array.from(hand), weights), phi = line.inside.phi.length;
+      return { ...line, points: [...line.points], phi, outputs, read, vector, verdict, steered };
     }),
   };
 }`);
@@ -103,17 +104,18 @@ def both() -> list[tuple[Line, dict]]:
     vectors = encoder.encode([line.points for line in written])
     for each, verdict in zip(given, verdicts, strict=True):
         each["said"] = verdict.read
+    steered = steer(np.array([each["hand"] for each in given]), model, encoder)
     job = json.dumps({"folder": str(build.HERE), "scripts": SCRIPTS, "lines": given}, default=lambda a: a.tolist())
     done = subprocess.run(["node", "-e", RUNNER], input=job, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["products"] == "WasmProducts"
-    return list(zip(written, verdicts, vectors, found["lines"], strict=True))
+    return list(zip(written, verdicts, vectors, steered, found["lines"], strict=True))
 
 
 def test_the_page_writes_and_reads_as_python_does(both):
     """In one test, so that one process has to write."""
-    for line, verdict, vector, page in both:
+    for line, verdict, vector, steered, page in both:
         points, places = np.reshape(page["points"], (-1, 3)), line.phi.argmax(1).clip(max=len(line.text) - 1)
         assert points.shape == line.points.shape, line.text
         np.testing.assert_allclose(points, line.points, atol=0.1)  # whiteboard units
@@ -123,6 +125,7 @@ def test_the_page_writes_and_reads_as_python_does(both):
         np.testing.assert_allclose(fast, plain, atol=0.02, err_msg=line.text)
         assert not np.array_equal(fast, plain)  # they are two
         np.testing.assert_allclose(page["vector"], vector, atol=1e-3)
+        np.testing.assert_allclose(page["steered"], steered, atol=0.02)  # its weights are rounded, too
         assert page["read"] == verdict.read
         told = page["verdict"]
         assert (told["isDoubtful"], bool(told["fault"])) == (verdict.is_doubtful, bool(verdict.fault)), line.text

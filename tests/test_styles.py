@@ -2,14 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from made_up_ink import write_line
 
 from benchmarks import hands, styles
 from handwriting.ink.formats import Ink
-from handwriting.program import InputError
-from handwriting.writer import Writer
-from utils import load_checkpoint
 
 
 def test_measures_of_a_hand():
@@ -55,36 +51,6 @@ def test_chosen_hands_are_good_and_far_apart(monkeypatch):
 
     monkeypatch.setattr(styles, "try_hand", tried)
     assert {ink.seed for ink in styles.choose_hands(inks, 3, 0)} == {0, 3, 5}
-
-
-def test_hands_are_moved_from_where_much_is_wrong():
-    """Where what is wrong hangs on one number of the vector alone, that is the one which changes, and no hand needs."""
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(4000, 5))
-    wrong = 0.05 + 0.02 * vectors[:, 1] + rng.normal(0, 0.01, 4000)
-    moved = styles.move_hands(vectors, wrong, most=0.06)
-    is_bad = vectors[:, 1] > 0.55
-    assert 0.05 + 0.02 * moved[:, 1].max() == pytest.approx(0.06, abs=0.002)
-    np.testing.assert_allclose(np.delete(moved, 1, axis=1), np.delete(vectors, 1, axis=1), atol=0.1)
-    np.testing.assert_array_equal(moved[vectors[:, 1] < 0.45], vectors[vectors[:, 1] < 0.45])
-    assert (np.abs(moved - vectors).max(1)[is_bad] > 0).all()
-
-
-def test_a_network_gets_legible_hands(checkpoints, data_file, tmp_path, monkeypatch):
-    """All else in the file is as before; lines of which none is read right move all of its hands."""
-    output = tmp_path / "new" / "legible.pt"
-    monkeypatch.setattr(styles, "default_steps", lambda text: 20)
-    given = ["--legible", str(checkpoints / "hands.pt"), "--data", str(data_file), "--output", str(output)]
-    styles.main(given)
-    (before, old), (after, new) = map(load_checkpoint, (checkpoints / "hands.pt", output))
-    for name, value in before.state_dict().items():
-        torch.testing.assert_close(after.state_dict()[name], value, rtol=1e-3, atol=1e-6)
-    assert new["charset"] == old["charset"] and new["encoder"]["forms"].shape == old["encoder"]["forms"].shape
-    assert Writer(output, retries=0).write("abc").points.shape[1] == 3
-    with pytest.raises(InputError, match="moved already"):
-        styles.main(["--legible", str(output), *given[2:]])
-    with pytest.raises(InputError, match="reads no hands"):
-        styles.main(["--legible", str(checkpoints / "synthesis.pt"), *given[2:]])
 
 
 def test_places_among_forms():

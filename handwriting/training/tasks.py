@@ -151,7 +151,7 @@ class Writing(Task):
             lines = self.dataset.lines("train", with_text=False)
             forms = {self.form_lines[line][0]: self.form_lines[line] for line in lines}
             means = [self.encode(each).mean(0) for each in forms.values() if len(each) > 1]
-            self.encoder.forms = hands = torch.from_numpy(np.array(means))  # (N, D)
+            self.encoder.set_forms(hands := torch.from_numpy(np.array(means)))  # (N, D)
             model.hand_mean.copy_(hands.mean(0))
             model.hand_std.copy_(hands.std(0, correction=0))
         return model

@@ -1,0 +1,142 @@
+"""How a network follows the hands that it is given, and how to give it hands so that it follows them better.
+
+    python benchmarks/steering.py --checkpoint save/synthesis_best.pt --output save/synthesis.pt
+
+It writes a line in the hand of each training form, whose vector the encoder tells, and one in each of its own hands.
+From that and from recorded lines follow linear maps, ridge regressions all of them:
+
+- what two lines of a form tell of the others: a vector of two lines has what is of these lines alone, too;
+- how the vector of what is written follows from the vector that was given, and so what to add for all hands, that lines
+  are not on the mean all nearer to one hand;
+- what share of the characters a recogniser reads wrong in a hand. Those that follow from seeds lie between those of the
+  training forms. These are set `STRENGTH` times as far from the mean, and moved from where too much is wrong.
+
+The first two become `steering`, and the last `forms`, of the encoder in the network's file.
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from handwriting.alphabet import Alphabet
+from handwriting.checks import load_recogniser
+from handwriting.data.dataset import Dataset, load_dataset
+from handwriting.encoder import HandEncoder
+from handwriting.hands import steer
+from handwriting.program import InputError, Parser, check_writable, escaped, run_cli
+from handwriting.recogniser import edit_distance
+from handwriting.sampling import Sampler, default_steps
+from handwriting.training.tasks import form_lines
+from model import Model
+from utils import encoder_of, load_checkpoint, save_checkpoint
+
+BIAS, TOGETHER = 0.5, 64  # lines that are written at once
+GIVEN = 2  # lines that a hand is taken from
+GAIN = 1.25  # the distance of given hands from the mean, in theirs: see `encoder.GAIN`
+STRENGTH = 1.2  # of hands that follow from seeds: between two forms it is less
+MOST_WRONG = 0.01  # the share of characters at which a hand is left as it is
+RIDGE, STIFF = 1.0, 0.1  # what the square of a map costs; and of what is added to hands
+
+
+class Written(NamedTuple):
+    """What was written in some hands."""
+
+    vectors: np.ndarray  # (N, D), the encoder's, of the lines
+    wrong: np.ndarray  # (N,), the share of characters that the recogniser reads wrong
+
+
+def write_in(hands: np.ndarray, model: Model, encoder: HandEncoder, charset: str, texts: list[str]) -> Written:
+    """Write a line in each of the hands (N, D), the network's, with the texts in turn."""
+    sampler, recogniser, encode, vectors, wrong = Sampler(model), load_recogniser(), Alphabet(charset).encode, [], []
+    texts = [texts[n * len(texts) // len(hands)] for n in range(len(hands))]
+    given = steer(hands, model, encoder).astype(np.float32)
+    for start in tqdm(range(0, len(hands), TOGETHER), disable=None):
+        part = slice(start, start + TOGETHER)
+        codes, steps = [*map(encode, texts[part])], [*map(default_steps, texts[part])]
+        lines = sampler.write(codes, [*range(start, start + len(steps))], BIAS, steps, hands=given[part])
+        inks = [line.points for line in lines]
+        vectors.append(encoder.encode(inks))
+        wrong += [edit_distance(*pair) / len(pair[0]) for pair in zip(texts[part], recogniser.read(inks), strict=True)]
+    return Written(np.concatenate(vectors), np.array(wrong))
+
+
+def regress(x: np.ndarray, y: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
+    """The map (D, ...) by which y (N, ...) follows from x (N, D), both without a mean: ridge regression."""
+    return np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
+
+
+def pairs_of_forms(dataset: Dataset, encoder: HandEncoder) -> tuple[np.ndarray, np.ndarray]:
+    """The mean vectors of `GIVEN` lines of each training form with more lines, and of its others, (N, D) both."""
+    lines = dataset.lines("train", with_text=False)
+    groups = {int(own[0]): own for own in form_lines(dataset, lines).values() if len(own) >= 2 * GIVEN}.values()
+    if not groups:
+        raise InputError(f"no form has {2 * GIVEN} training lines to tell how much two of them say of its hand")
+    vectors = [encoder.encode([dataset.points(line) for line in own]) for own in groups]
+    first, others = zip(*((own[:GIVEN].mean(0), own[GIVEN:].mean(0)) for own in vectors), strict=True)
+    return np.array(first), np.array(others)
+
+
+def find_steering(hands: np.ndarray, written: Written, pairs: tuple[np.ndarray, np.ndarray], mean: np.ndarray):
+    """How to give hands, (D + 1, D): see `hands.steer`. `hands` (N, D) were given as they are to write what is written.
+
+    What is added makes, by the regression, the mean of what is written that of the hands.
+    """
+    first, others = (each - mean for each in pairs)
+    follows = regress(hands - hands.mean(0), written.vectors - written.vectors.mean(0)).T
+    missing = hands.mean(0) - written.vectors.mean(0)
+    return np.vstack([GAIN * regress(first, others), regress(follows, missing, STIFF)]).astype(np.float32)
+
+
+def move_hands(hands: np.ndarray, wrong: np.ndarray, most: float = MOST_WRONG) -> np.ndarray:
+    """Hands (N, D), those moved the shortest way of which more than `most` is expected to be wrong, given what was."""
+    centred = hands - hands.mean(0)
+    slope = regress(centred, wrong - wrong.mean())
+    excess = np.maximum(wrong.mean() + centred @ slope - most, 0)
+    return hands - np.outer(excess, slope) / max(slope @ slope, 1e-12)
+
+
+def make_follow(model: Model, encoder: HandEncoder, charset: str, dataset: Dataset) -> None:
+    """Give an encoder better `steering` and `forms`, and print what was found."""
+    forms, mean = encoder.forms.numpy(), model.get_buffer("hand_mean").numpy()
+    texts = dataset.texts[dataset.lines("train", with_text=True)].tolist()
+    encoder.steering[:-1], encoder.steering[-1] = GAIN * torch.eye(forms.shape[1]), 0
+    written = write_in(forms, model, encoder, charset, texts)
+    given = steer(forms, model, encoder)
+    encoder.steering = torch.from_numpy(find_steering(given, written, pairs_of_forms(dataset, encoder), mean))
+    hands = forms.mean(0) + STRENGTH * (forms - forms.mean(0))
+    again = write_in(hands, model, encoder, charset, texts)
+    encoder.forms = torch.from_numpy(move_hands(hands, again.wrong).astype(np.float32))
+    moved = np.abs(encoder.forms.numpy() - hands).max(1) > 1e-6
+    print("| hands | characters wrong | from the mean hand to that of the lines |\n|---|---|---|")
+    for name, found in (("of the training forms", written), (f"steered, {STRENGTH:g} times as far", again)):
+        print(f"| {name} | {found.wrong.mean():.1%} | {np.linalg.norm(found.vectors.mean(0) - forms.mean(0)):.2f} |")
+    print(f"\n{moved.mean():.0%} of the hands are moved to be legible")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = Parser(description="Make a network follow hands better, and its own hands legible.")
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="the network, as train.py wrote it")
+    add("--data", type=Path, default=Path("data/iam-ondb.npz"), help="what it has learned from (default: %(default)s)")
+    add("--output", type=Path, required=True, help="where to write it")
+    options = parser.parse_args(arguments)
+    check_writable(options.output)
+    (model, content), dataset = load_checkpoint(options.checkpoint), load_dataset(options.data)
+    if not (encoder := encoder_of(content)):
+        raise InputError(f"{options.checkpoint}: a network that reads no hands; train one with --hand")
+    if encoder.steering[-1].any():
+        raise InputError(f"{options.checkpoint}: it is steered already; give the network as train.py wrote it")
+    make_follow(model, encoder, content["charset"], dataset)
+    kept = {name: content[name] for name in ("charset", "char_counts", "task")}
+    save_checkpoint(options.output, model, **kept, half=True, encoder=encoder)
+    print(f"wrote {escaped(options.output)}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
