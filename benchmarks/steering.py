@@ -3,13 +3,15 @@
     python benchmarks/steering.py --checkpoint save/synthesis_best.pt --output save/synthesis.pt
 
 It writes a line in the hand of each training form, whose vector the encoder tells, and one in each of its own hands.
-From that and from recorded lines follow linear maps, ridge regressions all of them:
+From that and from recorded lines follows, by linear regressions:
 
-- what two lines of a form tell of the others: a vector of two lines has what is of these lines alone, too;
-- how the vector of what is written follows from the vector that was given, and so what to add for all hands, that lines
-  are not on the mean all nearer to one hand;
-- what share of the characters a recogniser reads wrong in a hand. Those that follow from seeds lie between those of the
-  training forms. These are set `STRENGTH` times as far from the mean, and moved from where too much is wrong.
+- what two lines of a form tell of the others: a vector of two lines has what is of these lines alone, too; this is
+  moved `GAIN` times as far from the mean;
+- where the lines are on the mean, and what share of a hand's distance from the mean they have: what is added to all
+  hands brings the mean of the lines to that of the hands;
+- what share of the characters a recogniser reads wrong in a hand: all hands are moved to where it is `FEWER` less, in
+  the way in which legible forms differ from others. Hands that follow from seeds lie between those of the training
+  forms: these are set `STRENGTH` times as far from the mean, and moved from where more than `MOST_WRONG` is wrong.
 
 The first two become `steering`, and the last `forms`, of the encoder in the network's file.
 """
@@ -37,10 +39,10 @@ from utils import encoder_of, load_checkpoint, save_checkpoint
 
 BIAS, TOGETHER = 0.5, 64  # lines that are written at once
 GIVEN = 2  # lines that a hand is taken from
-GAIN = 1.25  # the distance of given hands from the mean, in theirs: see `encoder.GAIN`
-STRENGTH = 1.2  # of hands that follow from seeds: between two forms it is less
-MOST_WRONG = 0.01  # the share of characters at which a hand is left as it is
-RIDGE, STIFF = 1.0, 0.1  # what the square of a map costs; and of what is added to hands
+GAIN, FEWER = 2.15, 0.05
+STRENGTH, MOST_WRONG = 1.05, 0.0
+RIDGE = 10.0  # what the square of a map costs, in squared errors
+LINES = 2  # that are written in each form's hand
 
 
 class Written(NamedTuple):
@@ -65,9 +67,9 @@ def write_in(hands: np.ndarray, model: Model, encoder: HandEncoder, charset: str
     return Written(np.concatenate(vectors), np.array(wrong))
 
 
-def regress(x: np.ndarray, y: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
+def regress(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The map (D, ...) by which y (N, ...) follows from x (N, D), both without a mean: ridge regression."""
-    return np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
+    return np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y)
 
 
 def pairs_of_forms(dataset: Dataset, encoder: HandEncoder) -> tuple[np.ndarray, np.ndarray]:
@@ -81,15 +83,20 @@ def pairs_of_forms(dataset: Dataset, encoder: HandEncoder) -> tuple[np.ndarray, 
     return np.array(first), np.array(others)
 
 
-def find_steering(hands: np.ndarray, written: Written, pairs: tuple[np.ndarray, np.ndarray], mean: np.ndarray):
+def find_steering(
+    hands: np.ndarray, written: Written, pairs: tuple[np.ndarray, np.ndarray], mean: np.ndarray
+) -> np.ndarray:
     """How to give hands, (D + 1, D): see `hands.steer`. `hands` (N, D) were given as they are to write what is written.
 
-    What is added makes, by the regression, the mean of what is written that of the hands.
+    What is added brings the mean of what is written to that of the hands, and makes it legible.
     """
-    first, others = (each - mean for each in pairs)
-    follows = regress(hands - hands.mean(0), written.vectors - written.vectors.mean(0)).T
-    missing = hands.mean(0) - written.vectors.mean(0)
-    return np.vstack([GAIN * regress(first, others), regress(follows, missing, STIFF)]).astype(np.float32)
+    (first, others), centred = (each - mean for each in pairs), hands - hands.mean(0)
+    share = (centred * written.vectors).sum() / np.square(centred).sum()  # of a hand's distance that lines have
+    added = (hands.mean(0) - written.vectors.mean(0)) / share
+    slope = regress(centred, written.wrong - written.wrong.mean())
+    way = np.cov(centred.T) @ slope
+    added -= FEWER * way / max(slope @ way, 1e-12)
+    return np.vstack([GAIN * regress(first, others), added]).astype(np.float32)
 
 
 def move_hands(hands: np.ndarray, wrong: np.ndarray, most: float = MOST_WRONG) -> np.ndarray:
@@ -104,9 +111,8 @@ def make_follow(model: Model, encoder: HandEncoder, charset: str, dataset: Datas
     """Give an encoder better `steering` and `forms`, and print what was found."""
     forms, mean = encoder.forms.numpy(), model.get_buffer("hand_mean").numpy()
     texts = dataset.texts[dataset.lines("train", with_text=True)].tolist()
-    encoder.steering[:-1], encoder.steering[-1] = GAIN * torch.eye(forms.shape[1]), 0
-    written = write_in(forms, model, encoder, charset, texts)
-    given = steer(forms, model, encoder)
+    often = np.repeat(forms, LINES, axis=0)
+    written, given = write_in(often, model, encoder, charset, texts), steer(often, model, encoder)
     encoder.steering = torch.from_numpy(find_steering(given, written, pairs_of_forms(dataset, encoder), mean))
     hands = forms.mean(0) + STRENGTH * (forms - forms.mean(0))
     again = write_in(hands, model, encoder, charset, texts)
