@@ -99,6 +99,7 @@ class Network {
   constructor(weights, products) {
     this.products = products;
     this.weights = placeWeights(weights, products, /^(\d|head|window|hand[MS])/);
+    this.steering = weights.steering; // see `steer`
     const { cell_size: H, num_layers: layers, num_chars: C, hand_size: D, K, num_clusters: M } = FACTS.config;
     this.point = products.vector(3); // x_t
     this.w = products.vector(C); // what the window shows (eq. 47)

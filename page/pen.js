@@ -41,7 +41,7 @@ function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, 
   for (let n = 0; n < tries && (best?.isDoubtful ?? true); n++) {
     const random = makeRandom(seed, n);
     const noise = () => makeNoise(random, FACTS.config.num_clusters, bias);
-    const line = writeLine(network, codes, wanted && steer(wanted, network.weights), noise, cap, inside);
+    const line = writeLine(network, codes, wanted && steer(wanted, network), noise, cap, inside);
     const read = tries > 1 ? readers.read(line.points) : null;
     const vector = tries > 1 && wanted ? readers.encode(line.points) : null;
     const distance = vector && Math.hypot(...vector.map((number, d) => number - wanted[d]));
@@ -58,7 +58,7 @@ function strengthen(vector, mean, strength) {
 }
 
 /** What the network is given to write in a hand, both vectors (D). */
-function steer(hand, { handMean, steering: { rows, columns, scales, weights } }) {
+function steer(hand, { weights: { handMean }, steering: { rows, columns, scales, weights } }) {
   const given = handMean.map((number, d) => number + weights[(rows - 1) * columns + d] * scales[rows - 1]);
   hand.forEach((number, n) => {
     const share = (number - handMean[n]) * scales[n];

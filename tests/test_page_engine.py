@@ -52,7 +52,7 @@ async function run(lines) {
       });
       const read = readers.read(ink), vector = [...readers.encode(ink)];
       const verdict = judge({ points: ink, finished: line.finished }, text, said, 0);
-      const steered = steer(Float32Array.from(hand), weights), phi = line.inside.phi.length;
+      const steered = steer(Float32Array.from(hand), pens[1]), phi = line.inside.phi.length;
       return { ...line, points: [...line.points], phi, outputs, read, vector, verdict, steered };
     }),
   };
