@@ -206,9 +206,9 @@ def strengthen(vectors: np.ndarray, model: Model, strength: float | np.ndarray) 
 
 
 def steer(vectors: np.ndarray, model: Model, encoder: HandEncoder) -> np.ndarray:
-    """What a network is given (..., D) to write in hands, vectors (..., D)."""
+    """What a network is given (..., D) to write in hands, vectors (..., D). Each is the same whatever is beside it."""
     mean, steering = model.get_buffer("hand_mean").numpy(force=True), encoder.steering.numpy(force=True)
-    return mean + (vectors - mean) @ steering[:-1] + steering[-1]
+    return mean + ((vectors - mean)[..., None] * steering[:-1]).sum(-2) + steering[-1]
 
 
 def style_name(style: Style | None) -> str:

@@ -41,7 +41,8 @@ NOT_RUN = {
         "takes minutes; tests/test_hands.py trains an encoder"
     ),
     "bash benchmarks/gpu.sh": "wants a GPU",
-    "PYTHONPATH=. python tests/film.py examples/hand.webp": "wants a browser, and makes another picture",
+    "PYTHONPATH=. python tests/film.py examples/page.png": "wants a browser, and makes another picture",
+    "PYTHONPATH=. python tests/film.py examples/hand.webp": "likewise",
     "python page/build.py": "would write into the page; tests/test_page_engine.py holds what it makes to what is there",
     "python benchmarks/browser.py": "takes five minutes, and a browser",
     "python benchmarks/likelihood.py save/paper/rand_write.pt save/paper/synthesis.pt --data data/rests.npz": (

@@ -171,7 +171,7 @@ def test_lines_shared_by_threads_are_the_same(num_chars, monkeypatch):
     sampler.is_one_threaded = True
     for line, wanted in zip(sampler.write(*arguments), alone, strict=True):
         for found, expected in zip((line.points, line.outputs), (wanted.points, wanted.outputs), strict=True):
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_allclose(found, expected, atol=1e-9)  # the plain decoder's sums differ with the lines
         assert line.finished == wanted.finished
     assert len(threads) == 3 and get_ident() not in threads
     if texts:

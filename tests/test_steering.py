@@ -28,11 +28,11 @@ def test_steered_hands_come_out_where_they_are_wanted():
     Of two lines each number says as much of the others as it varies from form to form.
     """
     rng, mean = np.random.default_rng(1), np.array([0.1, -0.2, 0.3])
-    hands, added = mean + rng.normal(size=(4000, 3)), np.array([0.2, 0.0, -0.1])
+    hands, added = mean + rng.normal(size=(40_000, 3)), np.array([0.2, 0.0, -0.1])
     written = steering.Written(mean + 0.8 * (hands - mean) + added, 0.1 + 0.02 * hands[:, 1])
     own = np.array([1.0, 0.5, 0.1])  # the deviation from form to form; that of two lines in a form is 0.5
-    others = mean + own * rng.normal(size=(4000, 3))
-    pairs = others + 0.5 * rng.normal(size=(4000, 3)), others
+    others = mean + own * rng.normal(size=(40_000, 3))
+    pairs = others + 0.5 * rng.normal(size=(40_000, 3)), others
     found = steering.find_steering(hands, written, pairs, mean)
     np.testing.assert_allclose(found[:-1], steering.GAIN * np.diag(own**2 / (own**2 + 0.25)), atol=0.05)
     legible = np.array([0, steering.FEWER / 0.02, 0])  # hands vary alike in all numbers, and only one counts
