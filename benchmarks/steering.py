@@ -53,10 +53,9 @@ class Written(NamedTuple):
 
 
 def write_in(hands: np.ndarray, model: Model, encoder: HandEncoder, charset: str, texts: list[str]) -> Written:
-    """Write a line in each of the hands (N, D), the network's, with the texts in turn."""
+    """Write a line for each of the hands (N, D) that the network is given, with the texts in turn."""
     sampler, recogniser, encode, vectors, wrong = Sampler(model), load_recogniser(), Alphabet(charset).encode, [], []
-    texts = [texts[n * len(texts) // len(hands)] for n in range(len(hands))]
-    given = steer(hands, model, encoder).astype(np.float32)
+    texts, given = [texts[n * len(texts) // len(hands)] for n in range(len(hands))], hands.astype(np.float32)
     for start in tqdm(range(0, len(hands), TOGETHER), disable=None):
         part = slice(start, start + TOGETHER)
         codes, steps = [*map(encode, texts[part])], [*map(default_steps, texts[part])]
@@ -103,8 +102,8 @@ def make_follow(model: Model, encoder: HandEncoder, charset: str, dataset: Datas
     """Give an encoder better `steering` and `forms`, and print what was found."""
     forms, mean = encoder.forms.numpy(), model.get_buffer("hand_mean").numpy()
     texts = dataset.texts[dataset.lines("train", with_text=True)].tolist()
-    often = np.repeat(forms, LINES, axis=0)
-    written, given = write_in(often, model, encoder, charset, texts), steer(often, model, encoder)
+    given = steer(np.repeat(forms, LINES, axis=0), model, encoder)
+    written = write_in(given, model, encoder, charset, texts)
     encoder.steering = torch.from_numpy(find_steering(given, written, pairs_of_forms(dataset, encoder), mean))
     encoder.forms = torch.from_numpy((forms.mean(0) + STRENGTH * (forms - forms.mean(0))).astype(np.float32))
     off = np.linalg.norm(written.vectors.mean(0) - forms.mean(0))
