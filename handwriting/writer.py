@@ -46,6 +46,7 @@ PROBES = (
     "We saw her again in a warm room", "and told them about the long way home,", "which few people had taken before.",
     "The quick brown fox jumps over it",
 )  # fmt: skip
+MOST_OTHERS = 30  # characters of another alphabet, in a line that tells the same
 MAX_OFFSET = 1e6  # whiteboard units, of the pen's greatest step; a whiteboard has some 10,000
 MAX_HELD = 8e9  # bytes that the lines of a call may take
 
@@ -277,10 +278,14 @@ class Writer:
 
     @cached_property
     def hand_size(self) -> HandSize:
-        """How large the hand of the writer's pages is, measured when it is first wanted."""
+        """How large the hand of the writer's pages is, measured when it is first wanted.
+
+        On `PROBES`, as far as the network knows their characters; if it knows none of them, on others.
+        """
         learned = self.network.alphabet.learned
         known = [" ".join("".join(c for c in probe if c in learned).split()) for probe in PROBES]
-        texts = [self.network.alphabet.spell(text) for text in known if text]
+        others = "".join(sorted(learned.replace(" ", "")))[-MOST_OTHERS:]  # small letters come after all else
+        texts = [self.network.alphabet.spell(text) for text in filter(None, known)] or [self.prepare(others)]
         seeds, hand = [derived_seed("size", self.seed, n) for n in range(len(texts))], self.hand_of(self.seed)
         lines = write_checked(
             self.network, texts, seeds, [self.bias] * len(texts), [default_steps(text.text) for text in texts], 0,

@@ -293,6 +293,13 @@ def test_bad_styles_are_told(checkpoints, style, word):
         Writer(checkpoints / "hands.pt", style)
 
 
+def test_another_alphabet_tells_how_large_a_hand_is_by_its_letters(checkpoints, monkeypatch):
+    usual = Writer(checkpoints / "hands.pt", retries=0).hand_size
+    monkeypatch.setattr("handwriting.writer.PROBES", ("\u0416 \u043f",))
+    own = Writer(checkpoints / "hands.pt", retries=0).hand_size
+    assert 0.2 < own.x_height / usual.x_height < 5 and 0.2 < own.advance / usual.advance < 5
+
+
 def test_too_little_ink_is_no_hand(checkpoints):
     with pytest.raises(InputError, match="too little ink"):
         Writer(checkpoints / "hands.pt", type(write_line("a"))(write_line("a").points[:8]))
