@@ -285,7 +285,7 @@ class Writer:
         learned = self.network.alphabet.learned
         known = [" ".join("".join(c for c in probe if c in learned).split()) for probe in PROBES]
         others = "".join(sorted(learned.replace(" ", "")))[-MOST_OTHERS:]  # small letters come after all else
-        texts = [self.network.alphabet.spell(text) for text in filter(None, known)] or [self.prepare(others)]
+        texts = [self.network.alphabet.spell(text) for text in [*filter(None, known)] or [others]]
         seeds, hand = [derived_seed("size", self.seed, n) for n in range(len(texts))], self.hand_of(self.seed)
         lines = write_checked(
             self.network, texts, seeds, [self.bias] * len(texts), [default_steps(text.text) for text in texts], 0,
