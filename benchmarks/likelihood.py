@@ -37,7 +37,7 @@ def interval_masses(edges: Tensor) -> Tensor:
 
 
 def cell_masses(x: Tensor, y: Tensor, rho: Tensor, nodes: int = 8) -> Tensor:
-    """The probability of a cell under each of some bivariate normal distributions: (...), as `figures.cell_masses`.
+    """The probability of a cell under each of some bivariate normal distributions: (...).
 
     Its edges, x and y (..., 2), are in deviations from the mean; rho (...). It is the mean of what the cell has at
     `nodes` points of x, by their quantiles, so x must be the axis of the greater deviation.

@@ -8,7 +8,7 @@ row for each text set and bias, and one for recorded lines where there are any. 
 
 - characters, words wrong: sum of the lines' edit distances over sum of their lengths, in characters and in words.
   Digits wrong: the share of the text's digits that are not read as what they are; first, last character likewise.
-- bars, dots: how many there are in the ink (`checks.count_marks`) for each t, and for each dot that the text asks for.
+- bars, dots: how many there are in the ink (`count_marks`) for each t, and for each dot that the text asks for.
 - ended by the cap: lines whose window had not passed the text after `default_steps` points.
 - letters skipped or repeated: characters other than blanks that the window left out or came back to, see
   `skipped_letters` and `repeated_letters`.
@@ -29,7 +29,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from handwriting.checks import DOTS, count_marks, load_recogniser
+from handwriting.checks import DOT_SIZE, DOTS, load_recogniser, upright
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.figures import save_figure
 from handwriting.ink.pictures import FIGURE_ENDINGS
@@ -48,6 +48,7 @@ LEAST_PHI = 0.5  # a character whose window weight (eq. 46) stays below is not l
 REPEAT_POINTS = 3  # shorter looks back, of one point or two, happen between neighbours and write nothing
 WORST_LINES = 12  # in the picture
 COMMON_ERRORS = 8  # characters printed for each bias
+BAR_WIDTH, BAR_HEIGHT, BAR_FLATNESS = 0.35, 0.6, 3.0  # x-heights; the width by the height
 
 COLUMNS = {
     "ink": "{name}",
@@ -184,12 +185,20 @@ def character_errors(lines: list[Ink]) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items(), key=lambda item: (-item[1]["wrong"], item[0])))
 
 
+def count_marks(strokes: list[np.ndarray]) -> tuple[int, int]:
+    """The dots and the bars among the strokes of a line, from `upright`: a bar is long and flat, and no joined word."""
+    width, height = np.array([np.ptp(stroke, axis=0) for stroke in strokes]).T
+    is_dot = np.maximum(width, height) < DOT_SIZE
+    is_bar = (width >= BAR_WIDTH) & (height < BAR_HEIGHT) & (width >= BAR_FLATNESS * height)
+    return int(is_dot.sum()), int((is_bar & ~is_dot).sum())
+
+
 def ink_figures(lines: list[Ink]) -> dict[str, Any]:
     """Figures of lines, written or recorded, at least one. There is no digits' rate where there are no digits."""
     characters = sum(len(line.text) for line in lines)
     rests, steps = np.sum([resting_steps(line.points) for line in lines], axis=0).tolist()
     errors, text = character_errors(lines), "".join(line.text for line in lines)
-    marks = [count_marks(line.points) if len(line.points) else (0, 0) for line in lines]
+    marks = [count_marks(upright(line.points, line.text)) if len(line.points) else (0, 0) for line in lines]
     dots, bars = np.sum(marks, axis=0).tolist()
     pairs = [[pair for pair in line.pairs if pair[0]] for line in lines]
     words = [align(line.text.split(), line.read.split()) for line in lines]

@@ -1,10 +1,11 @@
 """What can be wrong with a written line: it was cut off, the pen rests, or a recogniser reads another text.
 
-The recogniser forgives a bar that is a dot, a dot that is missing and stray dots; `count_marks` sees them.
+The recogniser forgives a bar that is a dot or missing, a dot that is missing and stray dots; `judge_marks` sees them.
 """
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 
 from handwriting.encoder import HandEncoder
-from handwriting.ink.geometry import find_level
+from handwriting.ink.accents import Frame
+from handwriting.ink.geometry import split_like
 from handwriting.program import InputError, note
 from handwriting.recogniser import Recogniser, align, edit_distance
 from handwriting.strokes import SHORTEST_STEP, to_strokes
@@ -27,9 +29,13 @@ MOST_RESTING = 20
 MOST_WRONG = 0.25
 LIKE = str.maketrans("+/", "tl")  # in a formula the recogniser cannot tell them from letters
 DOTS = {**dict.fromkeys("ij.!?;", 1), ":": 2}  # how many dots a character has
-# In x-heights: a stroke smaller than a dot is one, and one that is long and flat, and no joined word, is a bar.
-DOT_SIZE, BAR_WIDTH, BAR_HEIGHT, BAR_FLATNESS = 0.2, 0.35, 0.6, 3.0
+DOT_SIZE = 0.2  # x-heights: a stroke that is smaller is a dot
 MOST_STRAY = 1  # dots that no character has: recorded lines have more than one in a line of ten
+# Where a mark is looked for, in x-heights. What crosses a stem is as wide as that at least, and no steeper; it ends to
+# the right of one place beside the stem, begins left of the other, and is no further above its top or nearer to 0.
+# A dot is smaller, at most so far left and right of its letter, and at least so far above the baseline.
+CROSSING, STEEPNESS, STEM, BAR_PLACE = 0.3, 0.8, (-0.05, 0.12), (0.3, 0.4)
+LARGEST_DOT, DOT_PLACE = 0.7, (0.5, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Verdict:
     text: str = ""
     read: str | None = None
     stray: int = 0  # dots that no character has
-    lacking: int = 0  # dots and bars that a character has and the line has not
+    lacking: int = 0  # dots of i and j and bars of t that are not there
     distance: float | None = None  # of the hand from the one that was asked for, see `HandEncoder`
     has_signs: bool = False  # as in `sampling.Line`
 
@@ -101,19 +107,46 @@ def longest_rest(points: np.ndarray) -> int:
     return int(max(changes[1::2] - changes[::2], default=0))
 
 
-def count_marks(points: np.ndarray) -> tuple[int, int]:
-    """The dots and the bars among the strokes of a line, points (T, 3)."""
+def upright(points: np.ndarray, text: str) -> list[np.ndarray]:
+    """The strokes (n, 2) of a line, points (T, 3), in the `Frame` of its text: level, without slant, in x-heights."""
     strokes = to_strokes(points)
-    try:
-        x_height = find_level(strokes).x_height
-    except ValueError:  # no extent
-        return 0, 0
-    positions, begins = np.concatenate(strokes), np.cumsum([0, *map(len, strokes[:-1])])
-    extents = np.maximum.reduceat(positions, begins) - np.minimum.reduceat(positions, begins)
-    width, height = extents.T / x_height
-    is_dot = np.maximum(width, height) < DOT_SIZE
-    is_bar = (width >= BAR_WIDTH) & (height < BAR_HEIGHT) & (width >= BAR_FLATNESS * height)
-    return int(is_dot.sum()), int((is_bar & ~is_dot).sum())
+    return split_like(Frame(strokes, text).enter(np.concatenate(strokes)), strokes)
+
+
+def count_dots(strokes: list[np.ndarray]) -> int:
+    """How many of the strokes of a line, from `upright`, are dots."""
+    return sum(np.ptp(stroke, axis=0).max() < DOT_SIZE for stroke in strokes)
+
+
+def missing_marks(strokes: list[np.ndarray], characters: np.ndarray, text: str) -> list[int]:
+    """The places in a text of each t that nothing flat crosses, and of each i and j without a dot.
+
+    `strokes` are from `upright`, and `characters` (T,) are the places in `text` of their points' characters. A bar may
+    be part of any stroke: many are joined to their letters. A letter without ink lacks its mark, too.
+    """
+    flat = [(*np.sort(part[[0, -1], 0]), part[:, 1].mean()) for stroke in strokes for part in flat_parts(stroke)]
+    bars = [(left, right, y) for left, right, y in flat if right - left >= CROSSING]
+    dots = [(dot[:, 0].mean(), dot[:, 1].max()) for dot in strokes if np.ptp(dot, axis=0).max() < LARGEST_DOT]
+
+    def is_marked(letter: np.ndarray, character: str) -> bool:
+        x, y = letter.T
+        if character == "t":
+            (first, last), highest = x[y.argmin()] + np.array(STEM), y.min() - BAR_PLACE[0]
+            return any(a < last and b > first and highest < c < -BAR_PLACE[1] for a, b, c in bars)
+        first, last = x.min() - DOT_PLACE[0], x.max() + DOT_PLACE[1]
+        return any(first < middle < last and bottom < -DOT_PLACE[2] for middle, bottom in dots)
+
+    ink = np.concatenate(strokes)
+    own = {place: ink[characters == place] for place, character in enumerate(text) if character in "ijt"}
+    return [place for place, letter in own.items() if not (len(letter) and is_marked(letter, text[place]))]
+
+
+def flat_parts(ink: np.ndarray) -> list[np.ndarray]:
+    """The parts (n, 2) of a stroke (m, 2) in which the pen goes to one side, nearly level."""
+    dx, dy = np.diff(ink, axis=0).T
+    ways = np.sign(dx) * (np.abs(dy) < STEEPNESS * np.abs(dx))  # (m - 1,): 1 to the right, -1 to the left, 0 neither
+    edges = np.flatnonzero(np.diff(ways, prepend=0, append=0))
+    return [ink[first : last + 1] for first, last in pairwise(edges) if ways[first]]
 
 
 def load_recogniser(path: Path | str | None = None, device: str | torch.device = "cpu") -> Recogniser:
@@ -183,7 +216,7 @@ def judge_lines(
 
 
 def judge_marks(line: Any) -> dict[str, int]:
-    """How many dots of a line (`sampling.Line`) are stray, and how many dots, and bars of t, it lacks."""
-    dots, bars = count_marks(line.points)
-    wanted = sum(DOTS.get(character, 0) for character in line.text)
-    return {"stray": max(0, dots - wanted), "lacking": max(0, wanted - dots) + max(0, line.text.count("t") - bars)}
+    """How many dots of a line (`sampling.Line`) are stray, and how many dots of i and j, and bars of t, it lacks."""
+    strokes = upright(line.points, line.text)
+    stray = count_dots(strokes) - sum(DOTS.get(character, 0) for character in line.text)
+    return {"stray": max(0, stray), "lacking": len(missing_marks(strokes, line.characters, line.text))}

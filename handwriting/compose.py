@@ -1,10 +1,10 @@
 """Add training lines: with numbers, put together from recorded handwriting; and such as a network writes itself.
 
     python -m handwriting.compose --data data/iam-ondb.npz --output data/composed.npz --lines 4000
-    python -m handwriting.compose --data data/composed.npz --output data/written.npz --lines 0 --written 4000
+    python -m handwriting.compose --output data/written.npz --lines 0 --written 4000 --kept 4000
 
 IAM-OnDB has too few digits to learn dates, times and prices from. So digits, signs and capitals are cut out of training
-lines and set between words of others. And a network learns from its own lines, those that are read without a mistake.
+lines and set between words of others. And a network learns from its own lines, those without a flaw.
 """
 
 import signal
@@ -26,12 +26,11 @@ from handwriting.checks import MOST_WRONG, judge_lines, load_recogniser
 from handwriting.cutting import SIGNS, CutLine, Cutting, cut_lines, has_small_digits
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
-from handwriting.encoder import HandEncoder
-from handwriting.hands import strengthen
+from handwriting.hands import random_vector, strengthen
 from handwriting.program import InputError, Parser, check_range, check_writable, escaped, progress_bar, run_cli
 from handwriting.recogniser import Recogniser, edit_distance
-from handwriting.sampling import default_steps
-from handwriting.training.tasks import form_lines, line_weights
+from handwriting.sampling import Line, default_steps
+from handwriting.training.tasks import line_weights
 from handwriting.writer import Network, load_network, write_checked
 
 NEAREST = 12  # glyphs of a character, those nearest in slant, of which one is taken
@@ -40,7 +39,7 @@ RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share
 OTHER_LINES = 400  # and of the others
 ROUND = 256  # new lines that are made and read at once
 MIN_GOOD = 0.02  # share of new lines that must come out right
-WRITE_TRIES = 4  # at a text, each with another seed, for a line that is read without a mistake
+WRITE_RETRIES = 3  # of a line with a flaw
 TOKEN_SHARE = 0.4  # of the texts that are written have a token
 CAPITAL_SHARE = 0.15  # of their words get a capital,
 ODD_SHARE = 0.15  # and a letter or mark that they do not have, a rare one sooner
@@ -52,9 +51,8 @@ TOKENS = (
     "<0-23>:<00-59>", "<0-23>:<00-59>", "<1-12>.<00-59>", "<0-999>.<00-99>", "<1-99>,<100-999>", "0.<00-99>",
     "<1-19>-<20-99>", "(<1-99>)", "<A><A><1-19>", "<1-9><A><A>", "<A><1-9><A>", "<A><A>", "<A><A><A>",
 )  # fmt: skip
-MOST_LACKING = 1  # dots and bars: in half of the recorded lines some are, joined to their letters
-STRENGTHS = (1.0, 1.5)  # of the hands that lines are written in: what is far from the mean is to be legible, too
-MOST_LINES = 3  # of a form that such a hand is taken from
+STRENGTHS = (0.9, 1.3)  # of the hands that lines are written in: what is far from the mean is to be legible, too
+READINGS = 3  # of a line's ink, each time distorted in another way
 NewLine = tuple[np.ndarray, np.ndarray, str, str]  # as a `Recording` has them: offsets and ends; the text; its form
 
 
@@ -187,58 +185,43 @@ def random_text(texts: np.ndarray, odd: dict[str, float], rng: np.random.Generat
 def write_rounds(
     network: Network, dataset: Dataset, rng: np.random.Generator, own: Recogniser | None = None
 ) -> Iterator[list[NewLine]]:
-    """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines without a mistake.
+    """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines that are `flawless`.
 
-    A network that reads hands writes each in the hand of some lines of a training form. A line is taken if the
-    recogniser reads its text, no dot is stray, hardly a dot or bar of t is lacking, and digits are as tall as in
-    recorded lines; else its text is written again, up to `WRITE_TRIES` times in all. However near its hand came: it is
-    learned with the hand that it has.
+    Each is the best of up to `WRITE_RETRIES` + 1 tries. A network that reads hands writes each in a hand that nobody
+    has. However near its hand came: it is learned with the hand that it has.
     """
     recogniser, known = own or load_recogniser(), set(network.alphabet.learned)
-    lines = dataset.lines("train", with_text=True)
-    training = dataset.texts[lines]
+    network, training = network._replace(recogniser=recogniser), dataset.texts[dataset.lines("train", with_text=True)]
     odd = rarities(training)
-    of_form = form_vectors(network.encoder, dataset, lines) if network.encoder else {}
-    if not (forms := list(of_form) if network.encoder else ["written"]):
-        raise InputError("no form has two training lines with a text to take a hand from; give more of its lines")
     while True:
         texts = [random_text(training, odd, rng) for _ in range(ROUND)]
-        left = [(text, str(rng.choice(forms))) for text in texts if text and set(text) <= known]
-        good: list[NewLine] = []
-        for _ in range(WRITE_TRIES):
-            if not left:
-                break
-            given = [network.alphabet.spell(text) for text, _ in left]
-            hands = None
-            if network.encoder:
-                vectors = np.array([mean_of_some(of_form[form], rng) for _, form in left])
-                hands = strengthen(vectors, network.model, rng.uniform(*STRENGTHS, (len(left), 1))).astype(np.float32)
-            seeds, biases = rng.integers(2**62, size=len(left)).tolist(), rng.uniform(*BIASES, len(left)).tolist()
-            steps = [default_steps(each.letters) for each in given]
-            written = write_checked(network, given, seeds, biases, steps, retries=0, hands=hands)
-            verdicts = judge_lines(written, recogniser)
-            tried, left = left, []
-            for (text, form), line, verdict in zip(tried, written, verdicts, strict=True):
-                has_marks = not verdict.stray and verdict.lacking <= MOST_LACKING
-                if verdict.read == text and has_marks and not line.fault and not has_small_digits(line):
-                    positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
-                    good.append((*to_offsets(positions, ends, bool(dataset.has_rests)), text, form))
-                else:
-                    left.append((text, form))
+        given = [network.alphabet.spell(text) for text in texts if text and set(text) <= known]
+        seeds, biases = rng.integers(2**62, size=len(given)).tolist(), rng.uniform(*BIASES, len(given)).tolist()
+        steps, hands = [default_steps(each.letters) for each in given], None
+        if network.encoder and given:
+            vectors = np.array([random_vector(network.encoder, seed) for seed in seeds])
+            hands = strengthen(vectors, network.model, rng.uniform(*STRENGTHS, (len(seeds), 1))).astype(np.float32)
+        written = write_checked(network, given, seeds, biases, steps, WRITE_RETRIES, hands=hands) if given else []
+        good = []
+        for line in flawless(written, recogniser, rng):
+            positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
+            good.append((*to_offsets(positions, ends, bool(dataset.has_rests)), line.text, "written"))
         yield good
 
 
-def form_vectors(encoder: HandEncoder, dataset: Dataset, lines: np.ndarray) -> dict[str, np.ndarray]:
-    """The vectors (n, D) of the lines of each form that has two and more of some lines, by its name."""
-    groups = {int(own[0]): own for own in form_lines(dataset, lines).values() if len(own) > 1}.values()
-    of_form = {str(dataset.names[own[0]]).rpartition("-")[0]: own for own in groups}
-    return {form: encoder.encode([dataset.points(n) for n in own]) for form, own in of_form.items()}
+def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator) -> list[Line]:
+    """Those of some written lines that are to be learned from.
 
-
-def mean_of_some(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mean (D,) of one to `MOST_LINES` of a form's vectors (n, D)."""
-    count = min(int(rng.integers(1, MOST_LINES + 1)), len(vectors))
-    return rng.choice(vectors, count, replace=False).mean(0)
+    The recogniser reads their texts, from their ink distorted in `READINGS` ways, too. They have no stray dot, all dots
+    of i and j and bars of t, and digits as tall as in recorded lines.
+    """
+    judged = zip(lines, judge_lines(lines, recogniser), strict=True)
+    lines = [line for line, verdict in judged if not (verdict.is_doubtful or verdict.stray or verdict.lacking)]
+    lines = [line for line in lines if not has_small_digits(line)]
+    for _ in range(READINGS):
+        read = recogniser.read([line.points for line in lines], rng)
+        lines = [line for line, text in zip(lines, read, strict=True) if text == line.text]
+    return lines
 
 
 def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kind: str) -> Dataset:
@@ -276,9 +259,10 @@ def main(arguments: list[str] | None = None) -> None:
     add("--recogniser", type=Path, help="reads the new lines (default: save/recogniser.pt)")
     add("--lines", type=int, default=4000, help="new lines put together from recorded ones (default: %(default)s)")
     add("--written", type=int, default=0, help="new lines that the network writes (default: %(default)s)")
+    add("--kept", type=int, help="training lines of --data that are kept, at random (default: all)")
     add("--seed", type=int, default=0, help="of what is random in the new lines (default: %(default)s)")
     options = parser.parse_args(arguments)
-    for name, most in (("lines", 100_000), ("written", 100_000), ("seed", 2**62)):
+    for name, most in (("lines", 100_000), ("written", 100_000), ("kept", 2**62), ("seed", 2**62)):
         check_range(f"--{name}", getattr(options, name), 0, most)
     if not options.lines + options.written:
         raise InputError("--lines and --written are both 0: nothing to add")
@@ -289,10 +273,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{options.data}: has no training line with a text; prepare it with the transcriptions")
     if unknown := set("".join(dataset.texts.tolist())) - set(network.alphabet.characters):
         raise InputError(f"{options.data}: has characters that the network does not know: {' '.join(sorted(unknown))}")
+    training = dataset.lines("train", with_text=False)
     for kind, make, count in (("composed", compose_rounds, options.lines), ("written", write_rounds, options.written)):
         if count:
             rounds = make(network, dataset, np.random.default_rng(options.seed), own)
             dataset = add_lines(dataset, rounds, count, kind)
+    if options.kept is not None:
+        dataset.splits[np.random.default_rng(options.seed).permutation(training)[options.kept :]] = "unlisted"
     save_dataset(dataset, options.output)
     print(f"wrote {escaped(options.output)}: {options.lines + options.written} lines added")
 

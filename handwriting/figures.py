@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
 
 TRAVEL = "#d1495b"  # the colour of moves with the pen up
-MAX_CELLS = 10**7  # of a map of densities; a long line has some 300,000
+MAX_CELLS, BLUR = 10**7, 0.6  # cells of a map of densities; a long line has some 300,000
 
 
 def attention_figure(line: Line) -> Figure:
@@ -97,33 +97,13 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format=kind, dpi=dpi, metadata=dates.get(kind))
 
 
-def cell_masses(
-    mu: np.ndarray, sigma: np.ndarray, rho: float, edges: tuple[np.ndarray, np.ndarray], nodes: int = 8
-) -> np.ndarray:
-    """The probability of each cell of a grid under one bivariate normal distribution: (rows, columns).
-
-    mu (2,), sigma (2,) and the cells' edges, (columns + 1,) in x and (rows + 1,) in y, are in one unit. The sum of all
-    cells of the plane is 1, whatever the deviations. Along the axis of the smaller one, a cell has the mean of what it
-    has at `nodes` points of the other: at most 2 % of the mass is in a cell beside its own.
-    """
-    if sigma[0] < sigma[1]:
-        return cell_masses(mu[::-1], sigma[::-1], rho, edges[::-1], nodes).T
-    x, y = ((torch.from_numpy(e) - m) / s for e, m, s in zip(edges, mu, sigma, strict=True))  # standard normal each
-    below = torch.special.ndtr(x)  # (columns + 1,)
-    parts = (torch.arange(nodes, dtype=x.dtype) + 0.5) / nodes
-    share = below.diff()  # (columns,)
-    middles = torch.special.ndtri(below[:-1, None] + share[:, None] * parts).clamp(-9, 9)  # (columns, nodes)
-    shifted = (y - rho * middles[..., None]) / (1 - rho**2) ** 0.5  # given x, y is normal about rho x
-    return (torch.special.ndtr(shifted).diff(dim=-1).mean(1) * share[:, None]).T.numpy()
-
-
 def density_map(
     model: Model, line: Line, bias: float, cell: float = 4.0
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
     """The densities of the next pen position, added up over the line, in cells of `cell` whiteboard units.
 
-    Each cell has the mass that falls into it, by its area. Returns (rows, columns), per square whiteboard unit, and the
-    extent (left, right, bottom, top), y downwards. Raises InputError for ink that is too wide.
+    They are blurred by `BLUR` cells: many are narrower than a cell. Returns (rows, columns), per square whiteboard
+    unit, and the extent (left, right, bottom, top), y downwards. Raises InputError for ink that is too wide.
     """
     path = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)  # (T + 1, 2)
     low, high = path.min(0) - 80, path.max(0) + 80
@@ -135,12 +115,15 @@ def density_map(
     mix = Mixture(*(p.double() for p in mixture(torch.from_numpy(line.outputs), bias)))
     std, mean = (statistic.double().cpu().numpy() for statistic in (model.std, model.mean))
     mu, sigma = mix.mu.numpy() * std + mean, mix.log_sigma.exp().numpy() * std  # (T, M, 2), whiteboard units
-    weight, rho = mix.log_pi.exp().numpy(), mix.atanh_rho.clamp(-6, 6).tanh().numpy()  # (T, M)
+    weight, shared = mix.log_pi.exp().numpy(), mix.atanh_rho.tanh().numpy() * sigma.prod(-1)  # (T, M)
+    variance = sigma**2 + (BLUR * cell) ** 2
     for t, m in np.argwhere(weight > 1e-4):  # one with next to no weight is nothing anywhere
         center = path[t] - low + mu[t, m]  # path[t] is where the pen is when the network speaks
-        # Nor is one anything beyond five deviations.
-        first, last = (np.clip(center + side * 5 * sigma[t, m], 0, counts * cell) // cell for side in (-1, 1))
-        (left, upper), (right, lower) = first.astype(int), np.minimum(last.astype(int) + 1, counts)
-        edges = np.arange(left, right + 1) * cell, np.arange(upper, lower + 1) * cell
-        total[upper:lower, left:right] += weight[t, m] * cell_masses(center, sigma[t, m], rho[t, m], edges)
-    return total / cell**2, (low[0], low[0] + counts[0] * cell, low[1] + counts[1] * cell, low[1])
+        reach = 5 * variance[t, m] ** 0.5  # nor is one anything beyond five deviations
+        first, last = (np.clip((center + side * reach) // cell, 0, counts).astype(int) for side in (-1, 1))
+        x, y = ((np.arange(*ends) + 0.5) * cell - middle for *ends, middle in zip(first, last, center, strict=True))
+        (a, b), c = variance[t, m], shared[t, m]
+        square = (b * x**2 - 2 * c * x * y[:, None] + a * y[:, None] ** 2) / (a * b - c**2)
+        density = np.exp(-square / 2) / (2 * np.pi * (a * b - c**2) ** 0.5)
+        total[first[1] : last[1], first[0] : last[0]] += weight[t, m] * density
+    return total, (low[0], low[0] + counts[0] * cell, low[1] + counts[1] * cell, low[1])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from handwriting.ink.formats import Ink, Page, Placed
-from handwriting.ink.geometry import find_level
+from handwriting.ink.geometry import find_level, split_like
 from handwriting.program import InputError, check_range
 from handwriting.seeds import derived_seed
 
@@ -328,8 +328,7 @@ def leveled(ink: Ink, x_height: float) -> list[np.ndarray]:
     strokes = ink.strokes
     if not has_extent(ink):  # a full stop alone
         return [stroke - strokes[0][0] for stroke in strokes]
-    level = find_level(strokes, x_height)
-    return level.apply_all(strokes)
+    return split_like(find_level(strokes, x_height).apply(np.concatenate(strokes)), strokes)
 
 
 def ink_width(ink: Ink, x_height: float) -> float:

@@ -161,18 +161,23 @@ class Recogniser(nn.Module):
         targets = text + 1, frames, (text >= 0).sum(1)
         return F.ctc_loss(log_probabilities, *targets, BLANK, reduction="none", zero_infinity=self.training)
 
-    def read(self, lines: list[np.ndarray]) -> list[str]:
-        """What stands in each line, points (T, 3) in whiteboard units; "" for ink that is not finite or is none."""
-        return [text for text, _ in self.read_with_doubt(lines)]
+    def read(self, lines: list[np.ndarray], rng: np.random.Generator | None = None) -> list[str]:
+        """What stands in each line, points (T, 3) in whiteboard units; "" for ink that is not finite or is none.
+
+        With an `rng` the ink is distorted first: what is hardly a letter is read as another one then.
+        """
+        return [text for text, _ in self.read_with_doubt(lines, rng)]
 
     @torch.inference_mode()
-    def read_with_doubt(self, lines: list[np.ndarray]) -> list[tuple[str, float]]:
+    def read_with_doubt(
+        self, lines: list[np.ndarray], rng: np.random.Generator | None = None
+    ) -> list[tuple[str, float]]:
         """What stands in each line, as for `read`, and how unlikely its labels are: in nats a character.
 
         Recorded lines have some 0.1, those that are upside down 0.4, and random strokes 0.9.
         """
         found = [("", np.inf)] * len(lines)
-        seen = {n: features(points) for n, points in enumerate(lines) if len(points) and np.isfinite(points).all()}
+        seen = {n: features(points, rng) for n, points in enumerate(lines) if len(points) and np.isfinite(points).all()}
         order = sorted(seen, key=lambda n: len(seen[n]))  # lines of like length together
         for start in range(0, len(order), READ_BATCH):
             chosen = order[start : start + READ_BATCH]

@@ -125,7 +125,8 @@ def network_facts(
         "checks": {
             "mostResting": checks.MOST_RESTING, "mostWrong": checks.MOST_WRONG, "mostStray": checks.MOST_STRAY,
             "shortestStep": checks.SHORTEST_STEP, "dots": checks.DOTS, "dotSize": checks.DOT_SIZE,
-            "barWidth": checks.BAR_WIDTH, "barHeight": checks.BAR_HEIGHT, "barFlatness": checks.BAR_FLATNESS,
+            "crossing": checks.CROSSING, "steepness": checks.STEEPNESS, "stem": checks.STEM,
+            "barPlace": checks.BAR_PLACE, "largestDot": checks.LARGEST_DOT, "dotPlace": checks.DOT_PLACE,
         },
     }  # fmt: skip
 

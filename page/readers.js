@@ -127,17 +127,42 @@ function compareTexts(text, read) {
   return { wrong: [...new Set(wrong)], errors: wrong.length };
 }
 
-/** Dots and bars among the strokes of a line, see `checks.count_marks`: {dots, bars}. */
-function countMarks(points) {
-  const strokes = toStrokes(points), found = { dots: 0, bars: 0 };
-  if (!sizeOf(strokes.flat()).some(Boolean)) return found; // no extent
-  const { xHeight } = findLevel(strokes), { dotSize, barWidth, barHeight, barFlatness } = FACTS.checks;
-  for (const stroke of strokes) {
-    const [width, height] = sizeOf(stroke).map((extent) => extent / xHeight);
-    if (Math.max(width, height) < dotSize) found.dots++;
-    else if (width >= barWidth && height < barHeight && width >= barFlatness * height) found.bars++;
-  }
-  return found;
+/** The strokes of a line that says `text`, upright and in x-heights, y downwards from the baseline. */
+function upright(points, text) {
+  const strokes = toStrokes(points), frame = makeFrame(strokes, text);
+  return strokes.map(frame.enter);
+}
+
+/** The places in a text of each t that nothing flat crosses, and of each i and j without a dot: checks.missing_marks. */
+function missingMarks(strokes, characters, text) {
+  const { crossing, stem, barPlace, largestDot, dotPlace } = FACTS.checks, ink = strokes.flat();
+  const flat = strokes.flatMap(flatParts).map((part) => [boxOf(part), mean(part.map((place) => place[1]))]);
+  const bars = flat.map(([[[left], [right]], y]) => [left, right, y]).filter(([a, b]) => b - a >= crossing);
+  const small = strokes.filter((stroke) => Math.max(...sizeOf(stroke)) < largestDot);
+  const dots = small.map((stroke) => [...Array(2).fill(mean(stroke.map(([x]) => x))), boxOf(stroke)[1][1]]);
+  const hasMark = (own, isT) => {
+    const [[left, top], [right]] = boxOf(own), x = own.find((place) => place[1] === top)[0];
+    const [first, last] = isT ? stem.map((side) => x + side) : [left - dotPlace[0], right + dotPlace[1]];
+    const [highest, lowest] = isT ? [top - barPlace[0], -barPlace[1]] : [-Infinity, -dotPlace[2]];
+    return (isT ? bars : dots).some(([a, b, y]) => a < last && b > first && y > highest && y < lowest);
+  };
+  return [...text].flatMap((character, place) => {
+    const own = "ijt".includes(character) ? ink.filter((_, n) => characters[n] === place) : null;
+    return own && !(own.length && hasMark(own, character === "t")) ? [place] : [];
+  });
+}
+
+/** The parts of a stroke in which the pen goes to one side, nearly level. */
+function flatParts(stroke) {
+  const parts = [];
+  let before = 0;
+  stepsOf([stroke]).forEach(({ dx, dy }, n) => {
+    const way = Math.abs(dy) < FACTS.checks.steepness * Math.abs(dx) ? Math.sign(dx) : 0;
+    if (way && way !== before) parts.push([stroke[n]]);
+    if (way) parts.at(-1).push(stroke[n + 1]);
+    before = way;
+  });
+  return parts;
 }
 
 /** The most steps in a row on which the pen rests. */
@@ -152,7 +177,7 @@ function longestRest(points) {
 
 /** What is wrong with a line of `text` that was read as `read`: checks.Verdict with its fault, order and doubt. */
 function judge(line, text, read, distance) {
-  const { mostResting, mostWrong, mostStray, dots } = FACTS.checks;
+  const { mostResting, mostWrong, mostStray, dotSize, dots } = FACTS.checks;
   const clean = (each) => each.trim().replace(/\s+/g, " ");
   const { wrong, errors } = compareTexts(clean(text), clean(read));
   const resting = longestRest(line.points);
@@ -160,10 +185,10 @@ function judge(line, text, read, distance) {
   if (!line.finished) faults.push("the cap on steps came before the end of the text");
   if (resting > mostResting) faults.push(`the pen rests for ${resting} steps`);
   if (errors > Math.max(1, mostWrong * text.trim().length)) faults.push(`it reads '${read}'`);
-  const marks = countMarks(line.points);
+  const strokes = upright(line.points, text), lacking = missingMarks(strokes, line.characters, text).length;
+  const isDot = (stroke) => Math.max(...sizeOf(stroke)) < dotSize;
   const wanted = [...text].reduce((sum, character) => sum + (dots[character] ?? 0), 0);
-  const stray = Math.max(0, marks.dots - wanted);
-  const lacking = Math.max(0, wanted - marks.dots) + Math.max(0, text.split("t").length - 1 - marks.bars);
+  const stray = Math.max(0, strokes.filter(isDot).length - wanted);
   const near = Math.round(10 * (distance ?? 0)) / 10;
   const order = [+!!faults.length, errors, +!line.finished, Math.max(stray - mostStray, 0) + lacking, near, resting];
   return { wrong, fault: faults.join(", "), isDoubtful: faults.length > 0 || errors > 0 || stray > mostStray, order };

@@ -9,7 +9,7 @@ import generate
 from handwriting import checks
 from handwriting.alphabet import Alphabet
 from handwriting.checks import Verdict, load_recogniser, longest_rest
-from handwriting.figures import cell_masses, density_map
+from handwriting.figures import density_map
 from handwriting.program import InputError, ResultError
 from handwriting.recogniser import RecogniserConfig
 from handwriting.sampling import Line, Sampler, default_steps
@@ -149,19 +149,20 @@ def test_density_adds_up_to_one_for_each_point_where_the_pen_is(checkpoints, dev
     np.testing.assert_allclose(center, (starts + means).mean(0), atol=1.0)  # a quarter of a cell
 
 
-@pytest.mark.parametrize("sigma", [(0.3, 0.3), (0.5, 6.0), (9.0, 2.0), (25.0, 30.0)])
-@pytest.mark.parametrize("rho", [0.0, -0.7, 0.97])
-def test_masses_of_cells_are_the_shares_of_points_drawn(sigma, rho):
-    mu, count = np.array([1.3, -7.9]), 400_000
-    covariance = torch.tensor([[sigma[0] ** 2, rho * sigma[0] * sigma[1]], [0, sigma[1] ** 2]])
-    covariance[1, 0] = covariance[0, 1]
-    torch.manual_seed(0)
-    drawn = torch.distributions.MultivariateNormal(torch.tensor(mu).float(), covariance).sample((count,)).numpy()
-    edges = np.arange(-40, 41) * 4.0, np.arange(-45, 46) * 4.0  # six deviations at least
-    expected = np.histogram2d(*drawn.T, bins=edges)[0].T / count
-    found = cell_masses(mu, np.array(sigma), rho, edges)
-    assert found.sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(found, expected, atol=0.006)
+@pytest.mark.parametrize(("sigma", "rho"), [((0.3, 0.3), 0.0), ((9.0, 2.0), -0.7), ((25.0, 30.0), 0.97)])
+def test_densities_are_those_of_a_normal_distribution_that_is_blurred(checkpoints, sigma, rho):
+    model = load_network(checkpoints / "rand_write.pt", "rand_write").model
+    outputs = np.zeros((1, 19), dtype=np.float32)
+    outputs[:, 1:4] = [20.0, -20.0, -20.0]
+    outputs[:, 10:13], outputs[:, 13:16] = np.log(np.array(sigma) / [40, 35])[:, None]
+    outputs[:, 16:] = np.arctanh(rho)
+    density, extent = density_map(model, Line(np.zeros((2, 3), np.float32), outputs, None, None), 0.0)
+    cross, blur = rho * sigma[0] * sigma[1], (0.6 * 4) ** 2
+    covariance = torch.tensor([[sigma[0] ** 2 + blur, cross], [cross, sigma[1] ** 2 + blur]])
+    x, y = (low + 4 * (np.arange(size) + 0.5) for low, size in zip(extent[::3], density.shape[::-1], strict=True))
+    places = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1)).float()  # (rows, columns, 2)
+    expected = torch.distributions.MultivariateNormal(torch.tensor([8.0, 0.0]), covariance).log_prob(places).exp()
+    np.testing.assert_allclose(density, expected, atol=1e-4 * density.max())
 
 
 def test_density_of_a_line_that_jumps_first(checkpoints):
@@ -242,7 +243,7 @@ class StubRecogniser:
 def test_a_text_that_the_reader_has_no_characters_for_is_not_its_to_judge(monkeypatch):
     monkeypatch.setattr(checks, "find_recogniser", lambda _: StubRecogniser(lambda points: "x"))
     ink = np.tile(np.float32([20, 0, 0]), (30, 1))
-    lines = [Line(ink, np.zeros(0), None, True, text) for text in ("abc", "\u00e4bc")]
+    lines = [Line(ink, None, np.ones((29, 4)), True, text) for text in ("abc", "\u00e4bc")]
     assert [bool(verdict.fault) for verdict in checks.check_lines(lines, with_recogniser=True)] == [True, False]
 
 
@@ -369,16 +370,33 @@ def strokes_of(*shapes):
     return to_points(strokes)
 
 
+STEM, BODY = [(1, 0), (1, 1.7)], [(1, 0), (1, 0.9)]  # of a t, of an i
+BAR, JOINED = [(0.7, 1.3), (1.4, 1.35)], [(1.0, 0), (1.0, 1.6), (0.7, 1.1), (1.4, 1.2)]
+
+
 @pytest.mark.parametrize(
     ("shapes", "text", "expected"),
-    [([], "oooo", (0, 0)), ([[(1, 1.5), (1.05, 1.5)]], "oooo", (1, 0)), ([[(1, 1.5), (1.05, 1.5)]], "oioo", (0, 0)),
-     ([], "oioo", (0, 1)), ([], "tooo", (0, 1)), ([[(0, 1.3), (0.6, 1.35)]], "tooo", (0, 0)),
-     ([[(0, 1.3), (0.1, 1.3)]], "tooo", (1, 1)), ([[(1, 0.3), (1, 0.4)], [(1, 0.9), (1, 0.95)]], "oo:o", (0, 0))],
+    [([], "oooo", (0, 0)), ([[(1, 1.5), (1.05, 1.5)]], "oooo", (1, 0)),
+     ([BODY, [(1, 1.5), (1.05, 1.5)]], "oioo", (0, 0)), ([BODY, [(1, 1.5), (1.4, 1.9)]], "oioo", (0, 0)),
+     ([BODY], "oioo", (0, 1)), ([BODY, [(4, 1.5), (4.05, 1.5)]], "oioo", (0, 1)),
+     ([BODY, [(1, 0.5), (1.05, 0.5)]], "ojoo", (0, 1)),
+     ([STEM, BAR], "otoo", (0, 0)), ([JOINED], "otoo", (0, 0)), ([STEM], "otoo", (0, 1)),
+     ([STEM, [(1, 1.3), (1.1, 1.3)]], "otoo", (1, 1)), ([STEM, [(1.4, 1.3), (2.1, 1.3)]], "otoo", (0, 1)),
+     ([STEM, [(0.7, 0.1), (1.4, 0.1)]], "otoo", (0, 1)), ([STEM, [(0.7, 1.0), (1.1, 1.6)]], "otoo", (0, 1)),
+     ([[(1, 0.3), (1, 0.4)], [(1, 0.9), (1, 0.95)]], "oo:o", (0, 0))],
 )  # fmt: skip
-def test_bars_and_dots_are_counted(shapes, text, expected):
-    """A bar that is a dot is both stray and lacking."""
-    line = Line(strokes_of(*shapes), None, None, True, text)
+def test_stray_dots_and_marks_that_lack(shapes, text, expected):
+    """The first shape is the letter at place 1; a bar that is a dot is both stray and lacking."""
+    points = strokes_of(*shapes)
+    own = [len(stroke) for stroke in to_strokes(points)]
+    characters = np.repeat([0, 1, *[2] * len(own)][: len(own)], own)
+    line = Line(points, None, np.eye(len(text) + 1)[characters[1:]], True, text)
     assert tuple(checks.judge_marks(line).values()) == expected
+
+
+def test_a_letter_without_ink_lacks_its_mark():
+    line = Line(points := strokes_of(), None, np.eye(5)[np.zeros(len(points) - 1, int)], True, "oito")
+    assert checks.judge_marks(line)["lacking"] == 2
 
 
 def test_blanks_for_signs_are_known_to_the_checks(checkpoints, put_recogniser):

@@ -27,7 +27,7 @@ build = load_module("page/build.py")
 SCRIPTS = ("network", "products", "ink", "accents", "engine", "readers", "pen")
 TEXTS = (
     "We had", "my own", "Paris?", "at 10.45", "ijk", "Queen", "it is", "t", "fox, dog", "(50)", "zip", "Born in",
-    "well", "7/12", "Dear", "so-so", "Hmm!", "Xylo", "BBC", "of it",
+    "well", "7/12", "Dear", "so-so", "Hmm!", "Xylo", "BBC", "of it", "little joints", "attic",
 )  # fmt: skip
 BIASES = (0.0, 0.5, 1.0)
 RUNNER = """
@@ -41,7 +41,7 @@ async function run(lines) {
   const readers = new Readers(weights, fast);
   return {
     products: fast.constructor.name,
-    lines: lines.map(({ text, codes, hand, noise, steps, points, said }) => {
+    lines: lines.map(({ text, codes, hand, noise, steps, points, characters, said }) => {
       const ink = Float32Array.from(points.flat());
       let row = 0;
       const line = writeLine(pens[0], codes, hand, () => noise[row++], steps, true);
@@ -51,7 +51,7 @@ async function run(lines) {
         return [...pen.outputs];
       });
       const read = readers.read(ink), vector = [...readers.encode(ink)];
-      const verdict = judge({ points: ink, finished: line.finished }, text, said, 0);
+      const verdict = judge({ points: ink, characters, finished: line.finished }, text, said, 0);
       const steered = steer(Float32Array.from(hand), pens[1]), phi = line.inside.phi.length;
       return { ...line, points: [...line.points], phi, outputs, read, vector, verdict, steered };
     }),
@@ -98,7 +98,15 @@ def both() -> list[tuple[Line, dict]]:
         line = write_with(sampler, noise, [codes], [0], bias, steps, hands=hand[None])
         written.append(Line(line.points, None, line.phi, line.finished, text))
         given.append(
-            {"text": text, "codes": codes, "hand": hand, "noise": noise, "steps": steps, "points": line.points}
+            {
+                "text": text,
+                "codes": codes,
+                "hand": hand,
+                "noise": noise,
+                "steps": steps,
+                "points": line.points,
+                "characters": written[-1].characters,
+            }
         )
     verdicts = judge_lines(written, reader)
     vectors = encoder.encode([line.points for line in written])

@@ -72,10 +72,6 @@ class Level(NamedTuple):
     baseline: np.ndarray  # (k,) y of the baseline there
     x_height: float
 
-    def apply_all(self, strokes: list[np.ndarray]) -> list[np.ndarray]:
-        """`apply` for each of some strokes."""
-        return split_like(self.apply(np.concatenate(strokes)), strokes)
-
     def apply(self, positions: np.ndarray) -> np.ndarray:
         """Positions (n, 2) turned by the slope, and moved up or down so that the baseline is y = 0 all along."""
         turned = turn(positions, self.slope)
