@@ -31,11 +31,12 @@ LIKE = str.maketrans("+/", "tl")  # in a formula the recogniser cannot tell them
 DOTS = {**dict.fromkeys("ij.!?;", 1), ":": 2}  # how many dots a character has
 DOT_SIZE = 0.2  # x-heights: a stroke that is smaller is a dot
 MOST_STRAY = 1  # dots that no character has: recorded lines have more than one in a line of ten
-# Where a mark is looked for, in x-heights. What crosses a stem is as wide as that at least, and no steeper; it ends to
-# the right of one place beside the stem, begins left of the other, and is no further above its top or nearer to 0.
-# A dot is smaller, at most so far left and right of its letter, and at least so far above the baseline.
-CROSSING, STEEPNESS, STEM, BAR_PLACE = 0.3, 0.8, (-0.05, 0.12), (0.3, 0.4)
-LARGEST_DOT, DOT_PLACE = 0.7, (0.5, 0.9, 0.95)
+# Bars are at least so wide and at most so steep, and dots of letters smaller than that, in x-heights. Where they are: a
+# bar reaches between two x beside its letter's top; then its highest and lowest y from there, and its lowest from the
+# baseline. The middle of a dot is so far left and right of its letter's ink at most; then its highest and lowest y.
+BAR_WIDTH, BAR_STEEPNESS, LARGEST_DOT = 0.3, 0.8, 0.7
+BAR_PLACES = {"t": (-0.05, 0.12, -0.3, 9.0, -0.4), "5": (-0.4, 0.4, -9.0, 0.4, 9.0)}
+DOT_PLACES = {**dict.fromkeys("ij", (-0.5, 0.9, -9.0, -0.95)), **dict.fromkeys("?!", (-0.5, 0.9, -0.45, 9.0))}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Verdict:
     text: str = ""
     read: str | None = None
     stray: int = 0  # dots that no character has
-    lacking: int = 0  # dots of i and j and bars of t that are not there
+    lacking: int = 0  # marks that are not there, see `missing_marks`
     distance: float | None = None  # of the hand from the one that was asked for, see `HandEncoder`
     has_signs: bool = False  # as in `sampling.Line`
 
@@ -80,8 +81,8 @@ class Verdict:
 
     @property
     def is_doubtful(self) -> bool:
-        """True for a line that another try may improve: it has a fault or stray dots, or anything is read wrong."""
-        return bool(self.fault or self.errors) or self.stray > MOST_STRAY
+        """True for a line that another try may improve: anything is wrong, is read wrong, stray or lacking."""
+        return bool(self.fault or self.errors or self.lacking) or self.stray > MOST_STRAY
 
     @property
     def sort_key(self) -> tuple:
@@ -119,32 +120,34 @@ def count_dots(strokes: list[np.ndarray]) -> int:
 
 
 def missing_marks(strokes: list[np.ndarray], characters: np.ndarray, text: str) -> list[int]:
-    """The places in a text of each t that nothing flat crosses, and of each i and j without a dot.
+    """The places in a text of t that nothing flat crosses, of 5 without a flag, and of i, j, ? and ! without a dot.
 
     `strokes` are from `upright`, and `characters` (T,) are the places in `text` of their points' characters. A bar may
     be part of any stroke: many are joined to their letters. A letter without ink lacks its mark, too.
     """
     flat = [(*np.sort(part[[0, -1], 0]), part[:, 1].mean()) for stroke in strokes for part in flat_parts(stroke)]
-    bars = [(left, right, y) for left, right, y in flat if right - left >= CROSSING]
+    bars = [(left, right, y) for left, right, y in flat if right - left >= BAR_WIDTH]
     dots = [(dot[:, 0].mean(), dot[:, 1].max()) for dot in strokes if np.ptp(dot, axis=0).max() < LARGEST_DOT]
 
     def is_marked(letter: np.ndarray, character: str) -> bool:
-        x, y = letter.T
-        if character == "t":
-            (first, last), highest = x[y.argmin()] + np.array(STEM), y.min() - BAR_PLACE[0]
-            return any(a < last and b > first and highest < c < -BAR_PLACE[1] for a, b, c in bars)
-        first, last = x.min() - DOT_PLACE[0], x.max() + DOT_PLACE[1]
-        return any(first < middle < last and bottom < -DOT_PLACE[2] for middle, bottom in dots)
+        if character in DOT_PLACES:
+            first, last, high, low = DOT_PLACES[character]
+            first, last = letter[:, 0].min() + first, letter[:, 0].max() + last
+            return any(first < middle < last and high < bottom < low for middle, bottom in dots)
+        (x, top), (first, last, high, low, most) = letter[letter[:, 1].argmin()], BAR_PLACES[character]
+        return any(a < x + last and b > x + first and top + high < y < min(top + low, most) for a, b, y in bars)
 
-    ink = np.concatenate(strokes)
-    own = {place: ink[characters == place] for place, character in enumerate(text) if character in "ijt"}
+    ink, marked = np.concatenate(strokes), BAR_PLACES.keys() | DOT_PLACES.keys()
+    own = {place: ink[characters == place] for place, character in enumerate(text) if character in marked}
     return [place for place, letter in own.items() if not (len(letter) and is_marked(letter, text[place]))]
 
 
 def flat_parts(ink: np.ndarray) -> list[np.ndarray]:
     """The parts (n, 2) of a stroke (m, 2) in which the pen goes to one side, nearly level."""
     dx, dy = np.diff(ink, axis=0).T
-    ways = np.sign(dx) * (np.abs(dy) < STEEPNESS * np.abs(dx))  # (m - 1,): 1 to the right, -1 to the left, 0 neither
+    ways = np.sign(dx) * (
+        np.abs(dy) < BAR_STEEPNESS * np.abs(dx)
+    )  # (m - 1,): 1 to the right, -1 to the left, 0 neither
     edges = np.flatnonzero(np.diff(ways, prepend=0, append=0))
     return [ink[first : last + 1] for first, last in pairwise(edges) if ways[first]]
 
@@ -216,7 +219,7 @@ def judge_lines(
 
 
 def judge_marks(line: Any) -> dict[str, int]:
-    """How many dots of a line (`sampling.Line`) are stray, and how many dots of i and j, and bars of t, it lacks."""
+    """How many dots of a line (`sampling.Line`) are stray, and how many marks it lacks."""
     strokes = upright(line.points, line.text)
     stray = count_dots(strokes) - sum(DOTS.get(character, 0) for character in line.text)
     return {"stray": max(0, stray), "lacking": len(missing_marks(strokes, line.characters, line.text))}

@@ -212,11 +212,11 @@ def write_rounds(
 def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator) -> list[Line]:
     """Those of some written lines that are to be learned from.
 
-    The recogniser reads their texts, from their ink distorted in `READINGS` ways, too. They have no stray dot, all dots
-    of i and j and bars of t, and digits as tall as in recorded lines.
+    The recogniser reads their texts, from their ink distorted in `READINGS` ways, too. They have all their marks, no
+    stray dot, and digits as tall as in recorded lines.
     """
     judged = zip(lines, judge_lines(lines, recogniser), strict=True)
-    lines = [line for line, verdict in judged if not (verdict.is_doubtful or verdict.stray or verdict.lacking)]
+    lines = [line for line, verdict in judged if not (verdict.is_doubtful or verdict.stray)]
     lines = [line for line in lines if not has_small_digits(line)]
     for _ in range(READINGS):
         read = recogniser.read([line.points for line in lines], rng)

@@ -125,8 +125,8 @@ def network_facts(
         "checks": {
             "mostResting": checks.MOST_RESTING, "mostWrong": checks.MOST_WRONG, "mostStray": checks.MOST_STRAY,
             "shortestStep": checks.SHORTEST_STEP, "dots": checks.DOTS, "dotSize": checks.DOT_SIZE,
-            "crossing": checks.CROSSING, "steepness": checks.STEEPNESS, "stem": checks.STEM,
-            "barPlace": checks.BAR_PLACE, "largestDot": checks.LARGEST_DOT, "dotPlace": checks.DOT_PLACE,
+            "barWidth": checks.BAR_WIDTH, "barSteepness": checks.BAR_STEEPNESS, "largestDot": checks.LARGEST_DOT,
+            "barPlaces": checks.BAR_PLACES, "dotPlaces": checks.DOT_PLACES,
         },
     }  # fmt: skip
 

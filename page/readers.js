@@ -133,22 +133,26 @@ function upright(points, text) {
   return strokes.map(frame.enter);
 }
 
-/** The places in a text of each t that nothing flat crosses, and of each i and j without a dot: checks.missing_marks. */
+/** The places in a text of characters that lack their mark, a bar or a dot: checks.missing_marks. */
 function missingMarks(strokes, characters, text) {
-  const { crossing, stem, barPlace, largestDot, dotPlace } = FACTS.checks, ink = strokes.flat();
+  const { barWidth, largestDot, barPlaces, dotPlaces } = FACTS.checks, ink = strokes.flat();
   const flat = strokes.flatMap(flatParts).map((part) => [boxOf(part), mean(part.map((place) => place[1]))]);
-  const bars = flat.map(([[[left], [right]], y]) => [left, right, y]).filter(([a, b]) => b - a >= crossing);
+  const bars = flat.map(([[[left], [right]], y]) => [left, right, y]).filter(([a, b]) => b - a >= barWidth);
   const small = strokes.filter((stroke) => Math.max(...sizeOf(stroke)) < largestDot);
-  const dots = small.map((stroke) => [...Array(2).fill(mean(stroke.map(([x]) => x))), boxOf(stroke)[1][1]]);
-  const hasMark = (own, isT) => {
-    const [[left, top], [right]] = boxOf(own), x = own.find((place) => place[1] === top)[0];
-    const [first, last] = isT ? stem.map((side) => x + side) : [left - dotPlace[0], right + dotPlace[1]];
-    const [highest, lowest] = isT ? [top - barPlace[0], -barPlace[1]] : [-Infinity, -dotPlace[2]];
-    return (isT ? bars : dots).some(([a, b, y]) => a < last && b > first && y > highest && y < lowest);
+  const dots = small.map((stroke) => [mean(stroke.map(([x]) => x)), boxOf(stroke)[1][1]]);
+  const hasDot = (letter, [first, last, high, low]) => {
+    const [[left], [right]] = boxOf(letter);
+    return dots.some(([x, y]) => x > left + first && x < right + last && y > high && y < low);
+  };
+  const hasBar = (letter, [first, last, high, low, most]) => {
+    const [x, top] = letter.reduce((best, place) => (place[1] < best[1] ? place : best));
+    return bars.some(([a, b, y]) => a < x + last && b > x + first && y > top + high && y < Math.min(top + low, most));
   };
   return [...text].flatMap((character, place) => {
-    const own = "ijt".includes(character) ? ink.filter((_, n) => characters[n] === place) : null;
-    return own && !(own.length && hasMark(own, character === "t")) ? [place] : [];
+    const [dotPlace, barPlace] = [dotPlaces[character], barPlaces[character]];
+    if (!dotPlace && !barPlace) return [];
+    const letter = ink.filter((_, n) => characters[n] === place);
+    return letter.length && (dotPlace ? hasDot(letter, dotPlace) : hasBar(letter, barPlace)) ? [] : [place];
   });
 }
 
@@ -157,7 +161,7 @@ function flatParts(stroke) {
   const parts = [];
   let before = 0;
   stepsOf([stroke]).forEach(({ dx, dy }, n) => {
-    const way = Math.abs(dy) < FACTS.checks.steepness * Math.abs(dx) ? Math.sign(dx) : 0;
+    const way = Math.abs(dy) < FACTS.checks.barSteepness * Math.abs(dx) ? Math.sign(dx) : 0;
     if (way && way !== before) parts.push([stroke[n]]);
     if (way) parts.at(-1).push(stroke[n + 1]);
     before = way;
@@ -190,6 +194,7 @@ function judge(line, text, read, distance) {
   const wanted = [...text].reduce((sum, character) => sum + (dots[character] ?? 0), 0);
   const stray = Math.max(0, strokes.filter(isDot).length - wanted);
   const near = Math.round(10 * (distance ?? 0)) / 10;
+  const isDoubtful = faults.length > 0 || errors > 0 || lacking > 0 || stray > mostStray;
   const order = [+!!faults.length, errors, +!line.finished, Math.max(stray - mostStray, 0) + lacking, near, resting];
-  return { wrong, fault: faults.join(", "), isDoubtful: faults.length > 0 || errors > 0 || stray > mostStray, order };
+  return { wrong, fault: faults.join(", "), isDoubtful, order };
 }

@@ -303,7 +303,7 @@ def test_what_counts_as_wrong(verdict, word):
         (Verdict(True, 0, "a line of text", "a line  of text"), False),
         (Verdict(True, 0, "a line", "a line", stray=1), False),
         (Verdict(True, 0, "a line", "a line", stray=2), True),
-        (Verdict(True, 0, "a line", "a line", lacking=1), False),
+        (Verdict(True, 0, "a line", "a line", lacking=1), True),
         (Verdict(True, 0, "6:30", "6:36"), True),
         (Verdict(True, 0, "6:30", "6:30"), False),
         (Verdict(True, 0, "6:30", None), False),
@@ -383,7 +383,10 @@ BAR, JOINED = [(0.7, 1.3), (1.4, 1.35)], [(1.0, 0), (1.0, 1.6), (0.7, 1.1), (1.4
      ([STEM, BAR], "otoo", (0, 0)), ([JOINED], "otoo", (0, 0)), ([STEM], "otoo", (0, 1)),
      ([STEM, [(1, 1.3), (1.1, 1.3)]], "otoo", (1, 1)), ([STEM, [(1.4, 1.3), (2.1, 1.3)]], "otoo", (0, 1)),
      ([STEM, [(0.7, 0.1), (1.4, 0.1)]], "otoo", (0, 1)), ([STEM, [(0.7, 1.0), (1.1, 1.6)]], "otoo", (0, 1)),
-     ([[(1, 0.3), (1, 0.4)], [(1, 0.9), (1, 0.95)]], "oo:o", (0, 0))],
+     ([[(1, 0.3), (1, 0.4)], [(1, 0.9), (1, 0.95)]], "oo:o", (0, 0)),
+     ([STEM, [(1, 0.1), (1.1, 0.1)]], "o!oo", (0, 0)), ([STEM, [(1, 0.7), (1.1, 0.7)]], "o?oo", (0, 1)),
+     ([STEM, [(0.9, 1.7), (1.5, 1.7)]], "o5oo", (0, 0)), ([STEM], "o5oo", (0, 1)),
+     ([STEM, [(0.9, 0.8), (1.5, 0.8)]], "o5oo", (0, 1))],
 )  # fmt: skip
 def test_stray_dots_and_marks_that_lack(shapes, text, expected):
     """The first shape is the letter at place 1; a bar that is a dot is both stray and lacking."""

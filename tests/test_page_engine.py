@@ -27,7 +27,7 @@ build = load_module("page/build.py")
 SCRIPTS = ("network", "products", "ink", "accents", "engine", "readers", "pen")
 TEXTS = (
     "We had", "my own", "Paris?", "at 10.45", "ijk", "Queen", "it is", "t", "fox, dog", "(50)", "zip", "Born in",
-    "well", "7/12", "Dear", "so-so", "Hmm!", "Xylo", "BBC", "of it", "little joints", "attic",
+    "well", "7/12", "Dear", "so-so", "Hmm!", "Xylo", "BBC", "of it", "little joints", "at 5.15?",
 )  # fmt: skip
 BIASES = (0.0, 0.5, 1.0)
 RUNNER = """
