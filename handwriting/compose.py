@@ -216,7 +216,7 @@ def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator
     stray dot, and digits as tall as in recorded lines.
     """
     judged = zip(lines, judge_lines(lines, recogniser), strict=True)
-    lines = [line for line, verdict in judged if not (verdict.is_doubtful or verdict.stray)]
+    lines = [line for line, verdict in judged if not (verdict.is_doubtful or verdict.stray or verdict.lacking)]
     lines = [line for line in lines if not has_small_digits(line)]
     for _ in range(READINGS):
         read = recogniser.read([line.points for line in lines], rng)

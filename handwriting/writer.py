@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from handwriting.alphabet import Alphabet, Prepared
-from handwriting.checks import Verdict, check_lines, doubted_places, load_recogniser
+from handwriting.checks import MARK_RETRIES, Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
 from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, steer, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
@@ -113,9 +113,8 @@ def write_checked(
 ) -> list[Line]:  # fmt: skip
     """`Sampler.write`, and doubtful lines again, up to `retries` times; of a line's tries the best is kept.
 
-    Several tries at a line are written side by side, `AT_ONCE` of them, and more only if it is doubtful still.
-
-    Without `retries` nobody reads the lines: they come as they are, and `Line.fault` knows of caps and rests only.
+    Several tries at a line are written side by side, `AT_ONCE` of them, and more only if it is doubtful still; marks
+    that it lacks are worth `MARK_RETRIES`. Without `retries` nobody reads them: `fault` knows of caps and rests only.
     """
 
     def attempt(tries: Sequence[tuple[int, int]]) -> list[tuple[Verdict, Line]]:
@@ -136,7 +135,8 @@ def write_checked(
     best = attempt([(i, 0) for i in range(len(seeds))])
     for first in range(1, retries + 1, AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, retries + 1))
-        again = [(i, number) for i, (verdict, _) in enumerate(best) if verdict.is_doubtful for number in numbers]
+        doubtful = [v.is_doubtful or (v.lacking > 0 and first <= MARK_RETRIES) for v, _ in best]
+        again = [(i, number) for i in np.flatnonzero(doubtful).tolist() for number in numbers]
         for start in range(0, len(again), network.batch_size):
             tries = again[start : start + network.batch_size]
             for (i, _), found in zip(tries, attempt(tries), strict=True):

@@ -126,7 +126,7 @@ def network_facts(
             "mostResting": checks.MOST_RESTING, "mostWrong": checks.MOST_WRONG, "mostStray": checks.MOST_STRAY,
             "shortestStep": checks.SHORTEST_STEP, "dots": checks.DOTS, "dotSize": checks.DOT_SIZE,
             "barWidth": checks.BAR_WIDTH, "barSteepness": checks.BAR_STEEPNESS, "largestDot": checks.LARGEST_DOT,
-            "barPlaces": checks.BAR_PLACES, "dotPlaces": checks.DOT_PLACES,
+            "barPlaces": checks.BAR_PLACES, "dotPlaces": checks.DOT_PLACES, "markRetries": checks.MARK_RETRIES,
         },
     }  # fmt: skip
 

@@ -38,7 +38,8 @@ function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, 
   const [codes, wanted] = [encodeText(text), hand && strengthen(hand, mean, strength)];
   const cap = FACTS.cap.perCharacter * text.length + FACTS.cap.more;
   let best = null;
-  for (let n = 0; n < tries && (best?.isDoubtful ?? true); n++) {
+  const isWorth = (n) => !best || best.isDoubtful || (best.lacking && n <= FACTS.checks.markRetries);
+  for (let n = 0; n < tries && isWorth(n); n++) {
     const random = makeRandom(seed, n);
     const noise = () => makeNoise(random, FACTS.config.num_clusters, bias);
     const line = writeLine(network, codes, wanted && steer(wanted, network), noise, cap, inside);
@@ -48,7 +49,7 @@ function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, 
     const found = { ...line, text, seed, bias, read, distance, ...judge(line, text, read ?? text, distance) };
     if (!best || isBefore(found.order, best.order)) best = found;
   }
-  const { order, isDoubtful, finished, ...ink } = best;
+  const { order, isDoubtful, lacking, finished, ...ink } = best;
   return { ...ink, style: "", checkpoint: FACTS.checkpoint };
 }
 

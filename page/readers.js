@@ -194,7 +194,7 @@ function judge(line, text, read, distance) {
   const wanted = [...text].reduce((sum, character) => sum + (dots[character] ?? 0), 0);
   const stray = Math.max(0, strokes.filter(isDot).length - wanted);
   const near = Math.round(10 * (distance ?? 0)) / 10;
-  const isDoubtful = faults.length > 0 || errors > 0 || lacking > 0 || stray > mostStray;
+  const isDoubtful = faults.length > 0 || errors > 0 || stray > mostStray;
   const order = [+!!faults.length, errors, +!line.finished, Math.max(stray - mostStray, 0) + lacking, near, resting];
-  return { wrong, fault: faults.join(", "), isDoubtful, order };
+  return { wrong, fault: faults.join(", "), isDoubtful, lacking, order };
 }

@@ -303,7 +303,7 @@ def test_what_counts_as_wrong(verdict, word):
         (Verdict(True, 0, "a line of text", "a line  of text"), False),
         (Verdict(True, 0, "a line", "a line", stray=1), False),
         (Verdict(True, 0, "a line", "a line", stray=2), True),
-        (Verdict(True, 0, "a line", "a line", lacking=1), True),
+        (Verdict(True, 0, "a line", "a line", lacking=1), False),
         (Verdict(True, 0, "6:30", "6:36"), True),
         (Verdict(True, 0, "6:30", "6:30"), False),
         (Verdict(True, 0, "6:30", None), False),
