@@ -9,8 +9,7 @@ function readMixture(outputs, bias) {
   const M = (outputs.length - 1) / 6;
   const raw = (parameter, m) => outputs[1 + parameter * M + m]; // pi, mu x, mu y, sigma x, sigma y, rho
   const weights = Array.from({ length: M }, (_, m) => raw(0, m) * (1 + bias)); // (eq. 62)
-  const most = Math.max(...weights);
-  const total = weights.reduce((sum, weight) => sum + Math.exp(weight - most), 0);
+  const most = Math.max(...weights), total = sum(weights.map((weight) => Math.exp(weight - most)));
   const parts = weights.map((weight, m) => ({
     pi: Math.exp(weight - most) / total, // (eq. 19)
     mu: [0, 1].map((axis) => raw(1 + axis, m) + FACTS.mean[axis] / FACTS.std[axis]), // (eq. 20)
@@ -22,14 +21,11 @@ function readMixture(outputs, bias) {
 
 /** The mixture's density at a place (eq. 23 to 25). */
 function densityAt(parts, x, y) {
-  let density = 0;
-  for (const { pi, mu, sigma, rho } of parts) {
-    const [a, b] = [(x - mu[0]) / sigma[0], (y - mu[1]) / sigma[1]];
+  return sum(parts.map(({ pi, mu, sigma, rho }) => {
+    const [a, b, rest] = [(x - mu[0]) / sigma[0], (y - mu[1]) / sigma[1], 1 - rho * rho];
     const z = a * a + b * b - 2 * rho * a * b; // (eq. 25)
-    const rest = 1 - rho * rho;
-    density += (pi * Math.exp(-z / (2 * rest))) / (2 * Math.PI * sigma[0] * sigma[1] * Math.sqrt(rest)); // (eq. 24)
-  }
-  return density;
+    return (pi * Math.exp(-z / (2 * rest))) / (2 * Math.PI * sigma[0] * sigma[1] * Math.sqrt(rest)); // (eq. 24)
+  }));
 }
 
 /** Set the cells of a canvas of some size to shares from 0 to 1 of the colour: `share(x, y)`. */

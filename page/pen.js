@@ -34,11 +34,10 @@ function startWorker() {
 
 /** A line of ink that says `text`: the best of at most `tries`, of which all are read if there may be several. */
 function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, tries = 1, inside = false }) {
-  const mean = network.weights.handMean;
-  const [codes, wanted] = [encodeText(text), hand && strengthen(hand, mean, strength)];
+  const codes = encodeText(text), wanted = hand && strengthen(hand, network.weights.handMean, strength);
   const cap = FACTS.cap.perCharacter * text.length + FACTS.cap.more;
   let best = null;
-  const isWorth = (n) => !best || best.isDoubtful || (best.lacking && n <= FACTS.checks.markRetries);
+  const isWorth = (n) => !best || best.isDoubtful || (best.lacks && n <= FACTS.checks.markRetries);
   for (let n = 0; n < tries && isWorth(n); n++) {
     const random = makeRandom(seed, n);
     const noise = () => makeNoise(random, FACTS.config.num_clusters, bias);
@@ -49,7 +48,7 @@ function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, 
     const found = { ...line, text, seed, bias, read, distance, ...judge(line, text, read ?? text, distance) };
     if (!best || isBefore(found.order, best.order)) best = found;
   }
-  const { order, isDoubtful, lacking, finished, ...ink } = best;
+  const { order, isDoubtful, lacks, finished, ...ink } = best;
   return { ...ink, style: "", checkpoint: FACTS.checkpoint };
 }
 

@@ -1,6 +1,5 @@
 "use strict";
-// What looks at ink: a recogniser that reads it, an encoder that tells whose hand it is, and a judge of written lines.
-// The networks are those of handwriting/recogniser.py and handwriting/encoder.py.
+// What reads ink, what tells whose hand it is (handwriting/recogniser.py, encoder.py), and a judge of written lines.
 
 /** The standard deviation of numbers. */
 function deviation(values) {
@@ -35,9 +34,8 @@ class Readers {
   constructor(weights, products) {
     this.products = products;
     this.weights = placeWeights(weights, products, /^(read|hand)\./);
-    this.x = products.vector(FACTS.reading.mostColumns);
-    this.y = products.vector(FACTS.reading.mostRows);
-    this.hidden = products.vector(FACTS.reading.cellSize);
+    const { mostColumns, mostRows, cellSize } = FACTS.reading;
+    [this.x, this.y, this.hidden] = [mostColumns, mostRows, cellSize].map((size) => products.vector(size));
   }
 
   /** y = M x + b, the first numbers of `this.y`, for an x that has been put into `this.x`. */
@@ -51,14 +49,12 @@ class Readers {
   /** Frames after a convolution five frames wide and a rectifier. */
   convolve(frames, name, stride) {
     const [inputs, outputs] = [frames[0].length, this.weights[`${name}.bias`].length];
-    const found = [];
-    for (let middle = 0; middle < frames.length; middle += stride) {
+    return frames.flatMap((_, middle) => {
+      if (middle % stride) return [];
       this.x.fill(0);
-      const seen = [-2, -1, 0, 1, 2].map((tap) => frames[middle + tap]);
-      seen.forEach((frame, n) => frame && this.x.set(frame, n * inputs));
-      found.push(this.apply(name, outputs).map((value) => Math.max(value, 0)));
-    }
-    return found;
+      [-2, -1, 0, 1, 2].forEach((tap, n) => frames[middle + tap] && this.x.set(frames[middle + tap], n * inputs));
+      return [this.apply(name, outputs).map((value) => Math.max(value, 0))];
+    });
   }
 
   /** Frames after an LSTM that reads them in their order. */
@@ -127,12 +123,6 @@ function compareTexts(text, read) {
   return { wrong: [...new Set(wrong)], errors: wrong.length };
 }
 
-/** The strokes of a line that says `text`, upright and in x-heights, y downwards from the baseline. */
-function upright(points, text) {
-  const strokes = toStrokes(points), frame = makeFrame(strokes, text);
-  return strokes.map(frame.enter);
-}
-
 /** The places in a text of characters that lack their mark, a bar or a dot: checks.missing_marks. */
 function missingMarks(strokes, characters, text) {
   const { barWidth, largestDot, barPlaces, dotPlaces } = FACTS.checks, ink = strokes.flat();
@@ -140,33 +130,24 @@ function missingMarks(strokes, characters, text) {
   const bars = flat.map(([[[left], [right]], y]) => [left, right, y]).filter(([a, b]) => b - a >= barWidth);
   const small = strokes.filter((stroke) => Math.max(...sizeOf(stroke)) < largestDot);
   const dots = small.map((stroke) => [mean(stroke.map(([x]) => x)), boxOf(stroke)[1][1]]);
-  const hasDot = (letter, [first, last, high, low]) => {
-    const [[left], [right]] = boxOf(letter);
-    return dots.some(([x, y]) => x > left + first && x < right + last && y > high && y < low);
-  };
-  const hasBar = (letter, [first, last, high, low, most]) => {
-    const [x, top] = letter.reduce((best, place) => (place[1] < best[1] ? place : best));
-    return bars.some(([a, b, y]) => a < x + last && b > x + first && y > top + high && y < Math.min(top + low, most));
-  };
   return [...text].flatMap((character, place) => {
-    const [dotPlace, barPlace] = [dotPlaces[character], barPlaces[character]];
-    if (!dotPlace && !barPlace) return [];
-    const letter = ink.filter((_, n) => characters[n] === place);
-    return letter.length && (dotPlace ? hasDot(letter, dotPlace) : hasBar(letter, barPlace)) ? [] : [place];
+    const isDotted = character in dotPlaces, wanted = dotPlaces[character] ?? barPlaces[character];
+    const letter = wanted ? ink.filter((_, n) => characters[n] === place) : [];
+    if (!letter.length) return wanted ? [place] : [];
+    const [first, last, high, low, most] = wanted, [[left, top], [right]] = boxOf(letter);
+    const x = letter.find((each) => each[1] === top)[0], end = Math.min(top + low, most);
+    const hasDot = dots.some(([at, y]) => at > left + first && at < right + last && y > high && y < low);
+    const hasBar = bars.some(([a, b, y]) => a < x + last && b > x + first && y > top + high && y < end);
+    return (isDotted ? hasDot : hasBar) ? [] : [place];
   });
 }
 
 /** The parts of a stroke in which the pen goes to one side, nearly level. */
 function flatParts(stroke) {
-  const parts = [];
-  let before = 0;
-  stepsOf([stroke]).forEach(({ dx, dy }, n) => {
-    const way = Math.abs(dy) < FACTS.checks.barSteepness * Math.abs(dx) ? Math.sign(dx) : 0;
-    if (way && way !== before) parts.push([stroke[n]]);
-    if (way) parts.at(-1).push(stroke[n + 1]);
-    before = way;
-  });
-  return parts;
+  const isFlat = ({ dx, dy }) => Math.abs(dy) < FACTS.checks.barSteepness * Math.abs(dx);
+  const ways = stepsOf([stroke]).map((step) => (isFlat(step) ? Math.sign(step.dx) : 0));
+  const starts = ways.flatMap((way, n) => (way !== ways[n - 1] ? [n] : []));
+  return starts.flatMap((start, n) => (ways[start] ? [stroke.slice(start, (starts[n + 1] ?? ways.length) + 1)] : []));
 }
 
 /** The most steps in a row on which the pen rests. */
@@ -182,19 +163,16 @@ function longestRest(points) {
 /** What is wrong with a line of `text` that was read as `read`: checks.Verdict with its fault, order and doubt. */
 function judge(line, text, read, distance) {
   const { mostResting, mostWrong, mostStray, dotSize, dots } = FACTS.checks;
-  const clean = (each) => each.trim().replace(/\s+/g, " ");
-  const { wrong, errors } = compareTexts(clean(text), clean(read));
-  const resting = longestRest(line.points);
-  const faults = [];
+  const { wrong, errors } = compareTexts(...[text, read].map((each) => each.trim().replace(/\s+/g, " ")));
+  const resting = longestRest(line.points), faults = [];
   if (!line.finished) faults.push("the cap on steps came before the end of the text");
   if (resting > mostResting) faults.push(`the pen rests for ${resting} steps`);
   if (errors > Math.max(1, mostWrong * text.trim().length)) faults.push(`it reads '${read}'`);
-  const strokes = upright(line.points, text), lacking = missingMarks(strokes, line.characters, text).length;
-  const isDot = (stroke) => Math.max(...sizeOf(stroke)) < dotSize;
+  const ink = toStrokes(line.points), strokes = ink.map(makeFrame(ink, text).enter); // upright, in x-heights
+  const lacks = missingMarks(strokes, line.characters, text).length;
+  const found = strokes.filter((stroke) => Math.max(...sizeOf(stroke)) < dotSize).length;
   const wanted = [...text].reduce((sum, character) => sum + (dots[character] ?? 0), 0);
-  const stray = Math.max(0, strokes.filter(isDot).length - wanted);
-  const near = Math.round(10 * (distance ?? 0)) / 10;
-  const isDoubtful = faults.length > 0 || errors > 0 || stray > mostStray;
-  const order = [+!!faults.length, errors, +!line.finished, Math.max(stray - mostStray, 0) + lacking, near, resting];
-  return { wrong, fault: faults.join(", "), isDoubtful, lacking, order };
+  const stray = Math.max(0, found - wanted), near = Math.round(10 * (distance ?? 0)) / 10;
+  const order = [+!!faults.length, errors, +!line.finished, Math.max(stray - mostStray, 0) + lacks, near, resting];
+  return { wrong, fault: faults.join(", "), isDoubtful: faults.length + errors > 0 || stray > mostStray, lacks, order };
 }
