@@ -29,7 +29,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from handwriting.checks import DOT_SIZE, DOTS, load_recogniser, upright
+from handwriting.checks import DOTS, count_dots, load_recogniser, upright
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.figures import save_figure
 from handwriting.ink.pictures import FIGURE_ENDINGS
@@ -188,9 +188,8 @@ def character_errors(lines: list[Ink]) -> dict[str, dict[str, Any]]:
 def count_marks(strokes: list[np.ndarray]) -> tuple[int, int]:
     """The dots and the bars among the strokes of a line, from `upright`: a bar is long and flat, and no joined word."""
     width, height = np.array([np.ptp(stroke, axis=0) for stroke in strokes]).T
-    is_dot = np.maximum(width, height) < DOT_SIZE
-    is_bar = (width >= BAR_WIDTH) & (height < BAR_HEIGHT) & (width >= BAR_FLATNESS * height)
-    return int(is_dot.sum()), int((is_bar & ~is_dot).sum())
+    is_bar = (width >= BAR_WIDTH) & (height < BAR_HEIGHT) & (width >= BAR_FLATNESS * height)  # no dot is so wide
+    return count_dots(strokes), int(is_bar.sum())
 
 
 def ink_figures(lines: list[Ink]) -> dict[str, Any]:

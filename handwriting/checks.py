@@ -145,9 +145,8 @@ def missing_marks(strokes: list[np.ndarray], characters: np.ndarray, text: str) 
 def flat_parts(ink: np.ndarray) -> list[np.ndarray]:
     """The parts (n, 2) of a stroke (m, 2) in which the pen goes to one side, nearly level."""
     dx, dy = np.diff(ink, axis=0).T
-    ways = np.sign(dx) * (
-        np.abs(dy) < BAR_STEEPNESS * np.abs(dx)
-    )  # (m - 1,): 1 to the right, -1 to the left, 0 neither
+    is_flat = np.abs(dy) < BAR_STEEPNESS * np.abs(dx)
+    ways = np.sign(dx) * is_flat  # (m - 1,): 1 to the right, -1 to the left, 0 neither
     edges = np.flatnonzero(np.diff(ways, prepend=0, append=0))
     return [ink[first : last + 1] for first, last in pairwise(edges) if ways[first]]
 
