@@ -34,6 +34,7 @@ from handwriting.training.tasks import line_weights
 from handwriting.writer import Network, load_network, write_checked
 
 NEAREST = 12  # glyphs of a character, those nearest in slant, of which one is taken
+CAPITAL_HEIGHT = 1.2  # of capitals by digits: in recorded lines 2.2 and 1.8 x-heights
 MAX_CHARACTERS = 45  # of a new line
 RARE_SHARE = 0.02  # all lines with a character that is on fewer than this share of lines are cut,
 OTHER_LINES = 400  # and of the others
@@ -68,10 +69,11 @@ def random_token(rng: np.random.Generator) -> str:
 
 
 def choose_glyph(glyphs: list[Cutting], slant: float, height: float, rng: np.random.Generator) -> Cutting:
-    """One of the glyphs whose slant is near, brought to that slant, and to about that height unless it is a sign."""
+    """One of the glyphs whose slant is near, brought to that and, unless it is a sign, to about a digit's height."""
     order = np.argsort([abs(glyph.slant - slant) for glyph in glyphs])[:NEAREST]
     glyph = glyphs[rng.choice(order)]
     y = glyph.positions[:, 1]
+    height *= CAPITAL_HEIGHT if glyph.text.isupper() else 1.0
     scale = 1.0 if glyph.text in SIGNS else height / np.ptp(y)
     matrix = np.diag(scale * np.exp(rng.normal(0, 0.04, 2)))
     matrix[1, 0] = -scale * (slant - glyph.slant + rng.normal(0, 0.05))  # y is downwards
@@ -120,9 +122,9 @@ def compose_line(
 def compose_rounds(
     network: Network, dataset: Dataset, rng: np.random.Generator, own: Recogniser | None = None
 ) -> Iterator[list[NewLine]]:
-    """Compose `ROUND` lines after `ROUND` lines, and of each round yield those that a recogniser can read.
+    """Compose `ROUND` lines, of those with rare characters and others, yield what can be read, and again.
 
-    They are made of all lines with rare characters, and some others. Raises InputError if these cannot be cut.
+    Raises InputError for lines that cannot be cut.
     """
     training = dataset.lines("train", with_text=True)
     is_rare = line_weights(dataset.texts[training], RARE_SHARE) > 1
@@ -146,10 +148,7 @@ def compose_rounds(
 
 
 def rarities(texts: np.ndarray) -> dict[str, float]:
-    """The small letters and marks in texts, with shares that add up to 1: the fewer texts have it, the larger.
-
-    Those on fewer than `RARE_SHARE` of the texts have equal shares.
-    """
+    """The small letters and marks in texts with shares (their sum is 1): the rarer, down to `RARE_SHARE`, the larger."""
     usual = set(string.digits + string.ascii_uppercase + " ")
     lines_with = Counter(character for text in texts.tolist() for character in set(text) - usual)
     weights = {character: 1 / max(count, RARE_SHARE * len(texts)) for character, count in sorted(lines_with.items())}
@@ -165,10 +164,7 @@ def odd_word(word: str, character: str, rng: np.random.Generator) -> str:
 
 
 def random_text(texts: np.ndarray, odd: dict[str, float], rng: np.random.Generator) -> str:
-    """Neighbouring words of one of the texts, some with a new capital or an odd character, and at times a token.
-
-    `odd` has the shares of odd characters, from `rarities`.
-    """
+    """Neighbouring words of a text, some with a new capital or one of `odd` (see `rarities`), and at times a token."""
     words = str(rng.choice(texts)).split()
     first = rng.integers(0, max(len(words) - 2, 1))
     words = words[first : first + rng.integers(2, 9)]
@@ -185,10 +181,9 @@ def random_text(texts: np.ndarray, odd: dict[str, float], rng: np.random.Generat
 def write_rounds(
     network: Network, dataset: Dataset, rng: np.random.Generator, own: Recogniser | None = None
 ) -> Iterator[list[NewLine]]:
-    """Have a network write `ROUND` texts after `ROUND` texts, and of each round yield the lines that are `flawless`.
+    """Have a network write `ROUND` texts, and yield the lines that are `flawless`; again and again.
 
-    Each is the best of up to `WRITE_RETRIES` + 1 tries. A network that reads hands writes each in a hand that nobody
-    has. However near its hand came: it is learned with the hand that it has.
+    Each is the best of `WRITE_RETRIES` + 1 tries, in a hand that nobody has; it is learned with the hand that came out.
     """
     recogniser, known = own or load_recogniser(), set(network.alphabet.learned)
     network, training = network._replace(recogniser=recogniser), dataset.texts[dataset.lines("train", with_text=True)]
@@ -210,11 +205,7 @@ def write_rounds(
 
 
 def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator) -> list[Line]:
-    """Those of some written lines that are to be learned from.
-
-    The recogniser reads their texts, from their ink distorted in `READINGS` ways, too. They have all their marks, no
-    stray dot, and digits as tall as in recorded lines.
-    """
+    """Those of some lines to learn from: read right, even if distorted, with all marks, tall digits, no stray dot."""
     judged = zip(lines, judge_lines(lines, recogniser), strict=True)
     lines = [line for line, verdict in judged if not (verdict.is_doubtful or verdict.stray or verdict.lacking)]
     lines = [line for line in lines if not has_small_digits(line)]
@@ -225,10 +216,7 @@ def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator
 
 
 def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kind: str) -> Dataset:
-    """The data set with `count` more training lines, named for their form and `kind`; mean and deviation stay.
-
-    Each of the rounds gives those of `ROUND` lines that are good. Raises InputError if that is hardly any.
-    """
+    """The data set with `count` more training lines of a `kind`, the good ones of rounds. InputError if few are good."""
     lines, tries = [], 0
     with progress_bar(total=count, unit=" lines", desc=kind) as bar:
         while len(lines) < count:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from handwriting.checks import missing_marks
 from handwriting.data.dataset import Dataset
 from handwriting.program import progress_bar
 from handwriting.recogniser import Recogniser, align
@@ -90,6 +91,7 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -
     strokes = np.cumsum(ends) - ends  # the number of each point's stroke
     counts = np.zeros((strokes[-1] + 1, len(text)))  # how many points of each stroke each character has
     np.add.at(counts, (strokes, characters), 1)
+    counts = give_back(counts, positions[:, 0] + slant * positions[:, 1], strokes)
     owners, shares = counts.argmax(1), counts / counts.sum(1, keepdims=True)
     is_read = [a == b for a, b in align(text, read) if a]
     glyphs = []
@@ -101,6 +103,20 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -
     return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height)
 
 
+def give_back(counts: np.ndarray, x: np.ndarray, strokes: np.ndarray) -> np.ndarray:
+    """`counts` (S, U) of `cut_words` with flags and bars, which come last, given to the character that they stand over.
+
+    The window is on the next one already. `x` (n,) is of the points when the slant is out, `strokes` as there.
+    """
+    counts, owners = counts.copy(), counts.argmax(1)
+    for s in range(1, len(owners)):
+        before = (owners[strokes] == owners[s - 1]) & (strokes < s)
+        if owners[s] > owners[s - 1] and x[strokes == s].mean() < x[before].max():
+            owners[s] = owners[s - 1]
+            counts[s] = counts[s].sum() * (np.arange(counts.shape[1]) == owners[s])
+    return counts
+
+
 def cut_words(line: Cutting, strokes: np.ndarray, counts: np.ndarray) -> tuple[list[Cutting], list[float]]:
     """The words of a line and the gaps between them; none if words share strokes or come in another order.
 
@@ -110,10 +126,6 @@ def cut_words(line: Cutting, strokes: np.ndarray, counts: np.ndarray) -> tuple[l
     word_of = np.cumsum([character == " " for character in line.text])  # (U,)
     words = word_of[counts.argmax(1)]  # (S,)
     own = (counts * (word_of == words[:, None])).sum(1) / counts.sum(1)
-    for s in range(1, len(words)):  # a bar that is written when the window is on the next word already
-        before = (words[strokes] == words[s - 1]) & (strokes < s)
-        if words[s] > words[s - 1] and x[strokes == s].mean() < x[before].max():
-            words[s] = words[s - 1]
     if (own < MIN_OWN).any() or (np.diff(words) < 0).any() or len(np.unique(words)) < len(texts):
         return [], []
     parts = [words[strokes] == n for n in range(len(texts))]
@@ -123,23 +135,23 @@ def cut_words(line: Cutting, strokes: np.ndarray, counts: np.ndarray) -> tuple[l
 
 
 def is_usual(glyph: Cutting) -> bool:
-    """Whether a glyph has the size and the place of its kind: most that have not were cut wrongly."""
-    x, y = glyph.positions.T
+    """Whether a glyph has the size and the place of its kind, and its mark: most that have not were cut wrongly."""
+    (x, y), strokes = glyph.positions.T, np.split(glyph.positions, np.flatnonzero(glyph.ends[:-1]) + 1)
     width, height, top, bottom = np.ptp(x), np.ptp(y), y.min(), y.max()
-    edges = sorted((stroke.min(), stroke.max()) for stroke in np.split(x, np.flatnonzero(glyph.ends[:-1]) + 1))
+    edges = sorted((stroke[:, 0].min(), stroke[:, 0].max()) for stroke in strokes)
     if any(right[0] - left[1] > 0.3 for left, right in pairwise(edges)):
         return False  # a stroke that stands apart is another character's
     if glyph.text in SIGNS:
         most, highest, lowest, count = SIGNS[glyph.text]
         return height <= most and top >= highest and bottom <= lowest and len(edges) == count and width < 3
+    upright = [stroke @ [[1, 0], [glyph.slant, 1]] for stroke in strokes]
+    if missing_marks(upright, np.zeros(len(x), int), glyph.text):
+        return False
     return 1.0 < height < 4 and width < (0.9 if glyph.text in "1I" else 1.6) * height and -0.6 < bottom < 0.8
 
 
 def has_small_digits(line: Line) -> bool:
-    """Whether the digits of a written line, those with strokes of their own, are smaller than in most recorded lines.
-
-    A network that learns from such lines writes smaller ones, and so on.
-    """
+    """Whether the digits of a written line that have strokes of their own are smaller than in most recorded lines."""
     if line.phi is None or not set(line.text) & set(string.digits):
         return False
     cut = cut_line(line.points, line.characters, line.text, line.text)

@@ -17,7 +17,7 @@ from handwriting import compose, cutting
 from handwriting.alphabet import Alphabet
 from handwriting.checks import Verdict
 from handwriting.compose import add_lines, choose_glyph, compose_line, join
-from handwriting.cutting import Cutting, cut_line, cut_lines, cut_words
+from handwriting.cutting import Cutting, cut_line, cut_lines, cut_words, give_back
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.hands import random_vector
 from handwriting.program import InputError
@@ -30,10 +30,15 @@ SLOPE, X_HEIGHT, SLANT = 0.05, 100.0, 0.3
 
 
 def write_character(character: str) -> np.ndarray:
-    """A stroke (n, 2) in x-heights, y downwards from the baseline: zigzags, those of digits twice as high."""
+    """A stroke (n, 2) in x-heights, y downwards from the baseline: zigzags, those of digits twice as high.
+
+    A 5 has a flag.
+    """
     height = {",": 0.2}.get(character, 2.0 if character.isdigit() else 1.0)
     y = -height * np.array([0, 0.5, 1, 0.5, 0, 0.5, 1, 0.5, 0])
     x = np.linspace(0, 0.8, len(y))
+    if character == "5":
+        x, y = np.insert(x, 7, x[6] + 0.35), np.insert(y, 7, y[6])
     return np.column_stack([x - SLANT * y, y])
 
 
@@ -99,8 +104,24 @@ def test_a_bar_written_late_belongs_to_the_word_that_it_crosses():
     """The window is on the next word already when the pen goes back."""
     line = cutting_of("f ab", *np.array([[[0.0, 0], [2, 0]], [[0.5, -1], [1, -1]], [[3.0, 0], [4, 0]]]))
     counts = np.array([[2, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 2]])
-    words, gaps = cut_words(line, np.array([0, 0, 1, 1, 2, 2]), counts)
+    strokes = np.array([0, 0, 1, 1, 2, 2])
+    words, gaps = cut_words(line, strokes, give_back(counts, line.positions[:, 0], strokes))
     assert [word.ends.sum() for word in words] == [2, 1] and gaps == [1.0]
+
+
+def test_a_flag_written_late_belongs_to_the_character_that_it_stands_over():
+    counts, strokes = np.array([[2, 0], [0, 2], [0, 3]]), np.array([0, 0, 1, 1, 2, 2, 2])
+    given = give_back(counts, np.array([0.0, 2, 1, 2.5, 3, 4, 5]), strokes)
+    np.testing.assert_array_equal(given, [[2, 0], [2, 0], [0, 3]])
+    np.testing.assert_array_equal(counts[1], [0, 2])  # what is given stays as it is
+
+
+def test_a_5_without_its_flag_is_no_glyph():
+    points, characters = write_line(TEXT)
+    first = np.flatnonzero(characters == TEXT.index("5"))[0]
+    points[first + 8, 0] += points[first + 7, 0]  # the point behind the flag's
+    without = np.delete(points, first + 7, axis=0), np.delete(characters, first + 7)
+    assert "5" not in [glyph.text for glyph in cut_line(*without, TEXT, TEXT).glyphs]
 
 
 def slant_of(glyph: Cutting) -> float:
@@ -116,6 +137,8 @@ def test_a_glyph_takes_the_slant_and_height_asked_for():
     upright = slant_of(glyph._replace(positions=glyph.positions @ [[1, 0], [SLANT, 1]]))
     assert np.mean([slant_of(piece) for piece in found]) == pytest.approx(upright, abs=0.03)
     assert np.mean([np.ptp(piece.positions[:, 1]) for piece in found]) == pytest.approx(1.5, rel=0.02)
+    capitals = [choose_glyph([cutting_of("A")], 0.0, 1.5, rng) for _ in range(200)]
+    assert np.mean([np.ptp(piece.positions[:, 1]) for piece in capitals]) == pytest.approx(1.8, rel=0.02)
 
 
 def test_the_slant_of_a_line_is_measured(cut):
