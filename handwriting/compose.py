@@ -148,7 +148,7 @@ def compose_rounds(
 
 
 def rarities(texts: np.ndarray) -> dict[str, float]:
-    """The small letters and marks in texts with shares (their sum is 1): the rarer, down to `RARE_SHARE`, the larger."""
+    """The small letters and marks in texts with shares that sum to 1: the rarer, down to `RARE_SHARE`, the larger."""
     usual = set(string.digits + string.ascii_uppercase + " ")
     lines_with = Counter(character for text in texts.tolist() for character in set(text) - usual)
     weights = {character: 1 / max(count, RARE_SHARE * len(texts)) for character, count in sorted(lines_with.items())}
@@ -216,7 +216,7 @@ def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator
 
 
 def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kind: str) -> Dataset:
-    """The data set with `count` more training lines of a `kind`, the good ones of rounds. InputError if few are good."""
+    """The data set with `count` more training lines of a `kind`, of rounds. InputError if few are good."""
     lines, tries = [], 0
     with progress_bar(total=count, unit=" lines", desc=kind) as bar:
         while len(lines) < count:
