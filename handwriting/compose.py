@@ -122,7 +122,7 @@ def compose_line(
 def compose_rounds(
     network: Network, dataset: Dataset, rng: np.random.Generator, own: Recogniser | None = None
 ) -> Iterator[list[NewLine]]:
-    """Compose `ROUND` lines, of those with rare characters and others, yield what can be read, and again.
+    """Compose `ROUND` lines at a time, of those with rare characters and some others; yield what can be read.
 
     Raises InputError for lines that cannot be cut.
     """
@@ -181,9 +181,10 @@ def random_text(texts: np.ndarray, odd: dict[str, float], rng: np.random.Generat
 def write_rounds(
     network: Network, dataset: Dataset, rng: np.random.Generator, own: Recogniser | None = None
 ) -> Iterator[list[NewLine]]:
-    """Have a network write `ROUND` texts, and yield the lines that are `flawless`; again and again.
+    """Have a network write `ROUND` texts at a time, and yield the lines that are `flawless`.
 
-    Each is the best of `WRITE_RETRIES` + 1 tries, in a hand that nobody has; it is learned with the hand that came out.
+    Each is the best of up to `WRITE_RETRIES` + 1 tries. A network that reads hands writes it in one that nobody has;
+    it is learned with the hand that came out.
     """
     recogniser, known = own or load_recogniser(), set(network.alphabet.learned)
     network, training = network._replace(recogniser=recogniser), dataset.texts[dataset.lines("train", with_text=True)]
@@ -216,7 +217,7 @@ def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator
 
 
 def add_lines(dataset: Dataset, rounds: Iterator[list[NewLine]], count: int, kind: str) -> Dataset:
-    """The data set with `count` more training lines of a `kind`, of rounds. InputError if few are good."""
+    """The data set with `count` more training lines of a `kind`, from `rounds`. InputError if few are good."""
     lines, tries = [], 0
     with progress_bar(total=count, unit=" lines", desc=kind) as bar:
         while len(lines) < count:
