@@ -9,6 +9,7 @@ row for each text set and bias, and one for recorded lines where there are any. 
 - characters, words wrong: sum of the lines' edit distances over sum of their lengths, in characters and in words.
   Digits wrong: the share of the text's digits that are not read as what they are; first, last character likewise.
 - bars, dots: how many there are in the ink (`count_marks`) for each t, and for each dot that the text asks for.
+- without bar, flag, dot: of t; of 5; of i, j, ? and !: how many lack it, and of how many (`checks.missing_marks`).
 - ended by the cap: lines whose window had not passed the text after `default_steps` points.
 - letters skipped or repeated: characters other than blanks that the window left out or came back to, see
   `skipped_letters` and `repeated_letters`.
@@ -29,12 +30,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from handwriting.checks import DOTS, count_dots, load_recogniser, upright
+from handwriting.checks import DOTS, count_dots, load_recogniser, missing_marks, upright
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.figures import save_figure
 from handwriting.ink.pictures import FIGURE_ENDINGS
 from handwriting.program import InputError, Parser, atomic_write, run_cli
 from handwriting.recogniser import Recogniser, align
+from handwriting.sampling import Line
 from handwriting.strokes import SHORTEST_STEP, to_strokes
 from handwriting.training.flags import at_least
 from handwriting.writer import generate_conditionally, load_network
@@ -58,6 +60,7 @@ COLUMNS = {
     "digits wrong": "{digit_error_rate:.1%}",
     "first, last character wrong": "{first_wrong:.1%}, {last_wrong:.1%}",
     "bars a t, dots a dot": "{bars:.2f}, {dots:.2f}",
+    "without bar, flag, dot": "{no_bar}, {no_flag}, {no_dot}",
     f"lines above {100 * BAD_RATE:g} %": "{bad_lines} of {lines}",
     "ended by the cap": "{capped}",
     "letters skipped, repeated": "{skipped}, {repeated}",
@@ -76,6 +79,7 @@ class Ink:
     finished: bool = True  # False where the cap ended it
     skipped: int = 0  # letters, by the window
     repeated: int = 0
+    lacking: str = ""  # the letters without their marks
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -146,8 +150,16 @@ def write_lines(
         )
         for line, read in zip(written, recogniser.read([line.points for line in written]), strict=True):
             window = (skipped_letters(line.phi, line.text), repeated_letters(line.phi, line.text))
-            lines.append(Ink(line.text, line.points, read, line.finished, *window))
+            lines.append(Ink(line.text, line.points, read, line.finished, *window, lacking_letters(line)))
     return lines
+
+
+def lacking_letters(line: Line) -> str:
+    """The letters of a line that the network wrote that lack their marks, none of a line without ink."""
+    if not len(line.points):
+        return ""
+    places = missing_marks(upright(line.points, line.text), line.characters, line.text)
+    return "".join(line.text[place] for place in places)
 
 
 def recorded_lines(dataset: Dataset, recogniser: Recogniser, every: int = 1) -> list[Ink]:
@@ -222,9 +234,14 @@ def ink_figures(lines: list[Ink]) -> dict[str, Any]:
     return figures
 
 
-def window_figures(lines: list[Ink]) -> dict[str, int]:
+def window_figures(lines: list[Ink]) -> dict[str, Any]:
     """Figures that only lines written by the network have."""
-    return {
+    text, lacking = "".join(line.text for line in lines), "".join(line.lacking for line in lines)
+    without = {
+        name: " of ".join(str(sum(map(letters.count, own))) for letters in (lacking, text))
+        for name, own in {"no_bar": "t", "no_flag": "5", "no_dot": "ij?!"}.items()
+    }
+    return without | {
         "capped": sum(not line.finished for line in lines),
         "skipped": sum(line.skipped for line in lines),
         "repeated": sum(line.repeated for line in lines),
