@@ -116,7 +116,7 @@ def compose_line(
     line = join(pieces, usual * rng.uniform(0.8, 1.3, len(pieces) - 1), " ")
     positions = line.positions * base.x_height
     positions[:, 1] += base.slope * positions[:, 0]
-    return *to_offsets(positions, line.ends, keep_rests), line.text, "composed"
+    return *to_offsets(positions, line.ends, keep_rests), line.text, base.name.rpartition("-")[0]
 
 
 def compose_rounds(
@@ -208,8 +208,7 @@ def write_rounds(
 def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator) -> list[Line]:
     """Those of some lines to learn from: read right, even if distorted, with all marks, tall digits, no stray dot."""
     judged = zip(lines, judge_lines(lines, recogniser), strict=True)
-    lines = [line for line, verdict in judged if not (verdict.is_doubtful or verdict.stray or verdict.lacking)]
-    lines = [line for line in lines if not has_small_digits(line)]
+    lines = [line for line, v in judged if not (v.is_doubtful or v.stray or v.lacking or has_small_digits(line))]
     for _ in range(READINGS):
         read = recogniser.read([line.points for line in lines], rng)
         lines = [line for line, text in zip(lines, read, strict=True) if text == line.text]

@@ -44,6 +44,7 @@ class CutLine(NamedTuple):
     glyphs: list[Cutting]  # characters whose strokes are their own
     slope: float  # of the baseline
     x_height: float  # whiteboard units
+    name: str  # in the data set
 
 
 @torch.inference_mode()
@@ -61,11 +62,11 @@ def cut_lines(network: Network, recogniser: Recogniser, dataset: Dataset, lines:
         for b, (ink, text, read) in enumerate(zip(inks, texts, recogniser.read(inks), strict=True)):
             window = Window(*(parameter[: len(ink) - 1, b] for parameter in windows))
             characters = np.append(0, window_weights(window, len(text)).argmax(1).numpy())  # (T,) from phi (T - 1, U)
-            found[batch[b]] = cut_line(ink, characters, text, read)
+            found[batch[b]] = cut_line(ink, characters, text, read, str(dataset.names[lines[batch[b]]]))
     return [cut for _, cut in sorted(found.items()) if cut]
 
 
-def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -> CutLine | None:
+def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str, name: str = "") -> CutLine | None:
     """Cut a line, points (T, 3) in whiteboard units, where the pen is lifted; None if it cannot be measured.
 
     `characters` (T,) are the places in `text` of the points' characters. Glyphs must be `read` as what they are.
@@ -100,7 +101,7 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str) -
         is_whole = own.any() and (shares[own, place] >= MIN_OWN).all() and (shares[~own, place] <= 1 - MIN_OWN).all()
         if character in TOKEN_CHARACTERS and is_read[place] and is_whole:
             glyphs.append(Cutting(character, positions[own[strokes]], ends[own[strokes]], slant))
-    return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height)
+    return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height, name)
 
 
 def give_back(counts: np.ndarray, x: np.ndarray, strokes: np.ndarray) -> np.ndarray:
@@ -152,8 +153,6 @@ def is_usual(glyph: Cutting) -> bool:
 
 def has_small_digits(line: Line) -> bool:
     """Whether the digits of a written line that have strokes of their own are smaller than in most recorded lines."""
-    if line.phi is None or not set(line.text) & set(string.digits):
-        return False
     cut = cut_line(line.points, line.characters, line.text, line.text)
     heights = [np.ptp(glyph.positions[:, 1]) for glyph in cut.glyphs if glyph.text in string.digits] if cut else []
     return bool(heights) and float(np.median(heights)) < LEAST_DIGITS

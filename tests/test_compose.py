@@ -72,6 +72,7 @@ def cut():
 def test_a_line_is_cut_into_words_and_glyphs(cut):
     assert [word.text for word in cut.words] == TEXT.split()
     assert [glyph.text for glyph in cut.glyphs] == ["5", "7", ","]
+    assert cut_line(*write_line(TEXT), TEXT, TEXT, "a01-000u-03").name == "a01-000u-03"
     assert cut.slope == pytest.approx(SLOPE, abs=0.02) and cut.x_height == pytest.approx(X_HEIGHT, rel=0.1)
     np.testing.assert_allclose(cut.gaps, 1.4, atol=0.5)
     assert len(cut.gaps) == 3
@@ -150,10 +151,10 @@ def test_composed_lines_say_their_text_at_the_size_of_their_base(cut):
     glyphs = {character: [cutting_of(character)] for character in "0123456789:/.,-()"}
     rng = np.random.default_rng(0)
     for _ in range(20):
-        offsets, ends, text, _ = compose_line(cut, glyphs, rng, keep_rests=False)
+        offsets, ends, text, form = compose_line(cut._replace(name="a01-000-07"), glyphs, rng, keep_rests=False)
         assert 0 < len(text) <= compose.MAX_CHARACTERS + 10 and any(c.isdigit() for c in text)
         assert ends.sum() == len(text.replace(" ", ""))  # each of these characters has one stroke
-        assert offsets.dtype == np.int16 and not offsets[0].any()
+        assert offsets.dtype == np.int16 and not offsets[0].any() and form == "a01-000"
         strokes = to_strokes(np.column_stack([offsets, ends]))
         starts = np.array([stroke[0] for stroke in strokes])
         if len(starts) > 3:
@@ -218,7 +219,8 @@ def test_alignment_follows_the_window(monkeypatch):
     monkeypatch.setattr(cutting, "cut_line", lambda *given: given)
     lines = dataset.lines("train", True)[:5]
     cut = cut_lines(network, SpellingReader, dataset, lines)
-    for line, (points, aligned, text, read) in zip(lines, cut, strict=True):
+    for line, (points, aligned, text, read, name) in zip(lines, cut, strict=True):
+        assert name == dataset.names[line]
         np.testing.assert_array_equal(points, dataset.points(line))
         assert text == dataset.texts[line] and read == SpellingReader.read([points])[0]
         length = dataset.starts[line + 1] - dataset.starts[line]

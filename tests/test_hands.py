@@ -187,11 +187,16 @@ def test_a_hand_is_changed_like_its_line():
     np.testing.assert_allclose(hand[0], encoder.encode(lines).mean(0), atol=1e-3)
 
 
-def test_a_line_that_was_made_later_stands_for_itself():
+def test_a_line_that_was_made_later_has_its_form_or_stands_for_itself():
+    """What a line is put together from would show in its own vector: its hand is that of the form's recorded lines."""
     dataset = with_forms()
-    dataset.names[1] = "a01-000-written00001"
-    found = tasks.form_lines(dataset, np.arange(8))
-    assert [found[line].tolist() for line in range(5)] == [[0, 2, 3], [1], [0, 2, 3], [0, 2, 3], [4, 5, 6, 7]]
+    dataset.names[1:3] = "written-written00001", "a01-000-composed00002"
+    task = tasks.make_task("synthesis", dataset, encoder=make_encoder())
+    task.vectors = np.eye(40, dtype=np.float32)
+    assert [task.form_lines[line].tolist() for line in range(5)] == [[0, 3], [1], [0, 3], [0, 3], [4, 5, 6, 7]]
+    for line, sources in ((1, {1}), (2, {0, 3})):
+        found = [set(np.flatnonzero(task.hand(line, seed) > 0).tolist()) for seed in range(30)]
+        assert set().union(*found) == sources and sum(map(len, found)) > 20
 
 
 def test_an_encoder_and_a_network_that_reads_its_hands_are_trained(tmp_path, capsys):

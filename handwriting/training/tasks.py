@@ -81,14 +81,15 @@ def collate(
 def form_lines(dataset: Dataset, lines: np.ndarray) -> dict[int, np.ndarray]:
     """For each of some lines those recorded lines among them that are of its form, a page that one person wrote.
 
-    a01-000u-03 is the third line of a01-000u. Lines that were made later have no such number: each stands for itself.
+    a01-000u-03 is the third line of a01-000u. Lines that were made later have no such number: they have the form that
+    their words are from, or stand for themselves.
     """
     names = {line: str(dataset.names[line]).rpartition("-") for line in lines.tolist()}
     recorded = defaultdict(list)
     for line, (form, _, number) in names.items():
         if number.isdigit():
             recorded[form].append(line)
-    return {line: np.array(recorded[form] if number.isdigit() else [line]) for line, (form, _, number) in names.items()}
+    return {line: np.array(recorded.get(form, [line])) for line, (form, *_) in names.items()}
 
 
 class Task:
@@ -176,7 +177,7 @@ class Writing(Task):
 
         With a seed, for training, that of the line itself, as it is changed, and of up to `MOST_LINES` - 1 others of
         the form, changed alike; for a share of the lines no hand, NaN. Its own vector teaches the network to trust what
-        it is given: one of other lines alone is a guess, and what follows from guesses is nearer to the mean hand.
+        it is given: others alone are a guess, and lead to the mean hand. That of a composed line tells its additions.
         """
         own = self.form_lines[line]
         if seed is None:
@@ -186,7 +187,8 @@ class Writing(Task):
         if rng.random() < WITHOUT_HAND:
             return np.full(self.vectors.shape[1], np.nan, np.float32)
         count = rng.integers(MOST_LINES)
-        chosen = np.append(line, rng.choice(own[own != line], min(count, len(own) - 1), replace=False))
+        first = line if line in own else rng.choice(own)
+        chosen = np.append(first, rng.choice(own[own != first], min(count, len(own) - 1), replace=False))
         if not self.augment:
             return self.encode(chosen).mean(0)
         points = [self.dataset.points(other) for other in chosen]
