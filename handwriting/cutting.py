@@ -153,6 +153,6 @@ def is_usual(glyph: Cutting) -> bool:
 
 def has_small_digits(line: Line) -> bool:
     """Whether the digits of a written line that have strokes of their own are smaller than in most recorded lines."""
-    cut = cut_line(line.points, line.characters, line.text, line.text)
+    cut = cut_line(line.points, line.characters, line.text, line.text) if {*line.text} & {*string.digits} else None
     heights = [np.ptp(glyph.positions[:, 1]) for glyph in cut.glyphs if glyph.text in string.digits] if cut else []
     return bool(heights) and float(np.median(heights)) < LEAST_DIGITS
