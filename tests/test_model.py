@@ -208,8 +208,8 @@ def test_upper_layers_see_the_window_of_the_same_point():
 
 
 def test_dropout_hides_outputs_from_what_is_above_and_nothing_from_the_next_point(kernels_on_and_off):
-    """As many outputs as asked for are hidden, the others grow by as much, and state is that of the whole network."""
-    model, points, text = make_model(2, 6, cell_size=50), make_points(9, 4), make_text(4, 5, [5] * 4)
+    """As many cells as asked for are hidden in all of a line, the others grow, and the state is as without."""
+    model, points, text = make_model(2, 6, cell_size=50), make_points(9, 40), make_text(40, 5, [5] * 40)
     characters = model.one_hot(text)
     (whole, above), after, _ = model.run_layers(points, characters)
     model.dropout = 0.4
@@ -220,6 +220,7 @@ def test_dropout_hides_outputs_from_what_is_above_and_nothing_from_the_next_poin
         for found, wanted in ((state.hidden[0], after.hidden[0]), (state.cell[0], after.cell[0]), (state.w, after.w)):
             torch.testing.assert_close(found, wanted)
         hidden = first == 0
+        assert (hidden == hidden[0]).all()
         torch.testing.assert_close(first, whole.where(~hidden, 0) / (1 if step else 0.6))
         assert hidden.any() != step and abs(hidden.double().mean() - (0 if step else 0.4)) < 0.05
         assert torch.allclose(second, above) == bool(step)

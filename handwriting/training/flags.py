@@ -84,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ema", type=decay, default=0.0, metavar="DECAY", help="keep a moving average of the weights; 0: none")
     noise = "adaptive weight noise (Graves 2011): its first standard deviation, for --init; paper: 0.075; 0: none"
     add("--weight_noise", type=share, default=0.0, metavar="DEVIATION", help=noise)
-    add("--dropout", type=decay, default=0.0, metavar="SHARE", help="hide this share of each layer's outputs; paper: 0")
+    add("--dropout", type=decay, default=0.0, metavar="SHARE", help="hide this share of each layer's cells; paper: 0")
     add("--rare_share", type=share, default=0.0, help="show lines with a character on fewer than this share more")
     add("--augment", type=share, default=0.0, metavar="STRENGTH", help="change scale and slant at random; 0.1 is much")
     add("--seed", type=at_least(0), default=0, help="of the first weights, the order of lines, and all that is random")
