@@ -11,6 +11,7 @@ line that is written has its place among the forms by its distance from the mean
 - spread: one minus the cosine of two lines of different forms, or of different seeds, on the mean.
 - reached: to how many of the forms a line is the nearest one, of as many lines as there are forms.
 - wrong: the share of characters that the recogniser of save/ reads wrong; nothing is written twice.
+- slopes: how well the slopes of the lines agree with those of the given lines, a correlation.
 """
 
 import sys
@@ -25,7 +26,7 @@ from handwriting.checks import load_recogniser
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.encoder import HandEncoder
 from handwriting.ink.formats import Ink, save, stack_lines
-from handwriting.ink.geometry import resample, to_writing_scale
+from handwriting.ink.geometry import find_level, resample, to_writing_scale
 from handwriting.program import InputError, Parser, run_cli
 from handwriting.recogniser import edit_distance
 from handwriting.seeds import derived_seed
@@ -78,13 +79,17 @@ def reached(vectors: np.ndarray, gallery: Gallery) -> int:
 
 
 def write_in_hands(checkpoint: Path | None, gallery: Gallery, bias: float, **hand: float) -> list[Ink]:
-    """A sentence in the hand of each form, or without `given` lines in hands that follow from the seeds."""
+    """A sentence in the hand of each form, or without `given` lines in hands that follow from the seeds.
+
+    `primed`: it goes on from the last given line.
+    """
     texts = (HERE / "sentences.txt").read_text(encoding="utf-8").splitlines()
     given, strength = int(hand.get("given", GIVEN)), hand.get("strength", 1.0)
     inks = []
     for n, lines in enumerate(gallery.given):
         style = [Ink(ink.points) for ink in lines[:given]] or None
-        writer = Writer(checkpoint, style, bias, 0, retries=0, strength=strength)
+        prime = lines[given - 1] if hand.get("primed") else None
+        writer = Writer(checkpoint, style, bias, 0, retries=0, strength=strength, prime=prime)
         inks += writer.write_lines([texts[n % len(texts)]], [derived_seed("hands", n)])
     return inks
 
@@ -95,12 +100,22 @@ def measure(inks: list[Ink], judge: HandEncoder, gallery: Gallery, is_given: boo
     errors = sum(edit_distance(ink.text, said) for ink, said in zip(inks, read, strict=True))
     found = {"spread": spread(vectors), "reached": reached(vectors, gallery)}
     found["wrong"] = errors / sum(len(ink.text) for ink in inks)
+    if is_given:
+        given = [np.mean([find_level(ink.strokes).slope for ink in lines]) for lines in gallery.given]
+        found["slopes"] = float(np.corrcoef(given, [find_level(ink.strokes).slope for ink in inks])[0, 1])
     return (places(vectors, gallery) if is_given else {}) | found
 
 
 def print_row(name: str, found: dict[str, float]) -> None:
     """A row of the table."""
-    forms = {"rank": "{:.3f}", "top 5": "{:.0%}", "spread": "{:.2f}", "reached": "{}", "wrong": "{:.1%}"}
+    forms = {
+        "rank": "{:.3f}",
+        "top 5": "{:.0%}",
+        "spread": "{:.2f}",
+        "reached": "{}",
+        "wrong": "{:.1%}",
+        "slopes": "{:.2f}",
+    }
     cells = (forms[column].format(found[column]) if column in found else "" for column in forms)
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
@@ -116,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     judge, dataset, checkpoint = load_encoder(options.judge), load_dataset(options.data), options.checkpoint
     gallery = make_gallery(dataset, judge)
-    print("| ink | rank | top 5 | spread | reached | characters wrong |\n|---|---|---|---|---|---|")
+    print("| ink | rank | top 5 | spread | reached | characters wrong | slopes |\n|---|---|---|---|---|---|---|")
     print_row("another recorded line of the form", measure(gallery.own, judge, gallery, True))
     for name, change in (
         ("resampled at equal steps", lambda ink: to_points([resample(s, USUAL_STEP) for s in ink.strokes])),
@@ -125,6 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
         print_row(f"that line, {name}", places(judge.encode([change(ink) for ink in gallery.own]), gallery))
     for name, hand in (
         ("two given lines", {}), ("one given line", {"given": 1}), ("two, strength 1.4", {"strength": 1.4}),
+        ("two, going on from one of them", {"primed": True}),
     ):  # fmt: skip
         print_row(f"{name}, bias 0.5", measure(write_in_hands(checkpoint, gallery, 0.5, **hand), judge, gallery, True))
     for bias in (0.5, 1.0):

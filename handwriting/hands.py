@@ -142,8 +142,8 @@ def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
     return found
 
 
-def read_vector(part: str | Path | Ink, encoder: HandEncoder, force: bool = False) -> np.ndarray:
-    """The vector (D,) of one hand: of ink, of the lines in a file, or of a file that `save_vector` has written."""
+def read_vector(part: str | Path | Ink, encoder: HandEncoder, force: bool = False) -> tuple[np.ndarray, float]:
+    """Vector (D,) of a hand and slope of its lines, NaN if unknown: of ink, of a file of it, or of `save_vector`'s."""
     if isinstance(part, Ink):
         inks, name = [part], "the ink"
     else:
@@ -157,37 +157,40 @@ def read_vector(part: str | Path | Ink, encoder: HandEncoder, force: bool = Fals
         raise InputError(f"{name}: too little ink to take a hand from; give a line of some words")
     if not all(np.abs(each[:, :2]).max() <= MAX_COORDINATE for each in points):
         raise InputError(f"{name}: the pen goes beyond {MAX_COORDINATE:g}; give ink in whiteboard units")
-    return encoder.encode(points).mean(0)
+    return encoder.encode(points).mean(0), float(np.mean([find_level(ink.strokes).slope for ink in inks]))
 
 
-def load_vector(path: Path, encoder: HandEncoder) -> np.ndarray | None:
-    """The vector (D,) in a file of `save_vector`, None for another file. InputError for one of another encoder."""
+def load_vector(path: Path, encoder: HandEncoder) -> tuple[np.ndarray, float] | None:
+    """What `save_vector` has written to a file, None for another file. InputError for one of another encoder."""
     try:
         content = json.loads(path.read_bytes()) if path.suffix.lower() == ".json" else {}
         if not isinstance(content, dict) or "hand" not in content:
             return None
-        vector, digest = np.array(content["hand"], np.float32), content["encoder"]
+        vector, slope = np.array(content["hand"], np.float32), float(np.clip(content.get("slope", np.nan), -1, 1))
+        digest = content["encoder"]
     except OSError:
         raise InputError(f"{path}: no such file of ink") from None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     if digest != encoder.digest() or vector.shape != (encoder.config.hand_size,) or not np.isfinite(vector).all():
         raise InputError(f"{path}: the hand of another network; take it from its ink again")
-    return vector
+    return vector, slope
 
 
-def save_vector(vector: np.ndarray, encoder: HandEncoder, path: Path) -> None:
-    """Write the vector (D,) of a hand as .json, for `--style`."""
-    content = {"hand": [round(float(number), 5) for number in vector], "encoder": encoder.digest()}
+def save_vector(vector: np.ndarray, slope: float, encoder: HandEncoder, path: Path) -> None:
+    """Write the vector (D,) of a hand as .json, for `--style`, and the slope of its lines if it is known."""
+    known = {} if np.isnan(slope) else {"slope": round(slope, 5)}
+    content = {"hand": [round(float(number), 5) for number in vector], "encoder": encoder.digest()} | known
     with atomic_write(path) as file:
         file.write(json.dumps(content).encode() + b"\n")
 
 
-def mix_vectors(style: Style, encoder: HandEncoder, force: bool = False) -> np.ndarray:
-    """The vector (D,) of a style, the mean of its hands by their shares. `force` is as for `load_hand`."""
+def mix_vectors(style: Style, encoder: HandEncoder, force: bool = False) -> tuple[np.ndarray, float]:
+    """Vector (D,) and slope of a style, the means over its hands by their shares. `force` is as for `load_hand`."""
     parts = parse_style(style)
-    vectors, shares = [read_vector(part, encoder, force) for part, _ in parts], [share for _, share in parts]
-    return np.average(vectors, axis=0, weights=shares).astype(np.float32)
+    vectors, slopes = zip(*(read_vector(part, encoder, force) for part, _ in parts), strict=True)
+    shares = [share for _, share in parts]
+    return np.average(vectors, axis=0, weights=shares).astype(np.float32), float(np.average(slopes, weights=shares))
 
 
 def random_vector(encoder: HandEncoder, seed: int) -> np.ndarray:

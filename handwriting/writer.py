@@ -10,25 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from handwriting import pages
 from handwriting.alphabet import Alphabet, Prepared
 from handwriting.checks import MARK_RETRIES, Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
 from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, steer, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
+from handwriting.ink.geometry import find_level
 from handwriting.limits import LINE_BIAS, MOST_ATTEMPTS, PAGE_BIAS, RETRIES, check_numbers
-from handwriting.pages import (
-    HandSize,
-    PageFormat,
-    TextLine,
-    WidthEstimate,
-    WrittenText,
-    break_text,
-    ink_width,
-    lay_out,
-    paragraph_seeds,
-    write_text,
-)
 from handwriting.program import InputError
 from handwriting.recogniser import Recogniser
 from handwriting.sampling import Line, Primed, Sampler, default_steps
@@ -226,9 +216,11 @@ class Writer:
         if strength != 1 and not self.network.encoder:
             raise InputError("--strength: this network reads no hands; leave it out")
         self.bias, self.seed, self.retries, self.strength = bias, seed, retries, strength
-        self.style, self.vector, given = style_name(style or prime), None, style if style is not None else prime
+        given = style if style is not None else prime
+        self.style, self.vector, self.slope = style_name(style or prime), None, np.nan
         if given is not None and self.network.encoder:
-            self.vector = strengthen(mix_vectors(given, self.network.encoder, force), self.network.model, strength)
+            vector, self.slope = mix_vectors(given, self.network.encoder, force)
+            self.vector = strengthen(vector, self.network.model, strength)
         elif style is not None:
             if not isinstance(style, str | Path | Ink):
                 raise InputError("this network goes on from one line of ink; give one, or a network that reads hands")
@@ -263,7 +255,7 @@ class Writer:
             raise InputError("--save_hand: this network reads no hands; there is none to keep")
         if path.suffix.lower() != ".json":
             raise InputError(f"--save_hand {path}: the file of a hand ends with .json")
-        save_vector(vector, encoder, path)
+        save_vector(vector, self.slope, encoder, path)
 
     def read_prime(self, hand: Ink) -> tuple[np.ndarray, np.ndarray]:
         """The points and codes of ink, for `Sampler.prime`. Raises InputError for what the network cannot read."""
@@ -277,7 +269,7 @@ class Writer:
         return points, np.append(said.codes, blank)
 
     @cached_property
-    def hand_size(self) -> HandSize:
+    def hand_size(self) -> pages.HandSize:
         """How large the hand of the writer's pages is, measured when it is first wanted.
 
         On `PROBES`, as far as the network knows their characters; if it knows none of them, on others.
@@ -291,7 +283,7 @@ class Writer:
             self.network, texts, seeds, [self.bias] * len(texts), [default_steps(text.text) for text in texts], 0,
             primed=self.primed, hands=None if hand is None else np.array([hand] * len(texts)),
         )  # fmt: skip
-        return HandSize.of([self.to_ink(*each) for each in zip(lines, texts, seeds, strict=True)])
+        return pages.HandSize.of([self.to_ink(*each) for each in zip(lines, texts, seeds, strict=True)])
 
     def write_raw(
         self, texts: Sequence[Prepared], seeds: Sequence[int], steps: int | None = None, with_outputs: bool = False,
@@ -319,10 +311,13 @@ class Writer:
     def to_ink(self, line: Line, text: Prepared, seed: int, bias: float | None = None) -> Ink:
         """A line of the sampler with what it was written by, and with the marks that the network does not write.
 
-        Raises InputError for a line without ink.
+        It rises as the lines of a given hand do. Raises InputError for a line without ink.
         """
         check_ink(line)
         points, characters = line.points, line.characters
+        if not np.isnan(self.slope):
+            points = points.copy()  # sheared: its letters stay as upright as they are
+            points[:, 1] += (self.slope - find_level(to_strokes(points)).slope) * points[:, 0]
         if text.text != text.letters:
             strokes, characters = draw_marks(to_strokes(points), characters, text.letters, text.text, seed)
             points = to_points(strokes)
@@ -346,30 +341,30 @@ class Writer:
         (ink,) = self.write_lines([text], [self.seed if seed is None else seed])
         return ink
 
-    def page(self, text: str, page_format: PageFormat | None = None) -> list[Page]:
+    def page(self, text: str, page_format: pages.PageFormat | None = None) -> list[Page]:
         """A text of any length on as many pages as it needs, in one hand."""
-        page_format = page_format or PageFormat()
-        text, _ = self.network.alphabet.prepare_page(text)
-        written = self.write_text(text, page_format)
-        return lay_out(written, written.page_format, self.seed)
+        written = self.write_text(self.network.alphabet.prepare_page(text)[0], page_format or pages.PageFormat())
+        return pages.lay_out(written, written.page_format, self.seed)
 
-    def write_text(self, text: str, page_format: PageFormat, redo: Mapping[int, int] | None = None) -> WrittenText:
+    def write_text(
+        self, text: str, page_format: pages.PageFormat, redo: Mapping[int, int] | None = None
+    ) -> pages.WrittenText:
         """Write what `Alphabet.prepare_page` makes of a text in one hand, broken into lines that fit the page.
 
         A line's seed follows from the writer's, from its paragraph's words, and from where it begins in them. `redo`
         has for some lines, by number from 1 (blank ones do not count), which other try at them is wanted.
         """
-        paragraphs, redo = paragraph_seeds(text), redo or {}
-        expected, _ = break_text(text, WidthEstimate(page_format.x_height).measure, page_format.text_width)
+        paragraphs, redo = pages.paragraph_seeds(text), redo or {}
+        expected, _ = pages.break_text(text, pages.WidthEstimate(page_format.x_height).measure, page_format.text_width)
         if max(redo, default=0) > 3 * len(expected) + 3:  # so many lines it will not be
             raise InputError(f"there is no line {max(redo)} to write anew; the text has some {len(expected)} lines")
 
-        def write(lines: Sequence[TextLine], attempt: int = 0) -> list[Ink]:
+        def write(lines: Sequence[pages.TextLine], attempt: int = 0) -> list[Ink]:
             texts = [self.network.alphabet.spell(line.text) for line in lines]
             seeds = [derived_seed("line", self.seed, paragraphs[line.paragraph], line.start, attempt) for line in lines]
             return self.write_lines(texts, seeds, [self.seed] * len(seeds))
 
-        written = write_text(text, write, page_format, self.hand_size)
+        written = pages.write_text(text, write, page_format, self.hand_size)
         page_format = written.page_format
         places = [place for place, ink in enumerate(written.inks) if ink is not None]
         inks = list(written.inks)
@@ -380,7 +375,7 @@ class Writer:
             line, room = written.lines[place], page_format.text_width - written.lines[place].indent
             for n in range(REDO_TRIES):
                 (ink,) = write([line], attempt + MOST_ATTEMPTS * n)
-                if written.scale * ink_width(ink, page_format.x_height / written.scale) <= room:
+                if written.scale * pages.ink_width(ink, page_format.x_height / written.scale) <= room:
                     inks[place] = ink
                     break
             else:

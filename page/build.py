@@ -105,7 +105,7 @@ def network_facts(
 ) -> dict[str, Any]:
     """What the page must know beside the weights. Names are those of the scripts."""
     model, sizes = network.model, [part.flatten(1).shape for name, part in parts.items() if part.ndim > 1]
-    styles = {name: np.round(hands.mix_vectors(name, hand), 5).tolist() for name in hands.list_styles()}
+    styles = {name: np.round(hands.mix_vectors(name, hand)[0], 5).tolist() for name in hands.list_styles()}
     return text_facts(network.alphabet) | {
         "config": asdict(model.config), "mean": model.mean.tolist(), "std": model.std.tolist(),
         "maxLog": WindowLSTM.max_log, "maxLogSigma": MAX_LOG_SIGMA,

@@ -12,6 +12,7 @@ import generate
 import train
 from handwriting import hands
 from handwriting.encoder import EncoderConfig, HandEncoder, contrastive_losses, hand_features
+from handwriting.ink.geometry import find_level
 from handwriting.ink.read_ink import read_ink
 from handwriting.program import InputError
 from handwriting.recogniser import Recogniser, RecogniserConfig
@@ -273,6 +274,21 @@ def test_a_style_is_ink_with_or_without_text_or_several(writer, checkpoints, tmp
         ink.save(tmp_path / name)
     mixed = vector(f"{tmp_path / 'one.json'}:1,{tmp_path / 'mute.npz'}:3")
     np.testing.assert_allclose(mixed, vectors[0] / 4 + vectors[1] * 3 / 4, atol=1e-3)
+
+
+@pytest.mark.parametrize("rise", [-0.08, 0.0, 0.12])
+def test_lines_rise_as_the_given_ink_does_with_letters_as_upright(checkpoints, tmp_path, rise):
+    given = write_line("abc ab cab")
+    points = given.points + given.points[:, :1] * [0, rise, 0]
+    writer = Writer(checkpoints / "hands.pt", [type(given)(points), type(given)(points)], retries=0)
+    ink, raw = writer.write("abc ab cab abc"), writer.write_raw([writer.prepare("abc ab cab abc")], [0])[0].points
+    np.testing.assert_array_equal(ink.points[:, [0, 2]], raw[:, [0, 2]])
+    assert find_level(ink.strokes).slope == pytest.approx(find_level(given.strokes).slope + rise, abs=0.01)
+    writer.save_hand(tmp_path / "hand.json")
+    other = Writer(checkpoints / "hands.pt", tmp_path / "hand.json", retries=0)
+    assert other.slope == pytest.approx(writer.slope, abs=1e-4)
+    mixed = Writer(checkpoints / "hands.pt", [type(given)(points), given], retries=0)
+    assert mixed.slope == pytest.approx((writer.slope + find_level(given.strokes).slope) / 2, abs=1e-6)
 
 
 def test_a_hand_can_be_kept(checkpoints, tmp_path):

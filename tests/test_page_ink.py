@@ -489,7 +489,7 @@ def test_files_are_those_of_python(page, text, tmp_path):
 
 def test_hands_are_those_of_python(page, tmp_path):
     encoder = load_network(None, "synthesis").encoder
-    save_vector(vector(), encoder, path := tmp_path / "hand.json")
+    save_vector(vector(), np.nan, encoder, path := tmp_path / "hand.json")
     text, found = page["hand"]
     assert json.loads(text) == json.loads(path.read_text())
     np.testing.assert_allclose(found, vector(), atol=1e-5)
