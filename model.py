@@ -208,8 +208,7 @@ class Model(nn.Module):
 
     Prediction (eq. 1-26) and, where `config.num_chars` > 0, synthesis (eq. 46-53). Set `matmul_dtype` to
     torch.bfloat16 for faster products: the parameters, the window's position, the mixture and the loss stay float32.
-    Training hides the share `dropout` of each layer's cells from what is above, the same for a whole line (Gal and
-    Ghahramani, arXiv 1512.05287).
+    Training hides the share `dropout` of each layer's cells from what is above, for a whole line (arXiv 1512.05287).
     """
 
     mean: Tensor  # (2,), of the offsets in the training lines, in whiteboard units
@@ -291,8 +290,9 @@ class Model(nn.Module):
                 hidden, cell = self.run_lstm(layer, inputs + hiddens[-1:], hidden, cell)  # skip connection
             last.append(hidden[-1])
             cells.append(cell)
-            mask = F.dropout(torch.ones_like(hidden[:1]), self.dropout, self.training)
-            hiddens.append(hidden * mask if self.dropout else hidden)
+            if self.dropout:
+                hidden = hidden * F.dropout(torch.ones_like(hidden[:1]), self.dropout, self.training)
+            hiddens.append(hidden)
         last, kappa = torch.stack(last).to(points.dtype), window.kappa[-1] if window else state.kappa
         return hiddens, State(last, torch.stack(cells), w[-1].to(points.dtype), kappa), window
 
