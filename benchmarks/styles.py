@@ -88,7 +88,7 @@ def write_candidates(seed: int) -> list[Ink]:
         seeds = [derived_seed("candidate", seed, n) for n in range(count)]
         lines = writer.write_raw(texts, seeds)
         for line, text, line_seed, verdict in zip(lines, texts, seeds, check_lines(lines, True), strict=True):
-            if verdict.finished and not (verdict.is_doubtful or verdict.lacking):
+            if verdict.finished and not verdict.is_doubtful:
                 inks.append(reshaped(writer.to_ink(line, text, line_seed), *FORMS[len(inks) % len(FORMS)]))
     return inks
 

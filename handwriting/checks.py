@@ -30,7 +30,6 @@ MOST_WRONG = 0.25
 LIKE = str.maketrans("+/", "tl")  # in a formula the recogniser cannot tell them from letters
 DOTS = {**dict.fromkeys("ij.!?;", 1), ":": 2}  # how many dots a character has
 DOT_SIZE, MOST_STRAY = 0.2, 1  # x-heights; dots that no character has: one recorded line in ten has more
-MARK_RETRIES = 2  # of a line with nothing wrong but marks that it lacks: some hands lack them always
 # Bars are at least so wide and at most so steep, and dots of letters smaller than that, in x-heights. Where they are: a
 # bar reaches between two x beside its letter's top; then its highest and lowest y from there, and its lowest from the
 # baseline. The middle of a dot is so far left and right of its letter's ink at most; then its highest and lowest y.
@@ -81,8 +80,8 @@ class Verdict:
 
     @property
     def is_doubtful(self) -> bool:
-        """True for a line that another try may improve: it has a fault or stray dots, or anything is read wrong."""
-        return bool(self.fault or self.errors) or self.stray > MOST_STRAY
+        """True for a line that another try may improve: anything is read wrong, dots are stray, or marks lacking."""
+        return bool(self.fault or self.errors or self.lacking) or self.stray > MOST_STRAY
 
     @property
     def sort_key(self) -> tuple:

@@ -208,7 +208,7 @@ def write_rounds(
 def flawless(lines: list[Line], recogniser: Recogniser, rng: np.random.Generator) -> list[Line]:
     """Those of some lines to learn from: read right, even if distorted, with all marks, tall digits, no stray dot."""
     judged = zip(lines, judge_lines(lines, recogniser), strict=True)
-    lines = [line for line, v in judged if not (v.is_doubtful or v.stray or v.lacking or has_small_digits(line))]
+    lines = [line for line, v in judged if not (v.is_doubtful or v.stray or has_small_digits(line))]
     for _ in range(READINGS):
         read = recogniser.read([line.points for line in lines], rng)
         lines = [line for line, text in zip(lines, read, strict=True) if text == line.text]

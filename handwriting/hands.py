@@ -208,10 +208,13 @@ def strengthen(vectors: np.ndarray, model: Model, strength: float | np.ndarray) 
     return mean + strength * (vectors - mean)
 
 
-def steer(vectors: np.ndarray, model: Model, encoder: HandEncoder) -> np.ndarray:
-    """What a network is given (..., D) to write in hands, vectors (..., D). Each is the same whatever is beside it."""
+def steer(vectors: np.ndarray, model: Model, encoder: HandEncoder, strength: float | np.ndarray = 1.0) -> np.ndarray:
+    """What a network is given (..., D) to write in hands, vectors (..., D), at a `strength` as for `strengthen`.
+
+    Each is the same whatever is beside it.
+    """
     mean, steering = model.get_buffer("hand_mean").numpy(force=True), encoder.steering.numpy(force=True)
-    return mean + ((vectors - mean)[..., None] * steering[:-1]).sum(-2) + steering[-1]
+    return mean + ((strength * (vectors - mean))[..., None] * steering[:-1]).sum(-2) + steering[-1]
 
 
 def style_name(style: Style | None) -> str:

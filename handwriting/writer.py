@@ -12,7 +12,7 @@ import torch
 
 from handwriting import pages
 from handwriting.alphabet import Alphabet, Prepared
-from handwriting.checks import MARK_RETRIES, Verdict, check_lines, doubted_places, load_recogniser
+from handwriting.checks import Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
 from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, steer, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
@@ -28,6 +28,8 @@ from model import Model
 from utils import SHIPPED, choose_device, encoder_of, load_checkpoint
 
 AT_ONCE = 2  # tries at a line that are written side by side
+# Each further try is in a hand nearer to the mean one, which is more legible: by so much of its distance, to a half.
+WEAKER, WEAKEST = 0.03, 0.5
 RANDOM_STEPS = 700  # of a line without a text
 WRITE_BATCH, GPU_BATCH = 64, 512  # lines written side by side, on a processor and on a GPU
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
@@ -103,30 +105,32 @@ def write_checked(
 ) -> list[Line]:  # fmt: skip
     """`Sampler.write`, and doubtful lines again, up to `retries` times; of a line's tries the best is kept.
 
-    Several tries at a line are written side by side, `AT_ONCE` of them, and more only if it is doubtful still; marks
-    that it lacks are worth `MARK_RETRIES`. Without `retries` nobody reads them: `fault` knows of caps and rests only.
+    Several tries at a line are written side by side, `AT_ONCE` of them, and more only if it is doubtful still. A hand
+    that gets a letter wrong mostly does so again: that of each further try is `WEAKER`. Without `retries` nobody reads
+    them: `fault` knows of caps and rests only.
     """
 
     def attempt(tries: Sequence[tuple[int, int]]) -> list[tuple[Verdict, Line]]:
         chosen = [i for i, _ in tries]
+        given = wanted = None if hands is None else hands[chosen]
+        if given is not None and network.encoder:
+            strengths = np.array([[max(1 - WEAKER * number, WEAKEST)] for _, number in tries], np.float32)
+            given = steer(given, network.model, network.encoder, strengths)
         lines = network.sampler.write(
             None if texts is None else [texts[i].codes for i in chosen],
             [derived_seed("try", seeds[i], number) if number else seeds[i] for i, number in tries],
-            [biases[i] for i in chosen], [steps[i] for i in chosen], with_outputs, primed,
-            None if hands is None or not network.encoder else steer(hands[chosen], network.model, network.encoder),
+            [biases[i] for i in chosen], [steps[i] for i in chosen], with_outputs, primed, given,
         )  # fmt: skip
         if texts is not None:
             written = zip([texts[i] for i in chosen], lines, strict=True)
             lines = [replace(line, text=text.letters, has_signs=text.has_signs) for text, line in written]
-        wanted = None if hands is None else hands[chosen]
         verdicts = check_lines(lines, retries > 0, network.encoder, wanted, network.recogniser, network.device)
         return list(zip(verdicts, lines, strict=True))
 
     best = attempt([(i, 0) for i in range(len(seeds))])
     for first in range(1, retries + 1, AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, retries + 1))
-        doubtful = [v.is_doubtful or (v.lacking > 0 and first <= MARK_RETRIES) for v, _ in best]
-        again = [(i, number) for i in np.flatnonzero(doubtful).tolist() for number in numbers]
+        again = [(i, number) for i, (verdict, _) in enumerate(best) if verdict.is_doubtful for number in numbers]
         for start in range(0, len(again), network.batch_size):
             tries = again[start : start + network.batch_size]
             for (i, _), found in zip(tries, attempt(tries), strict=True):

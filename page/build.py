@@ -114,19 +114,19 @@ def network_facts(
         "bias": PAGE_BIAS, "styles": styles,
         "usualDistance": hands.USUAL_DISTANCE, "checkpoint": network.hash, "encoder": hand.digest(),
         "reading": {
-            "characters": reader.config.charset, "layers": reader.config.num_layers,
-            "cellSize": reader.config.cell_size,
-            "strides": recogniser.STRIDES, "spacing": recogniser.SPACING, "mostPoints": recogniser.MAX_POINTS,
+            "characters": reader.config.charset, "layers": reader.config.num_layers, "strides": recogniser.STRIDES,
+            "cellSize": reader.config.cell_size, "spacing": recogniser.SPACING, "mostPoints": recogniser.MAX_POINTS,
             "mostRows": max(rows for rows, _ in sizes), "mostColumns": max(columns for _, columns in sizes),
         },
         "hands": {
             "usualSpread": encoder.USUAL_SPREAD, "strides": encoder.STRIDES, "shares": hands.SHARES,
+            "weaker": writer.WEAKER, "weakest": writer.WEAKEST,
         },
         "checks": {
             "mostResting": checks.MOST_RESTING, "mostWrong": checks.MOST_WRONG, "mostStray": checks.MOST_STRAY,
             "shortestStep": checks.SHORTEST_STEP, "dots": checks.DOTS, "dotSize": checks.DOT_SIZE,
             "barWidth": checks.BAR_WIDTH, "barSteepness": checks.BAR_STEEPNESS, "largestDot": checks.LARGEST_DOT,
-            "barPlaces": checks.BAR_PLACES, "dotPlaces": checks.DOT_PLACES, "markRetries": checks.MARK_RETRIES,
+            "barPlaces": checks.BAR_PLACES, "dotPlaces": checks.DOT_PLACES,
         },
     }  # fmt: skip
 
@@ -160,18 +160,17 @@ def text_facts(known: Alphabet) -> dict[str, Any]:
 def products_script() -> str:
     """The text of products.js: PRODUCTS, the module that clang makes of products.c, in base64."""
     with tempfile.TemporaryDirectory() as folder:
-        module = Path(folder) / "products.wasm"
-        command = [*COMPILE.split(), "-o", str(module), str(HERE / "products.c")]
+        wasm = Path(folder) / "products.wasm"
+        commands = [*COMPILE.split(), "-o", str(wasm), str(HERE / "products.c")], ["clang", "--version"]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            told = subprocess.run(
-                ["clang", "--version"], check=True, capture_output=True, text=True
-            ).stdout.splitlines()[0]
+            _, told = (subprocess.run(each, check=True, capture_output=True, text=True).stdout for each in commands)
         except FileNotFoundError:
             raise InputError("clang is missing; install it and lld (on Debian: apt-get install clang lld)") from None
         except subprocess.CalledProcessError as error:
             raise InputError(f"products.c cannot be compiled: {error.stderr.strip()}") from None
-        return f'{HEADER}// {told}\nconst PRODUCTS = "{base64.b64encode(module.read_bytes()).decode("ascii")}";\n'
+        return (
+            f'{HEADER}// {told.splitlines()[0]}\nconst PRODUCTS = "{base64.b64encode(wasm.read_bytes()).decode()}";\n'
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -37,18 +37,18 @@ function writeChecked(network, readers, text, seed, { bias, hand, strength = 1, 
   const codes = encodeText(text), wanted = hand && strengthen(hand, network.weights.handMean, strength);
   const cap = FACTS.cap.perCharacter * text.length + FACTS.cap.more;
   let best = null;
-  const isWorth = (n) => !best || best.isDoubtful || (best.lacks && n <= FACTS.checks.markRetries);
-  for (let n = 0; n < tries && isWorth(n); n++) {
+  for (let n = 0; n < tries && (!best || best.isDoubtful); n++) {
     const random = makeRandom(seed, n);
     const noise = () => makeNoise(random, FACTS.config.num_clusters, bias);
-    const line = writeLine(network, codes, wanted && steer(wanted, network), noise, cap, inside);
+    const given = wanted && steer(wanted, network, Math.max(1 - FACTS.hands.weaker * n, FACTS.hands.weakest));
+    const line = writeLine(network, codes, given, noise, cap, inside);
     const read = tries > 1 ? readers.read(line.points) : null;
     const vector = tries > 1 && wanted ? readers.encode(line.points) : null;
     const distance = vector && Math.hypot(...vector.map((number, d) => number - wanted[d]));
     const found = { ...line, text, seed, bias, read, distance, ...judge(line, text, read ?? text, distance) };
     if (!best || isBefore(found.order, best.order)) best = found;
   }
-  const { order, isDoubtful, lacks, finished, ...ink } = best;
+  const { order, isDoubtful, finished, ...ink } = best;
   return { ...ink, style: "", checkpoint: FACTS.checkpoint };
 }
 
@@ -57,11 +57,11 @@ function strengthen(vector, mean, strength) {
   return vector.map((number, d) => mean[d] + strength * (number - mean[d]));
 }
 
-/** What the network is given to write in a hand, both vectors (D). */
-function steer(hand, { weights: { handMean }, steering: { rows, columns, scales, weights } }) {
+/** What the network is given to write in a hand, both vectors (D), at `strength` times its distance from the mean. */
+function steer(hand, { weights: { handMean }, steering: { rows, columns, scales, weights } }, strength = 1) {
   const given = handMean.map((number, d) => number + weights[(rows - 1) * columns + d] * scales[rows - 1]);
   hand.forEach((number, n) => {
-    const share = (number - handMean[n]) * scales[n];
+    const share = strength * (number - handMean[n]) * scales[n];
     for (let d = 0; d < columns; d++) given[d] += share * weights[n * columns + d];
   });
   return given;

@@ -174,5 +174,6 @@ function judge(line, text, read, distance) {
   const wanted = [...text].reduce((sum, character) => sum + (dots[character] ?? 0), 0);
   const stray = Math.max(0, found - wanted), near = Math.round(10 * (distance ?? 0)) / 10;
   const order = [+!!faults.length, errors, +!line.finished, Math.max(stray - mostStray, 0) + lacks, near, resting];
-  return { wrong, fault: faults.join(", "), isDoubtful: faults.length + errors > 0 || stray > mostStray, lacks, order };
+  const isDoubtful = faults.length + errors + lacks > 0 || stray > mostStray;
+  return { wrong, fault: faults.join(", "), isDoubtful, order };
 }

@@ -10,6 +10,7 @@ from handwriting import checks
 from handwriting.alphabet import Alphabet
 from handwriting.checks import Verdict, load_recogniser, longest_rest
 from handwriting.figures import density_map
+from handwriting.hands import steer
 from handwriting.program import InputError, ResultError
 from handwriting.recogniser import RecogniserConfig
 from handwriting.sampling import Line, Sampler, default_steps
@@ -303,7 +304,7 @@ def test_what_counts_as_wrong(verdict, word):
         (Verdict(True, 0, "a line of text", "a line  of text"), False),
         (Verdict(True, 0, "a line", "a line", stray=1), False),
         (Verdict(True, 0, "a line", "a line", stray=2), True),
-        (Verdict(True, 0, "a line", "a line", lacking=1), False),
+        (Verdict(True, 0, "a line", "a line", lacking=1), True),
         (Verdict(True, 0, "6:30", "6:36"), True),
         (Verdict(True, 0, "6:30", "6:30"), False),
         (Verdict(True, 0, "6:30", None), False),
@@ -351,6 +352,19 @@ def test_more_than_two_tries_are_only_for_what_is_doubtful_still(checkpoints, pu
         put_recogniser(lambda stub=stub: stub)
         (line,) = generate.generate_conditionally("ab7", **given)
         assert [len(each) for each in stub.shown] == shown and line.read == ("ab7" if "ab7" in reads else "7")
+
+
+def test_each_further_try_is_in_a_weaker_hand(checkpoints, put_recogniser, monkeypatch):
+    put_recogniser(lambda: StubRecogniser(lambda points: ""))
+    writer = Writer(checkpoints / "hands.pt", retries=20)
+    network, given = writer.network, []
+    monkeypatch.setattr(network.sampler, "write", lambda *a, w=network.sampler.write: given.extend(a[6]) or w(*a))
+    writer.write("ab")
+    mean = network.model.get_buffer("hand_mean").numpy()
+    of_mean, of_hand = (steer(hand, network.model, network.encoder) for hand in (mean, writer.hand_of(0)))
+    wanted = [of_mean + max(1 - 0.03 * number, 0.5) * (of_hand - of_mean) for number in range(21)]
+    np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(of_hand, of_mean, atol=1e-2)
 
 
 def test_the_best_of_wrong_lines_is_kept(checkpoints, put_recogniser):

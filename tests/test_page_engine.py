@@ -52,7 +52,7 @@ async function run(lines) {
       });
       const read = readers.read(ink), vector = [...readers.encode(ink)];
       const verdict = judge({ points: ink, characters, finished: line.finished }, text, said, 0);
-      const steered = steer(Float32Array.from(hand), pens[1]), phi = line.inside.phi.length;
+      const steered = steer(Float32Array.from(hand), pens[1], 0.8), phi = line.inside.phi.length;
       return { ...line, points: [...line.points], phi, outputs, read, vector, verdict, steered };
     }),
   };
@@ -112,7 +112,7 @@ def both() -> list[tuple[Line, dict]]:
     vectors = encoder.encode([line.points for line in written])
     for each, verdict in zip(given, verdicts, strict=True):
         each["said"] = verdict.read
-    steered = steer(np.array([each["hand"] for each in given]), model, encoder)
+    steered = steer(np.array([each["hand"] for each in given]), model, encoder, 0.8)
     job = json.dumps({"folder": str(build.HERE), "scripts": SCRIPTS, "lines": given}, default=lambda a: a.tolist())
     done = subprocess.run(["node", "-e", RUNNER], input=job, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr

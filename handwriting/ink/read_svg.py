@@ -27,23 +27,11 @@ BLANK = re.compile(r"[\s,]*")
 COMMAND = re.compile(r"[\s,]*([MmLlHhVvCcSsQqTtAaZz])")
 ARGUMENTS = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
 TRANSFORM = re.compile(r"(\w{1,12})\s*\(([^()]*)\)")
-UNITS = {
-    "rem": 16.0,
-    "ex": 8.0,
-    "vw": 1.0,
-    "vh": 1.0,
-    "px": 1.0,
-    "mm": 96 / 25.4,
-    "cm": 96 / 2.54,
-    "in": 96.0,
-    "pt": 96 / 72,
-    "pc": 16.0,
-    "em": 16.0,
-    "deg": 1.0,
-    "grad": 0.9,
-    "rad": math.degrees(1),
-    "turn": 360.0,
-}  # fmt: skip - CSS
+UNITS = {  # of CSS, in pixels and degrees
+    "rem": 16.0, "em": 16.0, "ex": 8.0, "vw": 1.0, "vh": 1.0,
+    "px": 1.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0, "pt": 96 / 72, "pc": 16.0,
+    "deg": 1.0, "grad": 0.9, "rad": math.degrees(1), "turn": 360.0,
+}  # fmt: skip
 QUANTITY = re.compile(rf"{NUMBER.pattern}({'|'.join(UNITS)}|%)?")
 SVG, XLINK = (f"http://www.w3.org/{name}" for name in ("2000/svg", "1999/xlink"))
 NOT_SHOWN = {  # what stands in them is not drawn itself
