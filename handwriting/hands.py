@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,13 @@ DOUBTED = 0.25  # the share of these from which on it could be upside down
 Style = str | Path | Ink | Sequence[str | Path | Ink]
 
 
+class Hand(NamedTuple):
+    """What is known of a hand."""
+
+    vector: np.ndarray  # (D,)
+    slope: float  # of its lines, NaN if unknown
+
+
 def list_styles() -> list[str]:
     """The names of the hands that the project ships. Raises InputError if there are none."""
     if names := sorted(path.stem for path in STYLES.glob("*.json")):
@@ -54,12 +62,12 @@ def style_path(style: str | Path) -> Path:
 
 
 def load_style(style: str | Path, force: bool = False) -> Ink:
-    """A shipped hand by its name, or the ink in a file with its text. Raises InputError as `load_hand`."""
+    """A shipped hand by its name, or the ink in a file with its text. Raises InputError as `load_prime`."""
     path = style_path(style)
-    return read_ink(path) if path.parent == STYLES else load_hand(path, force=force)
+    return read_ink(path) if path.parent == STYLES else load_prime(path, force=force)
 
 
-def load_hand(path: Path | str, text: str | None = None, force: bool = False) -> Ink:
+def load_prime(path: Path | str, text: str | None = None, force: bool = False) -> Ink:
     """The ink in a file and what it says: `text`, or by default what the file tells.
 
     Ink that no network wrote is brought to what recorded lines are like. Raises InputError for ink that cannot be read,
@@ -142,13 +150,13 @@ def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
     return found
 
 
-def read_vector(part: str | Path | Ink, encoder: HandEncoder, force: bool = False) -> tuple[np.ndarray, float]:
-    """Vector (D,) of a hand and slope of its lines, NaN if unknown: of ink, of a file of it, or of `save_vector`'s."""
+def read_hand(part: str | Path | Ink, encoder: HandEncoder, force: bool = False) -> Hand:
+    """The hand that ink is in, or a file of ink, or that `save_hand` wrote. `force` is as for `load_prime`."""
     if isinstance(part, Ink):
         inks, name = [part], "the ink"
     else:
         path = style_path(part)
-        if (saved := load_vector(path, encoder)) is not None:
+        if (saved := load_hand(path, encoder)) is not None:
             return saved
         check_faults(inks := look_at(path, force=force), path)
         name = str(path)
@@ -157,11 +165,11 @@ def read_vector(part: str | Path | Ink, encoder: HandEncoder, force: bool = Fals
         raise InputError(f"{name}: too little ink to take a hand from; give a line of some words")
     if not all(np.abs(each[:, :2]).max() <= MAX_COORDINATE for each in points):
         raise InputError(f"{name}: the pen goes beyond {MAX_COORDINATE:g}; give ink in whiteboard units")
-    return encoder.encode(points).mean(0), float(np.mean([find_level(ink.strokes).slope for ink in inks]))
+    return Hand(encoder.encode(points).mean(0), float(np.mean([find_level(ink.strokes).slope for ink in inks])))
 
 
-def load_vector(path: Path, encoder: HandEncoder) -> tuple[np.ndarray, float] | None:
-    """What `save_vector` has written to a file, None for another file. InputError for one of another encoder."""
+def load_hand(path: Path, encoder: HandEncoder) -> Hand | None:
+    """What `save_hand` has written to a file, None for another file. InputError for one of another encoder."""
     try:
         content = json.loads(path.read_bytes()) if path.suffix.lower() == ".json" else {}
         if not isinstance(content, dict) or "hand" not in content:
@@ -174,23 +182,23 @@ def load_vector(path: Path, encoder: HandEncoder) -> tuple[np.ndarray, float] | 
         return None
     if digest != encoder.digest() or vector.shape != (encoder.config.hand_size,) or not np.isfinite(vector).all():
         raise InputError(f"{path}: the hand of another network; take it from its ink again")
-    return vector, slope
+    return Hand(vector, slope)
 
 
-def save_vector(vector: np.ndarray, slope: float, encoder: HandEncoder, path: Path) -> None:
-    """Write the vector (D,) of a hand as .json, for `--style`, and the slope of its lines if it is known."""
+def save_hand(vector: np.ndarray, slope: float, encoder: HandEncoder, path: Path) -> None:
+    """Write a hand as .json, for `--style`: its vector (D,), and the slope of its lines if it is known."""
     known = {} if np.isnan(slope) else {"slope": round(slope, 5)}
     content = {"hand": [round(float(number), 5) for number in vector], "encoder": encoder.digest()} | known
     with atomic_write(path) as file:
         file.write(json.dumps(content).encode() + b"\n")
 
 
-def mix_vectors(style: Style, encoder: HandEncoder, force: bool = False) -> tuple[np.ndarray, float]:
-    """Vector (D,) and slope of a style, the means over its hands by their shares. `force` is as for `load_hand`."""
+def mix_hands(style: Style, encoder: HandEncoder, force: bool = False) -> Hand:
+    """The mean of a style's hands, by their shares. `force` is as for `load_prime`."""
     parts = parse_style(style)
-    vectors, slopes = zip(*(read_vector(part, encoder, force) for part, _ in parts), strict=True)
-    shares = [share for _, share in parts]
-    return np.average(vectors, axis=0, weights=shares).astype(np.float32), float(np.average(slopes, weights=shares))
+    found = zip(*(read_hand(part, encoder, force) for part, _ in parts), strict=True)
+    vector, slope = (np.average(each, axis=0, weights=[share for _, share in parts]) for each in found)
+    return Hand(vector.astype(np.float32), float(slope))
 
 
 def random_vector(encoder: HandEncoder, seed: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from handwriting import pages
 from handwriting.alphabet import Alphabet, Prepared
 from handwriting.checks import Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
-from handwriting.hands import Style, load_style, mix_vectors, random_vector, save_vector, steer, strengthen, style_name
+from handwriting.hands import Style, load_style, mix_hands, random_vector, save_hand, steer, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
 from handwriting.ink.geometry import find_level
@@ -223,8 +223,8 @@ class Writer:
         given = style if style is not None else prime
         self.style, self.vector, self.slope = style_name(style or prime), None, np.nan
         if given is not None and self.network.encoder:
-            vector, self.slope = mix_vectors(given, self.network.encoder, force)
-            self.vector = strengthen(vector, self.network.model, strength)
+            hand = mix_hands(given, self.network.encoder, force)
+            self.vector, self.slope = strengthen(hand.vector, self.network.model, strength), hand.slope
         elif style is not None:
             if not isinstance(style, str | Path | Ink):
                 raise InputError("this network goes on from one line of ink; give one, or a network that reads hands")
@@ -259,7 +259,7 @@ class Writer:
             raise InputError("--save_hand: this network reads no hands; there is none to keep")
         if path.suffix.lower() != ".json":
             raise InputError(f"--save_hand {path}: the file of a hand ends with .json")
-        save_vector(vector, self.slope, encoder, path)
+        save_hand(vector, self.slope, encoder, path)
 
     def read_prime(self, hand: Ink) -> tuple[np.ndarray, np.ndarray]:
         """The points and codes of ink, for `Sampler.prime`. Raises InputError for what the network cannot read."""

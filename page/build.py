@@ -105,14 +105,13 @@ def network_facts(
 ) -> dict[str, Any]:
     """What the page must know beside the weights. Names are those of the scripts."""
     model, sizes = network.model, [part.flatten(1).shape for name, part in parts.items() if part.ndim > 1]
-    styles = {name: np.round(hands.mix_vectors(name, hand)[0], 5).tolist() for name in hands.list_styles()}
+    styles = {name: np.round(hands.mix_hands(name, hand).vector, 5).tolist() for name in hands.list_styles()}
     return text_facts(network.alphabet) | {
         "config": asdict(model.config), "mean": model.mean.tolist(), "std": model.std.tolist(),
-        "maxLog": WindowLSTM.max_log, "maxLogSigma": MAX_LOG_SIGMA,
+        "maxLog": WindowLSTM.max_log, "maxLogSigma": MAX_LOG_SIGMA, "encoder": hand.digest(),
         "ending": {"youngStroke": sampling.YOUNG_STROKE, "mostAfter": sampling.MOST_AFTER},
         "cap": {"perCharacter": sampling.default_steps(" ") - CAP, "more": CAP},
-        "bias": PAGE_BIAS, "styles": styles,
-        "usualDistance": hands.USUAL_DISTANCE, "checkpoint": network.hash, "encoder": hand.digest(),
+        "bias": PAGE_BIAS, "styles": styles, "usualDistance": hands.USUAL_DISTANCE, "checkpoint": network.hash,
         "reading": {
             "characters": reader.config.charset, "layers": reader.config.num_layers, "strides": recogniser.STRIDES,
             "cellSize": reader.config.cell_size, "spacing": recogniser.SPACING, "mostPoints": recogniser.MAX_POINTS,

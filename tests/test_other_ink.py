@@ -12,7 +12,7 @@ from made_up_ink import write_line
 import generate
 from handwriting import hands
 from handwriting.checks import CPU, find_recogniser
-from handwriting.hands import load_hand, look_at, read_vector
+from handwriting.hands import load_prime, look_at, read_hand
 from handwriting.ink.formats import Ink, save
 from handwriting.ink.geometry import to_writing_scale
 from handwriting.ink.read_ink import read_ink, read_lines
@@ -63,8 +63,8 @@ def test_a_transform_in_a_style_moves():
 def test_a_line_is_chosen_by_its_number(tmp_path):
     path = CASES / "inkml_two_lines.inkml"
     with pytest.raises(InputError, match=r"holds 2 lines of ink; give one of them, as .*#1"):
-        load_hand(path, TEXT)
-    assert load_hand(f"{path}#2", TEXT).style == "inkml_two_lines"
+        load_prime(path, TEXT)
+    assert load_prime(f"{path}#2", TEXT).style == "inkml_two_lines"
     with pytest.raises(InputError, match="has 2 lines"):
         read_lines(f"{path}#3")
 
@@ -291,7 +291,7 @@ def test_shipped_hands_are_not_read(monkeypatch):
     encoder = load_network(None, "synthesis").encoder
     monkeypatch.setattr(hands, "find_recogniser", lambda _: pytest.fail("a recogniser is asked"))
     for name in hands.list_styles()[:2]:
-        read_vector(name, encoder)
+        read_hand(name, encoder)
 
 
 def test_showing_ink_needs_some(run_here, tmp_path):

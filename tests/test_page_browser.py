@@ -24,7 +24,7 @@ from matplotlib.image import imread
 
 from handwriting import Writer
 from handwriting.checks import load_recogniser
-from handwriting.hands import list_styles, read_vector
+from handwriting.hands import list_styles, read_hand
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level, to_writing_scale
 from handwriting.ink.read_ink import read_lines
@@ -442,7 +442,7 @@ def test_a_hand_is_given_by_three_lines_kept_and_found_again(page, tmp_path):
     for strokes, ink in zip(drawn, inks, strict=True):
         assert misfit(strokes, ink.strokes) < 20  # whiteboard units
     encoder = load_network(None, "synthesis").encoder
-    shipped = {name: read_vector(name, encoder)[0] for name in list_styles()}
+    shipped = {name: read_hand(name, encoder).vector for name in list_styles()}
     file = save(page, "#save-hand", tmp_path / "hand.json")
     vector = Writer(style=file).vector
     np.testing.assert_allclose(vector, encoder.encode(list(map(to_writing_scale, drawn))).mean(0), atol=0.01)
@@ -547,7 +547,7 @@ def tab_until(page: Chromium, condition: str) -> None:
 def given_lines() -> list[dict]:
     """Lines to write: text, hand and noise of each."""
     network = load_network(None, "synthesis")
-    hands = [read_vector(name, network.encoder)[0].tolist() for name in list_styles()]
+    hands = [read_hand(name, network.encoder).vector.tolist() for name in list_styles()]
     clusters, noise = network.model.config.num_clusters, []
     for n in range(len(LINES)):
         noise.append(sample_noise([torch.Generator().manual_seed(n)], [0.5], 300, clusters)[:, 0].tolist())

@@ -19,7 +19,7 @@ import generate
 from handwriting import hands
 from handwriting import writer as writer_module
 from handwriting.bulk import MANIFEST
-from handwriting.hands import list_styles, load_hand, load_style
+from handwriting.hands import list_styles, load_prime, load_style
 from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level, to_writing_scale
 from handwriting.ink.read_ink import read_ink, read_lines
@@ -163,15 +163,15 @@ def test_styles_are_found_by_name(styles, checkpoints, monkeypatch):
 def test_a_hand_from_elsewhere_is_brought_to_the_scale_of_recorded_lines(tmp_path):
     ink = write_line("abc ab cab", scale=0.01, slope=0.1)
     ink.save(tmp_path / "hand.inkml")
-    hand = load_hand(tmp_path / "hand.inkml", force=True)
+    hand = load_prime(tmp_path / "hand.inkml", force=True)
     assert hand.text == ink.text and hand.style == "hand"
     np.testing.assert_allclose(hand.points, to_writing_scale(read_ink(tmp_path / "hand.inkml").strokes), atol=1e-3)
     assert find_level(hand.strokes).x_height == pytest.approx(130, rel=0.1)
     large = write_line("abc ab cab", x_height=400.0)
     large.save(tmp_path / "raw.json")
-    raw = load_hand(tmp_path / "raw.json", force=True)
+    raw = load_prime(tmp_path / "raw.json", force=True)
     np.testing.assert_allclose(raw.points, large.points, atol=0.01)  # as it was written
-    assert load_hand(tmp_path / "raw.json", " abc  ab\ncab", force=True).text == "abc ab cab"
+    assert load_prime(tmp_path / "raw.json", " abc  ab\ncab", force=True).text == "abc ab cab"
 
 
 def test_ink_that_is_no_hand_is_refused(tmp_path):
@@ -183,7 +183,7 @@ def test_ink_that_is_no_hand_is_refused(tmp_path):
         ("hand.json", "abc" * 40, "too long"), ("hand.json", "a\0b", "text"), ("dots.json", None, "extent"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=word) as error:
-            load_hand(tmp_path / name, text)
+            load_prime(tmp_path / name, text)
         assert str(error.value).startswith(str(tmp_path / name))
 
 

@@ -116,7 +116,7 @@ class Request:
         given = self.given
         if "prime_text" in given and "prime" not in given:
             raise InputError("--prime_text is what the ink of --prime says; give that, too")
-        from handwriting.hands import list_styles, load_hand
+        from handwriting.hands import list_styles, load_prime
         from handwriting.writer import Writer
 
         style = given.get("style")
@@ -126,7 +126,7 @@ class Request:
         if "show_prime" in given:
             self.show_prime(style)
         force = "force" in given
-        prime = load_hand(given["prime"], given.get("prime_text"), force) if "prime" in given else None
+        prime = load_prime(given["prime"], given.get("prime_text"), force) if "prime" in given else None
         bias, strength = PAGE_BIAS if self.bias is None else self.bias, given.get("strength", 1.0)
         others = prime, given.get("recogniser"), force, self.device
         writer = Writer(self.checkpoint, style, bias, self.seed, self.retries, strength, *others)
