@@ -80,7 +80,7 @@ class Verdict:
 
     @property
     def is_doubtful(self) -> bool:
-        """True for a line that another try may improve: anything is read wrong, dots are stray, or marks lacking."""
+        """Whether another try may improve it: it has a fault or stray dots, lacks marks, or anything is read wrong."""
         return bool(self.fault or self.errors or self.lacking) or self.stray > MOST_STRAY
 
     @property

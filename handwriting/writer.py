@@ -106,16 +106,16 @@ def write_checked(
     """`Sampler.write`, and doubtful lines again, up to `retries` times; of a line's tries the best is kept.
 
     Several tries at a line are written side by side, `AT_ONCE` of them, and more only if it is doubtful still. A hand
-    that gets a letter wrong mostly does so again: that of each further try is `WEAKER`. Without `retries` nobody reads
-    them: `fault` knows of caps and rests only.
+    that gets a letter wrong mostly does so again: that of each further try is `WEAKER`, but for a prime's. Without
+    `retries` nobody reads them: `fault` knows of caps and rests only.
     """
 
     def attempt(tries: Sequence[tuple[int, int]]) -> list[tuple[Verdict, Line]]:
         chosen = [i for i, _ in tries]
-        given = wanted = None if hands is None else hands[chosen]
-        if given is not None and network.encoder:
+        given, wanted = None, None if hands is None else hands[chosen]
+        if wanted is not None and network.encoder:
             strengths = np.array([[max(1 - WEAKER * number, WEAKEST)] for _, number in tries], np.float32)
-            given = steer(given, network.model, network.encoder, strengths)
+            given = steer(wanted, network.model, network.encoder, strengths)
         lines = network.sampler.write(
             None if texts is None else [texts[i].codes for i in chosen],
             [derived_seed("try", seeds[i], number) if number else seeds[i] for i, number in tries],

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zlib
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +161,15 @@ def products_script() -> str:
     """The text of products.js: PRODUCTS, the module that clang makes of products.c, in base64."""
     with tempfile.TemporaryDirectory() as folder:
         wasm = Path(folder) / "products.wasm"
-        commands = [*COMPILE.split(), "-o", str(wasm), str(HERE / "products.c")], ["clang", "--version"]
+        run = partial(subprocess.run, check=True, capture_output=True, text=True)
         try:
-            _, told = (subprocess.run(each, check=True, capture_output=True, text=True).stdout for each in commands)
+            run([*COMPILE.split(), "-o", str(wasm), str(HERE / "products.c")])
+            told = run(["clang", "--version"]).stdout.splitlines()[0]
         except FileNotFoundError:
             raise InputError("clang is missing; install it and lld (on Debian: apt-get install clang lld)") from None
         except subprocess.CalledProcessError as error:
             raise InputError(f"products.c cannot be compiled: {error.stderr.strip()}") from None
-        return (
-            f'{HEADER}// {told.splitlines()[0]}\nconst PRODUCTS = "{base64.b64encode(wasm.read_bytes()).decode()}";\n'
-        )
+        return f'{HEADER}// {told}\nconst PRODUCTS = "{base64.b64encode(wasm.read_bytes()).decode()}";\n'
 
 
 def main(arguments: list[str] | None = None) -> None:
