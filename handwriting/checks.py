@@ -115,7 +115,7 @@ def upright(points: np.ndarray, text: str) -> list[np.ndarray]:
 
 def count_dots(strokes: list[np.ndarray]) -> int:
     """How many of the strokes of a line, from `upright`, are dots."""
-    return sum(np.ptp(stroke, axis=0).max() < DOT_SIZE for stroke in strokes)
+    return sum(bool(np.ptp(stroke, axis=0).max() < DOT_SIZE) for stroke in strokes)
 
 
 def missing_marks(strokes: list[np.ndarray], characters: np.ndarray, text: str) -> list[int]:

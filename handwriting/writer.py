@@ -14,7 +14,7 @@ from handwriting import pages
 from handwriting.alphabet import Alphabet, Prepared
 from handwriting.checks import Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
-from handwriting.hands import Style, load_style, mix_hands, random_vector, save_hand, steer, strengthen, style_name
+from handwriting.hands import Hand, Style, load_style, mix_hands, random_vector, save_hand, steer, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
 from handwriting.ink.geometry import find_level
@@ -259,7 +259,7 @@ class Writer:
             raise InputError("--save_hand: this network reads no hands; there is none to keep")
         if path.suffix.lower() != ".json":
             raise InputError(f"--save_hand {path}: the file of a hand ends with .json")
-        save_hand(vector, self.slope, encoder, path)
+        save_hand(Hand(vector, self.slope), encoder, path)
 
     def read_prime(self, hand: Ink) -> tuple[np.ndarray, np.ndarray]:
         """The points and codes of ink, for `Sampler.prime`. Raises InputError for what the network cannot read."""
