@@ -54,11 +54,12 @@ class Written(NamedTuple):
 
 def write_in(hands: np.ndarray, model: Model, encoder: HandEncoder, charset: str, texts: list[str]) -> Written:
     """Write a line for each of the hands (N, D) that the network is given, with the texts in turn."""
-    sampler, recogniser, encode, vectors, wrong = Sampler(model), load_recogniser(), Alphabet(charset).encode, [], []
+    recogniser, alphabet, vectors, wrong = load_recogniser(), Alphabet(charset), [], []
+    sampler = Sampler(model, alphabet.blank)
     texts, given = [texts[n * len(texts) // len(hands)] for n in range(len(hands))], hands.astype(np.float32)
     for start in tqdm(range(0, len(hands), TOGETHER), disable=None):
         part = slice(start, start + TOGETHER)
-        codes, steps = [*map(encode, texts[part])], [*map(default_steps, texts[part])]
+        codes, steps = [*map(alphabet.encode, texts[part])], [*map(default_steps, texts[part])]
         lines = sampler.write(codes, [*range(start, start + len(steps))], BIAS, steps, hands=given[part])
         inks = [line.points for line in lines]
         vectors.append(encoder.encode(inks))

@@ -51,6 +51,11 @@ class Alphabet:
         self.characters = characters
         self.learned = "".join(c for c, n in zip(characters, counts or [1] * len(characters), strict=True) if n)
 
+    @property
+    def blank(self) -> np.ndarray:
+        """The code of a blank, (1,), or none, (0,), if it lacks that."""
+        return self.encode(" " * (" " in self.characters))
+
     def encode(self, text: str) -> np.ndarray:
         """Codes of a text's characters, (U,) int64. Raises InputError that names those that the network lacks."""
         refuse_others(text, self.characters)

@@ -185,10 +185,10 @@ def load_hand(path: Path, encoder: HandEncoder) -> Hand | None:
     return Hand(vector, slope)
 
 
-def save_hand(hand: Hand, encoder: HandEncoder, path: Path) -> None:
-    """Write a hand as .json, for `--style`."""
-    known = {} if np.isnan(hand.slope) else {"slope": round(hand.slope, 5)}
-    content = {"hand": [round(float(number), 5) for number in hand.vector], "encoder": encoder.digest()} | known
+def save_hand(vector: np.ndarray, slope: float, encoder: HandEncoder, path: Path) -> None:
+    """Write a hand as .json, for `--style`: its vector (D,), and the slope of its lines if it is known."""
+    known = {} if np.isnan(slope) else {"slope": round(slope, 5)}
+    content = {"hand": [round(float(number), 5) for number in vector], "encoder": encoder.digest()} | known
     with atomic_write(path) as file:
         file.write(json.dumps(content).encode() + b"\n")
 

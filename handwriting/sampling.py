@@ -19,9 +19,10 @@ from model import MAX_LOG_SIGMA, MU, PI, POINTS_PER_CHARACTER, RHO, SIGMA, Model
 
 LINES_OF_A_THREAD = 2  # at least, where a decoder uses one thread alone
 CHUNK = 256  # points for which random numbers are sampled at once
-# How many steps a stroke may go on when the window has passed the text. Bars and dots that had just begun then, less
-# than `YOUNG_STROKE` steps before, take up to 7; what takes longer is a character that the text does not have.
-YOUNG_STROKE, MOST_AFTER = 5, (9, 25)  # of young strokes and of others
+MOST_AFTER = 25  # steps that a line may go on when the window has passed the text
+# A stroke that begins less than `YOUNG_STROKE` steps before the window passes a text is another character's if it is on
+# the right of all ink, and no dot: `BESIDE` of a character's mean width from it, and larger than that.
+YOUNG_STROKE, BESIDE = 5, 0.25
 
 
 @dataclass(frozen=True)
@@ -134,48 +135,29 @@ class PlainDecoder:
 def has_written_text(phi: np.ndarray, kappa: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Whether phi(t, U + 1) > phi(t, u) for all u <= U: the paper's rule for the end of U characters (5.3), (B,).
 
-    It often fires when a crossbar or a dot has just begun: see `Ending`. phi (B, U + 1), whose last column is repeated
-    for shorter texts, and kappa (B, K, 1) as a decoder returns them, lengths (B,). Far from a window its weights are
-    all equal, too small for floating point: the last counts as the greatest then, if the window is beyond the text.
+    It often fires when a crossbar or a dot has just begun, so a line goes on to the end of that stroke. phi (B, U + 1),
+    whose last column is repeated for shorter texts, and kappa (B, K, 1) as a decoder returns them, lengths (B,). Far
+    from a window its weights are all equal, too small for floating point: the last counts as the greatest then, if the
+    window is beyond the text.
     """
     is_last_greatest = phi[:, ::-1].argmax(1) == 0
     return is_last_greatest & (kappa.max((1, 2)) > lengths + 0.5) if is_last_greatest.any() else is_last_greatest
 
 
-class Ending:
-    """Ends lines with their last stroke, where the paper's rule would cut off what it has begun: a bar, a dot.
+def count_own_steps(points: np.ndarray, phi: np.ndarray) -> int:
+    """How many steps of a line are its own, for points (T, 3) and phi (T, U + 1), whose last column is beyond the text.
 
-    A line whose text is passed ends when the pen is lifted. Ink of which most comes after that is another character's.
+    The network may go on to what it thinks comes next: a stroke of another character begins when the window has passed
+    the text, or just before, on the right of all ink. The bar or dot of the last one begins further left.
     """
-
-    def __init__(self, batch_size: int):
-        self.t, self.began = 0, np.zeros(batch_size, int)  # the number of this step, and of the first of its stroke
-        self.passed = np.zeros(batch_size, int)  # the number of the step when the window passed the text, 0 before
-        self.nothing = np.zeros(batch_size, bool), np.zeros(batch_size, int)
-
-    def step(
-        self, is_passed: np.ndarray, was_lifted: np.ndarray, is_lifted: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each line ends (B,), and how many of its last steps are no part of it (B,).
-
-        Given what `has_written_text` says (B,), and the pen's bits (B,) before this step's point and of it.
-        """
-        self.t += 1
-        self.began[was_lifted > 0.5] = self.t
-        if not (self.passed.any() or is_passed.any()):
-            return self.nothing
-        self.passed[is_passed & (self.passed == 0)] = self.t
-        starts_after = self.began >= self.passed
-        is_young = self.passed - self.began < YOUNG_STROKE
-        is_other = self.t - self.passed >= np.where(is_young, *MOST_AFTER)
-        has_ended = (self.passed > 0) & (starts_after | (is_lifted > 0.5) | is_other)
-        is_surplus = has_ended & (starts_after | (is_other & is_young & (is_lifted < 0.5)))
-        return has_ended, np.where(is_surplus, self.t - self.began + 1, 0)
-
-    def select(self, stays: np.ndarray) -> None:
-        """Go on with these lines (B,) alone."""
-        self.began, self.passed = self.began[stays], self.passed[stays]
-        self.nothing = self.nothing[0][stays], self.nothing[1][stays]
+    length, positions = phi.shape[1] - 1, np.cumsum(points[:, :2], axis=0)
+    is_past, x = phi.argmax(1) == length, positions[:, 0]
+    passed = is_past.argmax() if is_past.any() else len(points)
+    starts, margin = np.flatnonzero(points[:-1, 2] > 0.5) + 1, BESIDE * np.ptp(x) / max(length, 1)
+    sizes = (np.maximum.reduceat(positions, starts) - np.minimum.reduceat(positions, starts)).max(1)  # of its strokes
+    is_other = (starts >= passed) | ((starts > passed - YOUNG_STROKE) & (sizes > margin))
+    is_beside = x[starts] > np.maximum.accumulate(x)[starts - 1] + margin
+    return int(min(starts[is_other & is_beside], default=len(points)))
 
 
 class Primed(NamedTuple):
@@ -211,8 +193,9 @@ def pad_codes(texts: Sequence[np.ndarray | Tensor]) -> Tensor:
 class Sampler:
     """Writes with one network, on its device; where there is a kernel its weights are packed once, as they are then."""
 
-    def __init__(self, model: Model):
-        self.model = model
+    def __init__(self, model: Model, behind: np.ndarray | None = None):
+        """`behind` each text the network reads these codes (n,): before a blank a character is finished as inside."""
+        self.model, self.behind = model, np.zeros(0, int) if behind is None else behind
         self.make = (kernels and kernels.pack_model(model)) or partial(PlainDecoder, model)
         self.is_one_threaded = getattr(self.make.func, "is_one_threaded", False)
 
@@ -252,7 +235,8 @@ class Sampler:
         """Write lines side by side: one for each seed, and for each of the texts (codes, (U,)) if there are any.
 
         `hands` (B, D) are the vectors of the lines' hands, for a network that reads them; a prime has its own. A line
-        ends where the pen is lifted after `has_written_text`; without a text, and at the latest, after `steps` steps.
+        ends where the pen is lifted after `has_written_text`, without what `count_own_steps` leaves out; without a
+        text, and at the latest, after `steps` steps.
         `bias` and `steps` may be one for all or one for each line. A line's ink depends on its seed, not on the lines
         beside it. With `primed` it goes on in that hand; only the new ink is returned. A network that has diverged
         may write what is infinite or not a number. Raises ValueError for codes that the network does not know.
@@ -285,8 +269,8 @@ class Sampler:
     ) -> list[Line]:  # fmt: skip
         """`write` in one thread, up to the end of all lines or until it is `stopped`."""
         B, model = len(seeds), self.model
+        texts = texts and [[*(primed.codes if primed else ()), *text, *self.behind] for text in texts]
         if primed:
-            texts = texts and [[*primed.codes, *text] for text in texts]
             decoder, x = primed.decoder.select(np.zeros(B, int), self.pad(texts)), primed.x.repeat(B, axis=0)
         else:  # the network first reads the point where the pen touches down
             decoder, x = self.start(texts, B, hands), model.normalise(model.mean.new_zeros(B, 3)).cpu().numpy()
@@ -294,41 +278,42 @@ class Sampler:
         biases = np.asarray(bias, x.dtype).astype(float)
         all_lengths = lengths = np.array([len(text) for text in texts or [()] * B])
         caps, living, t = np.asarray(steps), np.arange(B), 0  # living: the lines that are being written
-        ending = Ending(B)
-        written, pieces, ends = [], [[] for _ in seeds], [(None, 0)] * B  # what the living wrote last, and of each line
+        after = np.zeros(B, int)  # steps since the window passed the text
+        written, pieces, finished = [], [[] for _ in seeds], [None] * B  # what the living wrote last, and of each line
         while len(living) and not stopped.is_set():
             if t % CHUNK == 0:
                 noise = sample_noise(generators, biases, CHUNK, model.config.num_clusters)
-            before, (outputs, phi, kappa) = x, decoder.step(x)
+            outputs, phi, kappa = decoder.step(x)
             x = sample_points(outputs, noise[t % CHUNK])
             t += 1
             written.append((x, outputs if with_outputs else x[:, :0], phi if texts else x[:, :0]))
-            has_ended, surplus = ending.nothing
             if texts:
-                has_ended, surplus = ending.step(has_written_text(phi, kappa, lengths), before[:, 2], x[:, 2])
+                after += (after > 0) | has_written_text(phi, kappa, lengths)
+            has_ended = (after > 0) & ((x[:, 2] > 0.5) | (after > MOST_AFTER))
             leaves = has_ended | (caps <= t)
             if leaves.any():
                 points, all_outputs, phis = (np.array(each) for each in zip(*written, strict=True))  # (n, B, ...)
                 for n, b in enumerate(living):
                     pieces[b].append((points[:, n], all_outputs[:, n], phis[:, n]))
-                    ends[b] = (bool(has_ended[n]) if texts else None, surplus[n])
+                    finished[b] = bool(has_ended[n]) if texts else None
                 stays, written = ~leaves, []
                 noise, decoder = noise[:, stays], decoder.select(np.flatnonzero(stays))
-                per_line = x, living, lengths, caps, generators, biases
-                x, living, lengths, caps, generators, biases = (each[stays] for each in per_line)
-                ending.select(stays)
-        finished = zip(pieces, ends, all_lengths, strict=True)
-        return [] if stopped.is_set() else [self.finish(*line, primed) for line in finished]
+                per_line = x, living, lengths, caps, generators, biases, after
+                x, living, lengths, caps, generators, biases, after = (each[stays] for each in per_line)
+        lines = zip(pieces, finished, all_lengths, strict=True)
+        return [] if stopped.is_set() else [self.finish(*line, primed) for line in lines]
 
-    def finish(self, pieces: list, end: tuple[bool | None, int], length: int, primed: Primed | None) -> Line:
-        """A line of `write` from its pieces (points, outputs, phi), for the `length` characters that it has read.
+    def finish(self, pieces: list, finished: bool | None, length: int, primed: Primed | None) -> Line:
+        """A line of `write` from its pieces (points, outputs, phi), for the `length` codes that it has read.
 
-        `end` says whether it came to the end of its text, and how many of its last steps are no part of it.
+        `finished` is whether it came to the end of its text, None without a text.
         """
-        finished, surplus = end
         points, outputs, phi = (np.concatenate(each) for each in zip(*pieces, strict=True))
-        points, outputs, phi = (each[: len(each) - surplus] for each in (points, outputs, phi))
         points = self.model.denormalise(torch.from_numpy(points).to(self.model.mean.device)).cpu().numpy()
+        if finished is not None:
+            phi = phi[:, : length - len(self.behind) + 1]
+            own = count_own_steps(points, phi)
+            points, outputs, phi = points[:own], outputs[:own], phi[:own]
         prefix = start = 0  # characters and steps that are the prime's
         if primed:
             prefix = len(primed.codes)
@@ -336,5 +321,5 @@ class Sampler:
         points = np.pad(points, ((1, 0), (0, 0)))[start:]  # (T + 1, 3): behind a start token, step s leads to row s + 1
         points[:1, :2] = 0
         points[-1:, 2] = 1  # whatever comes next, the pen is lifted
-        phi = None if finished is None else phi[start:, prefix : length + 1]
+        phi = None if finished is None else phi[start:, prefix:]
         return Line(points, outputs[start:] if outputs.shape[1] else None, phi, finished)

@@ -14,7 +14,7 @@ from handwriting import pages
 from handwriting.alphabet import Alphabet, Prepared
 from handwriting.checks import Verdict, check_lines, doubted_places, load_recogniser
 from handwriting.encoder import HandEncoder
-from handwriting.hands import Hand, Style, load_style, mix_hands, random_vector, save_hand, steer, strengthen, style_name
+from handwriting.hands import Style, load_style, mix_hands, random_vector, save_hand, steer, strengthen, style_name
 from handwriting.ink.accents import draw_marks, without_marks
 from handwriting.ink.formats import Ink, Page
 from handwriting.ink.geometry import find_level
@@ -71,7 +71,7 @@ def _load(path: Path, modified: int, device: torch.device) -> Network:
         raise InputError(f"{path}: its contents do not fit together (it is a recogniser, not a network that writes)")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     alphabet = Alphabet(content["charset"], content["char_counts"])
-    return Network(model, Sampler(model), alphabet, digest, encoder_of(content))
+    return Network(model, Sampler(model, alphabet.blank), alphabet, digest, encoder_of(content))
 
 
 def load_network(checkpoint: Path | str | None, task: str, device: str = "cpu") -> Network:
@@ -259,7 +259,7 @@ class Writer:
             raise InputError("--save_hand: this network reads no hands; there is none to keep")
         if path.suffix.lower() != ".json":
             raise InputError(f"--save_hand {path}: the file of a hand ends with .json")
-        save_hand(Hand(vector, self.slope), encoder, path)
+        save_hand(vector, self.slope, encoder, path)
 
     def read_prime(self, hand: Ink) -> tuple[np.ndarray, np.ndarray]:
         """The points and codes of ink, for `Sampler.prime`. Raises InputError for what the network cannot read."""
@@ -269,8 +269,7 @@ class Writer:
         if said.letters != said.text == hand.text and said.letters.strip():  # the network never saw marks
             strokes, _ = without_marks(hand.strokes, np.asarray(hand.characters), said.letters, said.text)
             points = to_points(strokes)
-        blank = alphabet.encode(" " * (" " in alphabet.characters))
-        return points, np.append(said.codes, blank)
+        return points, np.append(said.codes, alphabet.blank)
 
     @cached_property
     def hand_size(self) -> pages.HandSize:

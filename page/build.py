@@ -110,7 +110,8 @@ def network_facts(
     return text_facts(network.alphabet) | {
         "config": asdict(model.config), "mean": model.mean.tolist(), "std": model.std.tolist(),
         "maxLog": WindowLSTM.max_log, "maxLogSigma": MAX_LOG_SIGMA, "encoder": hand.digest(),
-        "ending": {"youngStroke": sampling.YOUNG_STROKE, "mostAfter": sampling.MOST_AFTER},
+        "behind": network.sampler.behind.tolist(), "mostAfter": sampling.MOST_AFTER,
+        "youngStroke": sampling.YOUNG_STROKE, "beside": sampling.BESIDE,
         "cap": {"perCharacter": sampling.default_steps(" ") - CAP, "more": CAP},
         "bias": PAGE_BIAS, "styles": styles, "usualDistance": hands.USUAL_DISTANCE, "checkpoint": network.hash,
         "reading": {

@@ -214,41 +214,41 @@ function samplePoint(outputs, noise, M) {
   ];
 }
 
-/** Ends a line with its last stroke, where the paper's rule cuts off a bar or dot that has begun: sampling.Ending. */
-function makeEnding({ youngStroke, mostAfter }) {
-  let step = 0, began = 0, passed = 0; // numbers of this step, the first of its stroke, and when the text was passed
-  return (isPassed, wasLifted, isLifted) => { // null, or how many of the last steps are no part of the line, if it ends
-    step++;
-    if (wasLifted) began = step;
-    if (isPassed) passed ||= step;
-    if (!passed) return null;
-    const startsAfter = began >= passed, isYoung = passed - began < youngStroke;
-    const isOther = step - passed >= mostAfter[isYoung ? 0 : 1];
-    if (!(startsAfter || isLifted || isOther)) return null;
-    return startsAfter || (isOther && isYoung && !isLifted) ? step - began + 1 : 0;
-  };
+/** How many steps of a line, rows [x, y, end of stroke] and places of its window, are its own: count_own_steps. */
+function countOwnSteps(rows, places, length) {
+  const { youngStroke, beside } = FACTS, passed = places.includes(length) ? places.indexOf(length) : Infinity;
+  const size = (numbers) => Math.max(...numbers) - Math.min(...numbers);
+  const [xs, ys] = [0, 1].map((axis) => rows.map(((sum) => (row) => (sum += row[axis]))(0)));
+  const margin = beside * size(xs) / length;
+  for (let t = 1, most = xs[0]; t < rows.length; most = Math.max(most, xs[t++])) {
+    if (!rows[t - 1][2] || xs[t] <= most + margin) continue;
+    const end = rows.findIndex((row, n) => n >= t && row[2]) + 1 || rows.length;
+    const isLarge = Math.max(...[xs, ys].map((axis) => size(axis.slice(t, end)))) > margin;
+    if (t >= passed || (t > passed - youngStroke && isLarge)) return t;
+  }
+  return rows.length;
 }
 
 /** Write one line: {points, characters, finished, inside}, as in `Ink`, for codes (U) and noise(): the next point's. */
 function writeLine(network, codes, vector, noise, cap, withInside = false) {
-  const { mean, std } = FACTS, endAfter = makeEnding(FACTS.ending), steps = []; // {point, place, phi, outputs} of each
+  const { mean, std, behind, mostAfter } = FACTS, steps = []; // {point, place, phi, outputs} of each
   let x = [-mean[0] / std[0], -mean[1] / std[1], 0]; // the network first reads the point where the pen touches down
-  let surplus = null;
-  network.start(codes, vector);
-  while (surplus === null && steps.length < cap) { // at the cap it ends unfinished
+  let after = 0, finished = false; // steps since the window passed the text
+  network.start([...codes, ...behind], vector);
+  while (!finished && steps.length < cap) { // at the cap it ends unfinished
     network.step(...x);
-    const point = samplePoint(network.outputs, noise(), FACTS.config.num_clusters);
-    const said = withInside ? { phi: [...network.phi], outputs: [...network.outputs] } : {};
-    steps.push({ point, place: network.phi.indexOf(Math.max(...network.phi)), ...said });
-    surplus = endAfter(network.hasWrittenText(), x[2], point[2]);
-    x = point;
+    x = samplePoint(network.outputs, noise(), FACTS.config.num_clusters);
+    const phi = [...network.phi.slice(0, codes.length + 1)], outputs = withInside && [...network.outputs];
+    steps.push({ point: x, place: phi.indexOf(Math.max(...phi)), phi, outputs });
+    if (after || network.hasWrittenText()) after++;
+    finished = after > 0 && (x[2] > 0 || after > mostAfter);
   }
-  const own = steps.slice(0, steps.length - (surplus ?? 0));
-  const rows = own.map(({ point: [dx, dy, end] }) => [dx * std[0] + mean[0], dy * std[1] + mean[1], end]);
-  const points = Float32Array.from([[0, 0, 0], ...rows].flat());
+  const rows = steps.map(({ point: [dx, dy, end] }) => [dx * std[0] + mean[0], dy * std[1] + mean[1], end]);
+  const count = countOwnSteps(rows, steps.map(({ place }) => place), codes.length), own = steps.slice(0, count);
+  const points = Float32Array.from([[0, 0, 0], ...rows.slice(0, count)].flat());
   points[points.length - 1] = 1; // whatever comes next, the pen is lifted
   const places = own.map(({ place }) => Math.min(place, codes.length - 1));
   const collect = (name) => Float32Array.from(own.flatMap((step) => step[name]));
   const inside = withInside ? { phi: collect("phi"), outputs: collect("outputs") } : null;
-  return { points, characters: Int32Array.from([places[0] ?? 0, ...places]), finished: surplus !== null, inside };
+  return { points, characters: Int32Array.from([places[0] ?? 0, ...places]), finished, inside };
 }

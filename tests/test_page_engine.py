@@ -89,7 +89,7 @@ def both() -> list[tuple[Line, dict]]:
     network = load_network(None, "synthesis")
     load_anew.cache_clear()
     model, reader, encoder = map(rounded, (network.model, load_recogniser(), network.encoder))
-    sampler, given, written = Sampler(model), [], []
+    sampler, given, written = Sampler(model, network.alphabet.blank), [], []
     sampler.make = partial(sampling.PlainDecoder, model)  # the kernels round the weights once more
     for n, text in enumerate(TEXTS):
         codes, steps, hand = network.alphabet.encode(text), default_steps(text), random_vector(encoder, n)

@@ -18,7 +18,7 @@ from conftest import ROOT, load_module
 from made_up_ink import write_line
 
 from handwriting.alphabet import Alphabet
-from handwriting.hands import Hand, save_hand
+from handwriting.hands import save_hand
 from handwriting.ink import accents
 from handwriting.ink.formats import DETAILS, Ink, Page, json_bytes
 from handwriting.ink.gcode import Plotter, gcode_bytes
@@ -489,7 +489,7 @@ def test_files_are_those_of_python(page, text, tmp_path):
 
 def test_hands_are_those_of_python(page, tmp_path):
     encoder = load_network(None, "synthesis").encoder
-    save_hand(Hand(vector(), np.nan), encoder, path := tmp_path / "hand.json")
+    save_hand(vector(), np.nan, encoder, path := tmp_path / "hand.json")
     text, found = page["hand"]
     assert json.loads(text) == json.loads(path.read_text())
     np.testing.assert_allclose(found, vector(), atol=1e-5)

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from itertools import count
 from threading import Event, Thread, get_ident
 
 import numpy as np
@@ -11,7 +12,7 @@ from test_model import ASTRAY, astray, make_model, reference_distribution
 
 from handwriting import sampling
 from handwriting.ink.formats import Ink, stack_lines
-from handwriting.sampling import Ending, sample_noise, sample_points
+from handwriting.sampling import sample_noise, sample_points
 from model import Window, window_weights
 
 
@@ -71,45 +72,73 @@ def test_points_come_from_what_the_network_said_before_them(kernels_on_and_off):
     np.testing.assert_allclose(phi, line.phi, atol=1e-5)
 
 
-def test_line_ends_where_the_window_is_strongest_beyond_the_text():
+def test_line_ends_where_the_window_is_strongest_beyond_the_text(monkeypatch):
+    monkeypatch.setattr(sampling, "count_own_steps", lambda points, _: len(points))
     model = make_model(2, 6)
     with torch.no_grad():
         model.layers[0].window.bias[-4:] = np.log(0.2)  # five points a character
     texts = [np.array([1, 2, 3, 4, 5, 0]), np.array([1, 2])]
-    lines = sample(model, texts, [0, 1], 0.0, 200)
-    for text, line in zip(texts, lines, strict=True):
+    for text, line in zip(texts, sample(model, texts, [0, 1], 0.0, 200), strict=True):
         assert line.finished and 2 * len(text) < len(line.points) - 1 < 12 * len(text)
         assert line.phi.shape == (len(line.points) - 1, len(text) + 1)
         fires = line.phi[:, -1] > line.phi[:, :-1].max(1)  # the rule of section 5.3
-        if fires.any():  # then the stroke in progress was finished, and nothing begun
-            assert not line.points[1 + fires.argmax() : -1, 2].any() and line.points[-1, 2] == 1
-            assert fires.argmax() == 0 or not line.points[fires.argmax(), 2]
+        assert fires.any() and not line.points[1 + fires.argmax() : -1, 2].any()  # the stroke in progress is finished
         assert line.points[-1, 2] == 1
-    # one point more, and it has
-    (longer,) = sample(model, [np.append(texts[1], [3, 3, 3])], [1], 0.0, len(lines[1].points) - 1 + 1)
-    assert longer.phi[-1, 2] > longer.phi[-1, :2].max()
 
 
 @pytest.mark.parametrize(
     ("pen", "passed", "length"),
     [
         ("00010001", 5, 8),  # the stroke in progress is finished
-        ("00010001", 4, 4),  # its text was passed as the pen touched down: that is other ink
-        ("00010001", 3, 4),  # and as it was lifted
-        ("0001" + "0" * 40, 5, 4),  # a stroke that had just begun and does not end is another character's
-        ("0001" + "0" * 40, 12, 38),  # one that had not is cut
+        ("00010001", 3, 4),
+        ("0001" + "0" * 40, 12, 38),  # or cut
         ("1", 0, 1),
     ],
 )
-def test_a_line_ends_with_its_last_stroke(pen, passed, length):
-    ending, before, shown = Ending(2), 0, 0
-    for t, bit in enumerate(map(int, pen)):
-        ended, surplus = ending.step(np.array([t == passed, False]), np.array([before, 1]), np.array([bit, 1]))
-        assert not ended[1] and not surplus[1]
-        before, shown = bit, t + 1
-        if ended[0]:
-            break
-    assert ended[0] and shown - surplus[0] == length
+def test_a_line_ends_with_its_last_stroke(pen, passed, length, monkeypatch):
+    bits, times = map(int, pen), count()
+    monkeypatch.setattr(sampling, "sample_points", lambda *_: np.array([[0, 0, next(bits)]]))
+    monkeypatch.setattr(sampling, "has_written_text", lambda *_: np.array([next(times) == passed]))
+    monkeypatch.setattr(sampling, "count_own_steps", lambda points, _: len(points))
+    (line,) = sampling.Sampler(make_model(2, 6)).write([np.array([1, 2, 3])], [0], 0.0, 60)
+    assert line.finished and len(line.points) - 1 == length
+
+
+LETTER = (20, 30, 10, 0)  # where it begins and ends, its steps, how many of them come after the text
+DOT, BAR, OTHER = (28, 29, 3, 3), (18, 32, 12, 12), (40, 50, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("strokes", "own"),
+    [
+        ([LETTER], 1),
+        ([LETTER, DOT], 2),
+        ([LETTER, BAR, OTHER], 2),
+        ([LETTER, OTHER, DOT], 1),
+        ([LETTER, (36, 45, 10, 6)], 1),  # its first steps came before the end of the text
+        ([LETTER, (36, 38, 10, 6)], 2),  # a full stop
+        ([LETTER, (34, 50, 20, 10)], 2),  # the last character
+        ([LETTER, (30, 34, 8, 8)], 2),  # not beside it
+    ],
+)
+def test_what_the_pen_draws_on_the_right_of_its_text_is_left_out(strokes, own):
+    x, places, ends = [0.0], [], []
+    for first, last, steps, after in strokes:
+        x += np.linspace(first, last, steps).tolist()
+        places += [1] * (steps - after) + [2] * after
+        ends += [0] * (steps - 1) + [1]
+    points = np.column_stack([np.diff(x), np.zeros(len(ends)), ends])
+    assert sampling.count_own_steps(points, np.eye(3)[places]) == sum(steps for _, _, steps, _ in strokes[:own])
+
+
+def test_what_is_read_behind_a_text_is_no_part_of_it(kernels_on_and_off):
+    """A line is that of the text with a blank, up to where the window is on the blank."""
+    model, text, blank = make_model(2, 6), np.array([1, 2, 3]), np.array([5])
+    (line,) = sampling.Sampler(model, blank).write([text], [0], 0.0, 60)
+    (longer,) = sample(model, [np.append(text, blank)], [0], 0.0, 60)
+    assert line.phi.shape == (len(line.points) - 1, 4)
+    np.testing.assert_allclose(line.phi, longer.phi[: len(line.phi), :4], atol=1e-6)
+    np.testing.assert_allclose(line.points[:-1], longer.points[: len(line.points) - 1], atol=1e-4)
 
 
 def test_a_short_text_ends_beside_a_long_one():

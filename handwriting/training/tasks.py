@@ -229,7 +229,8 @@ class Writing(Task):
             texts = [self.codes[line].numpy() for line in chosen]
             steps = [default_steps(self.dataset.texts[line]) for line in chosen]
         was_training = model.training
-        lines = [line.points for line in Sampler(model.eval()).write(texts, seeds, bias=0.5, steps=steps)]
+        sampler = Sampler(model.eval(), Alphabet(self.charset).blank)
+        lines = [line.points for line in sampler.write(texts, seeds, bias=0.5, steps=steps)]
         model.train(was_training)
         return [points for points in lines if len(points) > 1 and np.isfinite(points).all()]
 
