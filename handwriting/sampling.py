@@ -152,7 +152,7 @@ def count_own_steps(points: np.ndarray, phi: np.ndarray) -> int:
     """
     length, positions = phi.shape[1] - 1, np.cumsum(points[:, :2], axis=0)
     is_past, x = phi.argmax(1) == length, positions[:, 0]
-    passed = is_past.argmax() if is_past.any() else len(points)
+    passed = is_past.argmax() if is_past.any() else np.inf
     starts, margin = np.flatnonzero(points[:-1, 2] > 0.5) + 1, BESIDE * np.ptp(x) / max(length, 1)
     sizes = (np.maximum.reduceat(positions, starts) - np.minimum.reduceat(positions, starts)).max(1)  # of its strokes
     is_other = (starts >= passed) | ((starts > passed - YOUNG_STROKE) & (sizes > margin))

@@ -238,8 +238,8 @@ function writeLine(network, codes, vector, noise, cap, withInside = false) {
   while (!finished && steps.length < cap) { // at the cap it ends unfinished
     network.step(...x);
     x = samplePoint(network.outputs, noise(), FACTS.config.num_clusters);
-    const phi = [...network.phi.slice(0, codes.length + 1)], outputs = withInside && [...network.outputs];
-    steps.push({ point: x, place: phi.indexOf(Math.max(...phi)), phi, outputs });
+    const phi = network.phi.subarray(0, codes.length + 1), place = phi.indexOf(Math.max(...phi));
+    steps.push({ point: x, place, ...(withInside && { phi: [...phi], outputs: [...network.outputs] }) });
     if (after || network.hasWrittenText()) after++;
     finished = after > 0 && (x[2] > 0 || after > mostAfter);
   }

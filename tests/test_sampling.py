@@ -119,6 +119,7 @@ DOT, BAR, OTHER = (28, 29, 3, 3), (18, 32, 12, 12), (40, 50, 10, 10)
         ([LETTER, (36, 38, 10, 6)], 2),  # a full stop
         ([LETTER, (34, 50, 20, 10)], 2),  # the last character
         ([LETTER, (30, 34, 8, 8)], 2),  # not beside it
+        ([LETTER, (34, 50, 3, 0)], 2),  # the text is not passed
     ],
 )
 def test_what_the_pen_draws_on_the_right_of_its_text_is_left_out(strokes, own):
