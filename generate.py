@@ -88,25 +88,16 @@ def make_parser() -> argparse.ArgumentParser:
     add("--strength", type=float, help="0: the mean of all hands, 1: the hand as it is, more: overdone (default: 1)")
     add("--save_hand", type=Path, metavar="FILE", help="keep the hand as .json, for --style")
     add("--list_styles", action="store_true", help="draw a sheet of the hands that there are")
-    add(
-        "--prime", type=Path, metavar="FILE", help=f"go on from this ink: {', '.join(READERS)}; FILE#2: its second line"
-    )
+    add("--prime", type=Path, metavar="FILE", help=f"go on from ink: {', '.join(READERS)}; FILE#2: its second line")
     add("--prime_text", help="what that ink says, where the file does not tell")
     add("--show_prime", type=Path, metavar="FILE", help="draw the ink of --prime or --style as it is understood")
     add("--force", action="store_true", help="take that ink even if it reads as something else")
-    add(
-        "--bias",
-        type=float,
-        help="0: as varied as people write, 1: even and legible (default: 0.5 for lines, 0.75 for pages, 0 at random)",
-    )
+    add("--bias", type=float, help="0: as people write, 1: even, legible (default: lines 0.5, pages 0.75, at random 0)")
     add("--seed", type=int, help="same seed, same ink (default: 0)")
     add = parser.add_argument_group("page").add_argument
     add("--page", help="write on pages: A3 to A7, letter, legal, or a size such as 100x150 or 5x7in (--file and -: A4)")
     add("--landscape", action="store_true", help="the page lies on its side")
-    add(
-        "--margins",
-        help="mm: all, or top and bottom,sides, or top,right,bottom,left (default: 20 on A4, less on smaller pages)",
-    )
+    add("--margins", help="mm: all, or top and bottom,sides, or top,right,bottom,left (default: 20, less below A4)")
     add("--x_height", type=float, help=f"mm, of small letters (default: {USUAL_X_HEIGHT} on A4, less on smaller pages)")
     add("--fit", action="store_true", help="smaller letters, where the text needs them to fit on one page")
     add("--line_spacing", type=float, help="mm from line to line (default: 3.6 times the x-height)")
@@ -145,12 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--feed_z", type=float, help=f"mm a minute of a motor that lifts the pen (default: {Plotter.feed_z:g})")
     add("--origin", choices=tuple(ORIGINS), help="where (0, 0) is; y grows down from the top (default: bottom left)")
     add("--bed", metavar="WIDTHxHEIGHT", help="mm that the machine reaches: refuse to write what is beyond")
-    add(
-        "--preview",
-        type=Path,
-        metavar="FILE.png",
-        help="draw the ink, and the way of the pen between strokes (.svg, too)",
-    )
+    add("--preview", type=Path, metavar="FILE.png", help="draw the ink, and the pen's way between strokes (.svg, too)")
     add = parser.add_argument_group("pictures of what the network thinks").add_argument
     add("--attention", action="store_true", help="write a picture of the window over the text too (paper, figure 13)")
     add("--density", action="store_true", help="write a picture of the predicted densities too (paper, figure 10)")
@@ -159,12 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--recogniser", type=Path, help="that reads the lines, from train.py --task read (default: save/recogniser.pt)")
     add("--device", help="where it writes: cpu (default), cuda, cuda:1, ..., or auto (a GPU if there is one)")
     add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
-    add(
-        "--retries",
-        type=int,
-        help="how often to write a line again that is cut off, rests or is read wrong; 0: lines as they come "
-        f"(default: {RETRIES})",
-    )
+    add("--retries", type=int, help=f"how often a line with a fault is written again; 0: never (default: {RETRIES})")
     return parser
 
 

@@ -54,6 +54,7 @@ TOKENS = (
 )  # fmt: skip
 STRENGTHS = (0.9, 1.3)  # of the hands that lines are written in: what is far from the mean is to be legible, too
 READINGS = 3  # of a line's ink, each time distorted in another way
+FLAG_REACH = 0.3  # how far apart the flag of a 5 and its body start at most, by the height of the body
 NewLine = tuple[np.ndarray, np.ndarray, str, str]  # as a `Recording` has them: offsets and ends; the text; its form
 
 
@@ -66,6 +67,28 @@ def random_token(rng: np.random.Generator) -> str:
         return str(rng.integers(int(gap[1]), int(gap[2]) + 1)).zfill(len(gap[1]))
 
     return re.sub(r"<A>|<(\d+)-(\d+)>", fill, rng.choice(TOKENS))
+
+
+def flags_first(positions: np.ndarray, ends: np.ndarray, is_five: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ink, positions (n, 2) and ends (n,), with each 5 in one stroke, from the right end of its flag on.
+
+    Most people draw the flag last. But then the window is on the next character, and networks forget it. `is_five` (n,)
+    says which points are of a 5.
+    """
+    cuts, strokes = np.flatnonzero(ends[:-1]) + 1, []
+    for stroke, fives in zip(np.split(positions, cuts), np.split(is_five, cuts), strict=True):
+        if strokes and strokes[-1][1] and is_flag(stroke, strokes[-1][0]):
+            strokes[-1] = np.concatenate([stroke[::-1], strokes[-1][0]]), False
+        else:
+            strokes.append((stroke, fives.mean() > 0.5))
+    last = np.cumsum([len(stroke) for stroke, _ in strokes]) - 1
+    return np.concatenate([stroke for stroke, _ in strokes]), np.isin(np.arange(len(positions)), last)
+
+
+def is_flag(stroke: np.ndarray, body: np.ndarray) -> bool:
+    """Whether a stroke (n, 2) is level, and goes to the right from about where the `body` (m, 2) of a 5 starts."""
+    (width, height), reach = np.ptp(stroke, axis=0), FLAG_REACH * np.ptp(body[:, 1])
+    return stroke[-1, 0] - stroke[0, 0] > max(2 * height, 0.8 * width) and np.linalg.norm(stroke[0] - body[0]) < reach
 
 
 def choose_glyph(glyphs: list[Cutting], slant: float, height: float, rng: np.random.Generator) -> Cutting:
@@ -132,7 +155,8 @@ def compose_rounds(
     recogniser, glyphs = own or load_recogniser(), defaultdict(list)
     cut = cut_lines(network, recogniser, dataset, lines)
     for glyph in (glyph for line in cut for glyph in line.glyphs):
-        glyphs[glyph.text].append(glyph)
+        positions, ends = flags_first(glyph.positions, glyph.ends, np.full(len(glyph.ends), glyph.text == "5"))
+        glyphs[glyph.text].append(glyph._replace(positions=positions, ends=ends))
     if missing := set(string.digits) - glyphs.keys():
         raise InputError(f"no line could be cut for the digits {' '.join(sorted(missing))}; train the network longer")
     if not (bases := [line for line in cut if line.words]):
@@ -201,6 +225,7 @@ def write_rounds(
         good = []
         for line in flawless(written, recogniser, rng):
             positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
+            positions, ends = flags_first(positions, ends, np.array([*line.text])[line.characters] == "5")
             good.append((*to_offsets(positions, ends, bool(dataset.has_rests)), line.text, "written"))
         yield good
 

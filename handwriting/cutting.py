@@ -24,6 +24,7 @@ SIGNS = {  # limits on a sign's height, top and bottom in x-heights, y downwards
     ".": (0.5, -0.6, 0.4, 1), ",": (1.5, -0.6, 1.5, 1), ":": (1.8, -1.8, 0.5, 2), "-": (0.6, -1.3, 0.0, 1),
     "/": (5.0, -3.5, 1.5, 1), "(": (5.0, -3.5, 1.5, 1), ")": (5.0, -3.5, 1.5, 1), "+": (2.0, -2.0, 0.4, 2),
 }  # fmt: skip
+AS_CAPITALS, LARGER = {"x": "X"}, 1.9  # recorded lines have two or three X, which are x at this size
 LEAST_DIGITS = 1.6  # x-heights; in recorded lines the median is 1.85
 
 
@@ -99,8 +100,10 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str, n
     for place, character in enumerate(text):
         own = owners == place
         is_whole = own.any() and (shares[own, place] >= MIN_OWN).all() and (shares[~own, place] <= 1 - MIN_OWN).all()
-        if character in TOKEN_CHARACTERS and is_read[place] and is_whole:
-            glyphs.append(Cutting(character, positions[own[strokes]], ends[own[strokes]], slant))
+        if {character, AS_CAPITALS.get(character)} & TOKEN_CHARACTERS and is_read[place] and is_whole:
+            scale = LARGER if character in AS_CAPITALS else 1.0
+            ink = scale * positions[own[strokes]], ends[own[strokes]]
+            glyphs.append(Cutting(AS_CAPITALS.get(character, character), *ink, slant))
     return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height, name)
 
 
@@ -146,7 +149,7 @@ def is_usual(glyph: Cutting) -> bool:
         most, highest, lowest, count = SIGNS[glyph.text]
         return height <= most and top >= highest and bottom <= lowest and len(edges) == count and width < 3
     upright = [stroke @ [[1, 0], [glyph.slant, 1]] for stroke in strokes]
-    if missing_marks(upright, np.zeros(len(x), int), glyph.text):
+    if missing_marks(upright, np.zeros(len(x), int), glyph.text) or len(strokes) < (glyph.text == "X") + 1:
         return False
     return 1.0 < height < 4 and width < (0.9 if glyph.text in "1I" else 1.6) * height and -0.6 < bottom < 0.8
 

@@ -16,7 +16,7 @@ from test_model import make_model
 from handwriting import compose, cutting
 from handwriting.alphabet import Alphabet
 from handwriting.checks import Verdict
-from handwriting.compose import add_lines, choose_glyph, compose_line, join
+from handwriting.compose import add_lines, choose_glyph, compose_line, flags_first, join
 from handwriting.cutting import Cutting, cut_line, cut_lines, cut_words, give_back
 from handwriting.data.dataset import load_dataset, save_dataset
 from handwriting.hands import random_vector
@@ -26,6 +26,7 @@ from handwriting.strokes import to_points, to_strokes
 from handwriting.writer import Network, load_network
 
 TEXT = "man 57 one, wave"
+CROSS = [np.array([[0, -1], [0.4, -0.5], [0.8, 0]]), np.array([[0.8, -1], [0.4, -0.5], [0, 0]])]
 SLOPE, X_HEIGHT, SLANT = 0.05, 100.0, 0.3
 
 
@@ -53,9 +54,9 @@ def write_line(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Points (T, 3) in whiteboard units of a slanted, sloping line, and each point's character (T,)."""
     strokes, characters = [], []
     for place, character in enumerate(text):
-        if character != " ":
-            strokes.append(write_character(character) + [place * 1.1, 0])
-            characters += [place] * len(strokes[-1])
+        for stroke in CROSS if character == "x" else [write_character(character)] if character != " " else []:
+            strokes.append(stroke + [place * 1.1, 0])
+            characters += [place] * len(stroke)
     positions = np.concatenate(strokes) * X_HEIGHT
     positions[:, 1] += SLOPE * positions[:, 0]
     ends = np.zeros(len(positions))
@@ -117,6 +118,16 @@ def test_a_flag_written_late_belongs_to_the_character_that_it_stands_over():
     np.testing.assert_array_equal(counts[1], [0, 2])  # what is given stays as it is
 
 
+def test_an_x_becomes_an_x_of_the_size_of_a_capital():
+    text = "man axe, waves"
+    points, characters = write_line(text)
+    (glyph,) = (glyph for glyph in cut_line(points, characters, text, text).glyphs if glyph.text != ",")
+    assert glyph.text == "X" and glyph.ends.sum() == 2
+    assert np.ptp(glyph.positions[:, 1]) == pytest.approx(1.9, rel=0.1) and abs(glyph.positions[:, 1].max()) < 0.2
+    points[np.flatnonzero(characters == text.index("x"))[2], 2] = 0  # both strokes in one
+    assert [glyph.text for glyph in cut_line(points, characters, text, text).glyphs] == [","]
+
+
 def test_a_5_without_its_flag_is_no_glyph():
     points, characters = write_line(TEXT)
     first = np.flatnonzero(characters == TEXT.index("5"))[0]
@@ -129,6 +140,27 @@ def slant_of(glyph: Cutting) -> float:
     """x a unit of y upwards, by least squares over its steep steps."""
     dx, dy = np.diff(glyph.positions, axis=0).T
     return -(dx @ dy) / (dy @ dy)
+
+
+BODY, FLAG = np.array([[0, -2], [0, -1], [0.8, -0.5], [0, 0]]), np.array([[0.1, -2.1], [0.5, -2.1], [1, -2.2]])
+
+
+@pytest.mark.parametrize(
+    ("strokes", "fives", "wanted"),
+    [
+        ([BODY, FLAG], [1, 1], [np.vstack([FLAG[::-1], BODY])]),
+        ([BODY, FLAG, BODY + [2, 0]], [1, 0, 0], [np.vstack([FLAG[::-1], BODY]), BODY + [2, 0]]),
+        ([BODY, FLAG], [0, 0], None), ([FLAG, BODY], [1, 1], None), ([BODY], [1], None),  # nothing to bring forward
+        ([BODY, FLAG + [0, 2]], [1, 1], None), ([BODY, FLAG @ [[0, 1], [1, 0]] + [2.2, -2]], [1, 1], None),
+        ([BODY, FLAG[::-1]], [1, 1], None), ([BODY, BODY], [1, 1], None),
+    ],
+)  # fmt: skip
+def test_the_flag_of_a_5_comes_first_in_one_stroke_with_its_body(strokes, fives, wanted):
+    lengths = [len(stroke) for stroke in strokes]
+    ends = np.isin(np.arange(sum(lengths)), np.cumsum(lengths) - 1)
+    positions, ends = flags_first(np.concatenate(strokes), ends, np.repeat(np.array(fives, bool), lengths))
+    found = np.split(positions, np.flatnonzero(ends[:-1]) + 1)
+    assert ends[-1] and [stroke.tolist() for stroke in found] == [stroke.tolist() for stroke in wanted or strokes]
 
 
 def test_a_glyph_takes_the_slant_and_height_asked_for():
