@@ -24,7 +24,7 @@ SIGNS = {  # limits on a sign's height, top and bottom in x-heights, y downwards
     ".": (0.5, -0.6, 0.4, 1), ",": (1.5, -0.6, 1.5, 1), ":": (1.8, -1.8, 0.5, 2), "-": (0.6, -1.3, 0.0, 1),
     "/": (5.0, -3.5, 1.5, 1), "(": (5.0, -3.5, 1.5, 1), ")": (5.0, -3.5, 1.5, 1), "+": (2.0, -2.0, 0.4, 2),
 }  # fmt: skip
-AS_CAPITALS, LARGER = {"x": "X"}, 1.9  # recorded lines have two or three X, which are x at this size
+AS_CAPITALS = {"x": ("X", 1.9)}  # recorded lines have three X; an x is like them, and so much smaller
 LEAST_DIGITS = 1.6  # x-heights; in recorded lines the median is 1.85
 
 
@@ -100,10 +100,9 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str, n
     for place, character in enumerate(text):
         own = owners == place
         is_whole = own.any() and (shares[own, place] >= MIN_OWN).all() and (shares[~own, place] <= 1 - MIN_OWN).all()
-        if {character, AS_CAPITALS.get(character)} & TOKEN_CHARACTERS and is_read[place] and is_whole:
-            scale = LARGER if character in AS_CAPITALS else 1.0
-            ink = scale * positions[own[strokes]], ends[own[strokes]]
-            glyphs.append(Cutting(AS_CAPITALS.get(character, character), *ink, slant))
+        glyph, scale = AS_CAPITALS.get(character, (character, 1.0))
+        if glyph in TOKEN_CHARACTERS and is_read[place] and is_whole:
+            glyphs.append(Cutting(glyph, scale * positions[own[strokes]], ends[own[strokes]], slant))
     return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height, name)
 
 
