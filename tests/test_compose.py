@@ -118,7 +118,7 @@ def test_a_flag_written_late_belongs_to_the_character_that_it_stands_over():
     np.testing.assert_array_equal(counts[1], [0, 2])  # what is given stays as it is
 
 
-def test_an_x_becomes_an_x_of_the_size_of_a_capital():
+def test_an_x_becomes_a_capital():
     text = "man axe, waves"
     points, characters = write_line(text)
     (glyph,) = (glyph for glyph in cut_line(points, characters, text, text).glyphs if glyph.text != ",")
@@ -415,6 +415,26 @@ def test_composed_lines_that_nobody_can_read_are_told(cut, monkeypatch):
     rounds = composed_rounds(monkeypatch, BlindReader, cut._replace(glyphs=DIGITS))
     with pytest.raises(InputError, match=f"of {compose.ROUND} composed lines only 0 can be read"):
         add_lines(make_dataset(), rounds, 1, "composed")
+
+
+def test_new_lines_have_each_5_in_one_stroke(cut, monkeypatch):
+    found = []
+
+    def look(base, glyphs, *_):
+        found.extend(glyphs["5"])
+        return np.zeros((2, 2), np.int16), np.array([False, True]), "5", "a01-000"
+
+    monkeypatch.setattr(compose, "compose_line", look)
+    glyphs = [cutting_of("5", BODY, FLAG) if glyph.text == "5" else glyph for glyph in DIGITS]
+    next(composed_rounds(monkeypatch, BlindReader, cut._replace(glyphs=glyphs)))
+    assert found[0].ends.sum() == 1 and found[0].positions[0].tolist() == FLAG[-1].tolist()
+    points = to_points([100 * BODY, 100 * FLAG])
+    line = Line(points, None, np.tile([1.0, 0.0], (len(points) - 1, 1)), True, "5")
+    monkeypatch.setattr(compose, "write_checked", lambda *_, **__: [line])
+    monkeypatch.setattr(compose, "flawless", lambda lines, *_: lines)
+    network = Network(None, None, Alphabet(" 5abc"), "")
+    ((_, ends, *_),) = next(compose.write_rounds(network, make_dataset(), np.random.default_rng(0)))
+    assert ends.tolist() == [False] * (len(points) - 1) + [True]
 
 
 def test_lines_are_taken_until_there_are_enough_or_hardly_one_is_good(capsys):
