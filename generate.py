@@ -92,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--prime_text", help="what that ink says, where the file does not tell")
     add("--show_prime", type=Path, metavar="FILE", help="draw the ink of --prime or --style as it is understood")
     add("--force", action="store_true", help="take that ink even if it reads as something else")
-    add("--bias", type=float, help="0: as people write, 1: even, legible (default: lines 0.5, pages 0.75, at random 0)")
+    add("--bias", type=float, help="0: as varied as people write, 1: even (default: lines 0.5, pages 0.75, random 0)")
     add("--seed", type=int, help="same seed, same ink (default: 0)")
     add = parser.add_argument_group("page").add_argument
     add("--page", help="write on pages: A3 to A7, letter, legal, or a size such as 100x150 or 5x7in (--file and -: A4)")
@@ -145,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--recogniser", type=Path, help="that reads the lines, from train.py --task read (default: save/recogniser.pt)")
     add("--device", help="where it writes: cpu (default), cuda, cuda:1, ..., or auto (a GPU if there is one)")
     add("--steps", type=int, help="most steps of a line (default: 50 a character and 100, or 700 at random)")
-    add("--retries", type=int, help=f"how often a line with a fault is written again; 0: never (default: {RETRIES})")
+    add("--retries", type=int, help=f"how often to redo lines cut off, at rest or misread (default: {RETRIES})")
     return parser
 
 

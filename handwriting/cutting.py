@@ -138,7 +138,7 @@ def cut_words(line: Cutting, strokes: np.ndarray, counts: np.ndarray) -> tuple[l
 
 
 def is_usual(glyph: Cutting) -> bool:
-    """Whether a glyph has the size and the place of its kind, and its mark: most that have not were cut wrongly."""
+    """Whether a glyph has the size, place, mark and cross of its kind: most that have not were cut wrongly."""
     (x, y), strokes = glyph.positions.T, np.split(glyph.positions, np.flatnonzero(glyph.ends[:-1]) + 1)
     width, height, top, bottom = np.ptp(x), np.ptp(y), y.min(), y.max()
     edges = sorted((stroke[:, 0].min(), stroke[:, 0].max()) for stroke in strokes)
@@ -148,7 +148,7 @@ def is_usual(glyph: Cutting) -> bool:
         most, highest, lowest, count = SIGNS[glyph.text]
         return height <= most and top >= highest and bottom <= lowest and len(edges) == count and width < 3
     upright = [stroke @ [[1, 0], [glyph.slant, 1]] for stroke in strokes]
-    if missing_marks(upright, np.zeros(len(x), int), glyph.text) or len(strokes) < (glyph.text == "X") + 1:
+    if missing_marks(upright, np.zeros(len(x), int), glyph.text) or (glyph.text == "X" and len(strokes) == 1):
         return False
     return 1.0 < height < 4 and width < (0.9 if glyph.text in "1I" else 1.6) * height and -0.6 < bottom < 0.8
 

@@ -22,7 +22,7 @@ STRIDES = (1, 2, 2, 1)  # of the convolutions, five points wide each
 TEMPERATURE = 0.07  # the cosines of vectors are divided by it
 USUAL_SPREAD = 100.0  # whiteboard units: a usual standard deviation of a line's height
 CROPS = (0.4, 0.8)  # shares of a line that it learns from, so that it looks at the hand and not at the text
-ENCODE_BATCH, MULTIPLE = 32, 64  # lines encoded at once, at a multiple of so many points: each length has its code
+ENCODE_BATCH, MULTIPLE = 32, 64  # lines encoded at once; their points are padded to a multiple: new lengths cost time
 BOUNDS = dict(hand_size=(2, 1000), channels=(2, 10**5))
 # What is written in a hand is nearer to the mean than the hand is. So the network is given vectors that are moved away
 # from it by this factor, which makes lines more like the hand, and less legible, or `steering` knows better.
