@@ -72,10 +72,8 @@ def read_request(arguments: list[str] | None) -> Request:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags. Those that are not given are not in the result: their defaults are known where they are used."""
-    parser = Parser(
-        description="Write with a trained network: a text that you give, or at random.",
-        argument_default=argparse.SUPPRESS,
-    )
+    about = "Write with a trained network: a text that you give, or at random."
+    parser = Parser(description=about, argument_default=argparse.SUPPRESS)
     add = parser.add_argument_group("what").add_argument
     add("text", nargs="*", help="what to write, each text as a line or, on a page, as a paragraph; -: standard input")
     add("--file", type=Path, help="a text to write on pages, in UTF-8")
@@ -170,10 +168,5 @@ parse_shard.__name__ = "shard such as 3/8"
 parse_redo.__name__ = "line numbers such as 7 or 7,9:2"
 
 
-def command() -> None:
-    """The program."""
-    run_cli(main)
-
-
 if __name__ == "__main__":
-    command()
+    run_cli(main)

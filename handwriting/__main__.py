@@ -8,9 +8,10 @@ def main() -> None:
     """Run generate.py. Ctrl-C in the seconds of its imports just ends it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run_cli`
-    from generate import command
+    from generate import main as generate
+    from handwriting.program import run_cli
 
-    command()
+    run_cli(generate)
 
 
 if __name__ == "__main__":

@@ -111,10 +111,8 @@ class Alphabet:
         if character in self.learned + "\n":
             return character, ""
         if letter := self._letter(character):
-            return (
-                character,
-                f"drew {character!r}" if letter == " " else f"wrote {letter!r} for {character!r} and drew the rest",
-            )
+            wrote = f"wrote {letter!r} for {character!r} and drew the rest"
+            return character, f"drew {character!r}" if letter == " " else wrote
         plain = unicodedata.normalize("NFKD", character.translate(REPLACEMENTS)).translate(REPLACEMENTS).strip()
         plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
         is_invisible = unicodedata.combining(character) or unicodedata.category(character) == "Cf"

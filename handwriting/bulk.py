@@ -83,8 +83,7 @@ def make_plans(
     seed and its number.
     """
     plans, notes = [], []
-    for number in range(shard[0], len(texts) + 1, shard[1]):
-        text = texts[number - 1]
+    for number, text in [*enumerate(texts, 1)][shard[0] - 1 :: shard[1]]:
         if not text.strip():
             continue
         random = np.random.default_rng(derived_seed("bias", seed, number))
@@ -186,11 +185,9 @@ def save_labels(folder: Path, rows: Sequence[ManifestRow], labels: str) -> None:
     """Write the labels that are one file for all."""
     if labels in ("metadata", "tsv"):
         with atomic_write(folder / LABELS[labels]) as file:
-            for row in rows:
-                name, text = row["file"], row["written"]
-                if name:
-                    of_tsv = f"{name}\t{text}\n".encode()
-                    file.write(of_tsv if labels == "tsv" else row_line({"file_name": name, "text": text}))
+            for name, text in [(row["file"], row["written"]) for row in rows if row["file"]]:
+                of_tsv = f"{name}\t{text}\n".encode()
+                file.write(of_tsv if labels == "tsv" else row_line({"file_name": name, "text": text}))
 
 
 def serve(pipe: Connection, writer: Writer, folder: Path, form: Form) -> None:

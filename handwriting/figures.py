@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
 
 TRAVEL = "#d1495b"  # the colour of moves with the pen up
-MAX_CELLS, BLUR = 10**7, 0.6  # cells of a map of densities; a long line has some 300,000
+CELL, BLUR = 4.0, 0.6  # of a map of densities: whiteboard units, and cells
+MAX_CELLS = 10**7  # a long line has some 300,000
 
 
 def attention_figure(line: Line) -> Figure:
@@ -97,17 +98,15 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format=kind, dpi=dpi, metadata=dates.get(kind))
 
 
-def density_map(
-    model: Model, line: Line, bias: float, cell: float = 4.0
-) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """The densities of the next pen position, added up over the line, in cells of `cell` whiteboard units.
+def density_map(model: Model, line: Line, bias: float) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """The densities of the next pen position, added up over the line, in cells of `CELL` whiteboard units.
 
     They are blurred by `BLUR` cells: many are narrower than a cell. Returns (rows, columns), per square whiteboard
     unit, and the extent (left, right, bottom, top), y downwards. Raises InputError for ink that is too wide.
     """
     path = np.cumsum(line.points[:, :2], axis=0, dtype=np.float64)  # (T + 1, 2)
     low, high = path.min(0) - 80, path.max(0) + 80
-    counts = np.ceil((high - low) / cell)  # columns, rows
+    counts = np.ceil((high - low) / CELL)  # columns, rows
     if not counts.prod() <= MAX_CELLS:  # true for NaN
         raise InputError("the ink is too wide for a picture of densities; leave --density out, or try another --seed")
     counts = counts.astype(int)
@@ -116,14 +115,14 @@ def density_map(
     std, mean = (statistic.double().cpu().numpy() for statistic in (model.std, model.mean))
     mu, sigma = mix.mu.numpy() * std + mean, mix.log_sigma.exp().numpy() * std  # (T, M, 2), whiteboard units
     weight, shared = mix.log_pi.exp().numpy(), mix.atanh_rho.tanh().numpy() * sigma.prod(-1)  # (T, M)
-    variance = sigma**2 + (BLUR * cell) ** 2
+    variance = sigma**2 + (BLUR * CELL) ** 2
     for t, m in np.argwhere(weight > 1e-4):  # one with next to no weight is nothing anywhere
         center = path[t] - low + mu[t, m]  # path[t] is where the pen is when the network speaks
         reach = 5 * variance[t, m] ** 0.5  # nor is one anything beyond five deviations
-        first, last = (np.clip((center + side * reach) // cell, 0, counts).astype(int) for side in (-1, 1))
-        x, y = ((np.arange(*ends) + 0.5) * cell - middle for *ends, middle in zip(first, last, center, strict=True))
+        first, last = (np.clip((center + side * reach) // CELL, 0, counts).astype(int) for side in (-1, 1))
+        x, y = ((np.arange(*ends) + 0.5) * CELL - middle for *ends, middle in zip(first, last, center, strict=True))
         (a, b), c = variance[t, m], shared[t, m]
         square = (b * x**2 - 2 * c * x * y[:, None] + a * y[:, None] ** 2) / (a * b - c**2)
         density = np.exp(-square / 2) / (2 * np.pi * (a * b - c**2) ** 0.5)
         total[first[1] : last[1], first[0] : last[0]] += weight[t, m] * density
-    return total, (low[0], low[0] + counts[0] * cell, low[1] + counts[1] * cell, low[1])
+    return total, (low[0], low[0] + counts[0] * CELL, low[1] + counts[1] * CELL, low[1])

@@ -172,8 +172,6 @@ def load_hand(path: Path, encoder: HandEncoder) -> Hand | None:
     """What `save_hand` has written to a file, None for another file. InputError for one of another encoder."""
     try:
         content = json.loads(path.read_bytes()) if path.suffix.lower() == ".json" else {}
-        if not isinstance(content, dict) or "hand" not in content:
-            return None
         vector, slope = np.array(content["hand"], np.float32), float(np.clip(content.get("slope", np.nan), -1, 1))
         digest = content["encoder"]
     except OSError:

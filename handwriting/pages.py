@@ -364,8 +364,7 @@ def lay_out(written: WrittenText, page_format: PageFormat, seed: int = 0) -> lis
                 raise InputError(f"the line {line.text!r} is {-room:.1f} mm wider than the page allows; break it anew")
             start = {"left": min(line.indent, room), "center": room / 2, "right": room}[page_format.align]
             place = [left + max(0.0, min(start + dx, room)) - float(x.min()), heights[row] + dy]
-            strokes = [stroke + place for stroke in strokes]
-            pages[-1].lines.append(Placed(ink, strokes))
+            pages[-1].lines.append(Placed(ink, [stroke + place for stroke in strokes]))
             ends[-1] = row + 1
         row += 1
     for page, end in zip(pages, ends[1:], strict=True):

@@ -175,9 +175,7 @@ def output_file(path: Path) -> Path:
 
 def check_writable(path: Path) -> None:
     """Raise InputError if `atomic_write` could not write to `path`. Nothing is left on the disk."""
-    folder = output_file(path).parent
-    while not folder.exists():  # `atomic_write` will make it
-        folder = folder.parent
+    folder = next(parent for parent in output_file(path).parents if parent.exists())  # `atomic_write` makes the others
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

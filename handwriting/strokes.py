@@ -26,6 +26,5 @@ def to_strokes(points: np.ndarray) -> list[np.ndarray]:
 def to_points(strokes: list[np.ndarray]) -> np.ndarray:
     """Strokes (n, 2) -> points (T, 3) float32. The first offset is (0, 0), wherever the first stroke begins."""
     positions = np.concatenate(strokes)
-    ends = np.zeros(len(positions))
-    ends[np.cumsum([len(stroke) for stroke in strokes]) - 1] = 1
+    ends = np.isin(np.arange(len(positions)), np.cumsum([len(stroke) for stroke in strokes]) - 1)
     return np.column_stack([np.diff(positions, axis=0, prepend=positions[:1]), ends]).astype(np.float32)

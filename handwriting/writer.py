@@ -135,10 +135,7 @@ def write_checked(
             tries = again[start : start + network.batch_size]
             for (i, _), found in zip(tries, attempt(tries), strict=True):
                 best[i] = min(best[i], found, key=lambda tried: tried[0].sort_key)
-    return [
-        replace(line, fault=verdict.fault, read=verdict.read, wrong=verdict.wrong, distance=verdict.distance)
-        for verdict, line in best
-    ]
+    return [replace(line, fault=v.fault, read=v.read, wrong=v.wrong, distance=v.distance) for v, line in best]
 
 
 def check_ink(line: Line) -> None:

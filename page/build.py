@@ -45,11 +45,7 @@ def writing_parts(model: Model) -> dict[str, Tensor]:
     c, head = model.config, layers.pop()
     parts = {name: model.get_buffer(buffer) for name, buffer in (("handMean", "hand_mean"), ("handStd", "hand_std"))}
     for n, layer in enumerate(layers):
-        end = "" if isinstance(layer, WindowLSTM) else "_l0"
-        lstm = layer.cell if isinstance(layer, WindowLSTM) else layer
-        read, own, *biases = (
-            getattr(lstm, f"{name}{end}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
+        read, own, *biases = (layer.cell if isinstance(layer, WindowLSTM) else layer).parameters()
         widths = [3, c.hand_size, c.num_chars] + [c.cell_size] * (n > 0)
         names = [f"{n}.{name}" for name in ("point", "hand", "window", "below")][: len(widths)]
         parts |= dict(zip(names, read.split(widths, dim=1), strict=True)) | {f"{n}.own": own, f"{n}.bias": sum(biases)}

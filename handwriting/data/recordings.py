@@ -90,9 +90,7 @@ def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     counts = [len(stroke) for stroke in root.iter("Stroke") if len(stroke)]
     if sum(counts) != len(points):
         raise ValueError("a stroke with something else than points in it")
-    last = np.zeros(len(points), dtype=bool)
-    last[np.cumsum(counts) - 1] = True
-    return points, last
+    return points, np.isin(np.arange(len(points)), np.cumsum(counts) - 1)
 
 
 def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, Counter]:

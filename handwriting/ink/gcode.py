@@ -153,10 +153,8 @@ def header(sheet: Sheet, plotter: Plotter, strokes: list[np.ndarray]) -> Iterato
     drawn = sum(np.hypot(*np.diff(stroke, axis=0).T).sum() for stroke in strokes)
     travel = sum(np.hypot(*(end - begin)) for begin, end in travel_moves(strokes, np.zeros(2)))
     up, down = plotter.places
-    moves = (
-        2 * len(strokes) * (abs(up - down) / plotter.feed_z if plotter.machine.endswith("z") else plotter.pause / 60)
-    )
-    minutes = drawn / plotter.feed + travel / plotter.travel + moves
+    lift = abs(up - down) / plotter.feed_z if plotter.machine.endswith("z") else plotter.pause / 60
+    minutes = drawn / plotter.feed + travel / plotter.travel + 2 * len(strokes) * lift
     yield comment(title)
     size = f"page {plain(sheet.width)} x {plain(sheet.height)} mm"
     yield comment(f"{plotter.machine}, {size}, zero at its {plotter.origin}")
@@ -180,10 +178,7 @@ def pen_test_bytes(plotter: Plotter) -> bytes:
     travel = MACHINES[plotter.machine].travel.format(travel=plain(plotter.travel))
     lines = [comment("pen test: ever longer lines, with the pen ever lower"), *MACHINES[plotter.machine].start]
     for n, place in enumerate(np.linspace(up, down, TEST_MARKS).tolist()):
-        lines += [
-            *plotter.pen_to(up),
-            f"G0 X0 Y{5 * n}{travel}",
-            comment(f"line of {10 + 5 * n} mm: pen at {plain(place)}"),
-        ]
-        lines += [*plotter.pen_to(place), f"G1 X{10 + 5 * n} Y{5 * n} F{plain(plotter.feed)}"]
+        lines += [*plotter.pen_to(up), f"G0 X0 Y{5 * n}{travel}"]
+        lines += [comment(f"line of {10 + 5 * n} mm: pen at {plain(place)}"), *plotter.pen_to(place)]
+        lines.append(f"G1 X{10 + 5 * n} Y{5 * n} F{plain(plotter.feed)}")
     return "\n".join([*lines, *plotter.pen_to(up), f"G0 X0 Y0{travel}", ""]).encode("ascii")

@@ -226,9 +226,8 @@ def beziers(stroke: np.ndarray) -> np.ndarray:
     if len(knots) < 2:
         return knots
     padded = np.concatenate([[2 * knots[0] - knots[1]], knots, [2 * knots[-1] - knots[-2]]])
-    before, step, after = (
-        (np.hypot(*np.diff(padded, axis=0).T) ** 0.5)[n : len(knots) - 1 + n, None] for n in range(3)
-    )
+    roots = np.hypot(*np.diff(padded, axis=0).T)[:, None] ** 0.5  # of the steps' lengths
+    before, step, after = (roots[n : len(knots) - 1 + n] for n in range(3))
     p0, p1, p2, p3 = (padded[n : len(knots) - 1 + n] for n in range(4))
 
     def control(past: np.ndarray, near: np.ndarray, far: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # they take a second, and not all formats need them
 
 MM_PER_INCH = 25.4
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")  # of pictures that go with the output
-MAX_PIXELS = 50_000_000  # of one page
+MAX_PIXELS = 50  # millions, of one page
 USUAL_COLOURS = {"black": "#000000", "white": "#ffffff"}  # matplotlib, which knows all, takes a while to import
 FRAME = 0.04  # s: the least time that a frame of a film is shown
 MAX_FRAMES, MAX_FILM_BYTES = 500, 500_000_000  # of a film, all of it in memory: longer ones show each frame longer
@@ -71,10 +71,8 @@ class Drawing:
 
 def check_pixels(width: float, height: float, dpi: float | None) -> None:
     """Raise InputError for a page in mm that has too many pixels at `dpi`; None or 0: the format has none."""
-    if dpi and (pixels := width * height * (dpi / MM_PER_INCH) ** 2) > MAX_PIXELS:
-        raise InputError(
-            f"{dpi:.0f} dpi give {pixels / 1e6:.0f} million pixels a page; {MAX_PIXELS // 10**6} are allowed"
-        )
+    if dpi and (pixels := width * height * (dpi / MM_PER_INCH) ** 2 / 1e6) > MAX_PIXELS:
+        raise InputError(f"{dpi:.0f} dpi give {pixels:.0f} million pixels a page; {MAX_PIXELS} are allowed")
 
 
 class Sheet(NamedTuple):
@@ -118,14 +116,8 @@ def draw_lines(
 
     to_inches = Affine2D().scale(1 / MM_PER_INCH, -1 / MM_PER_INCH).translate(0, figure.get_figheight())
     points = width * (72 / MM_PER_INCH)  # typographic ones
-    pen: dict[str, Any] = {
-        "edgecolors": colour,
-        "linewidths": points,
-        "capstyle": cap,
-        "joinstyle": "round",
-        "facecolors": "none",
-    }
-    lines = PathCollection([path(stroke) for stroke in strokes], **pen)
+    pen: dict[str, Any] = {"edgecolors": colour, "linewidths": points, "capstyle": cap, "joinstyle": "round"}
+    lines = PathCollection([path(stroke) for stroke in strokes], facecolors="none", **pen)
     lines.set_transform(to_inches + figure.dpi_scale_trans)
     return figure.add_artist(lines)
 

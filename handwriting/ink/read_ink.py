@@ -194,9 +194,7 @@ def read_xml(path: Path, data: bytes) -> Iterator[Ink]:
 def read_xournal(path: Path, data: bytes) -> Iterator[Ink]:
     """The rows on each page of Xournal++'s notes, where strokes are x and y in turn."""
     for page in parse(data).iterfind("page"):
-        found = [
-            np.array(read_numbers(stroke.text or "")) for stroke in page.iter("stroke") if stroke.get("tool") == "pen"
-        ]
+        found = [np.array(read_numbers(stroke.text or "")) for stroke in page.iterfind(".//stroke[@tool='pen']")]
         if any(len(numbers) % 2 for numbers in found):
             raise ValueError("a stroke with an x and no y")
         yield from make_lines([numbers.reshape(-1, 2) for numbers in found if len(numbers)])

@@ -31,12 +31,8 @@ def without_paper(strokes: list[np.ndarray]) -> list[np.ndarray]:
     low, high = sides(strokes)
     size = high - low
     near = EVEN * size.max(1)
-    is_even = np.array(
-        [
-            ((np.minimum(stroke - top, bottom - stroke) <= off).any(1)).all()  # all along the edges of its own box
-            for stroke, top, bottom, off in zip(strokes, low, high, near, strict=True)
-        ]
-    )
+    boxes = zip(strokes, low, high, near, strict=True)  # even: all along the edges of its own box
+    is_even = np.array([(np.minimum(s - top, bottom - s) <= off).any(1).all() for s, top, bottom, off in boxes])
     if is_even.all():
         return strokes  # nothing else tells what would be paper
     left, right = low[~is_even].min(0), high[~is_even].max(0)

@@ -27,8 +27,7 @@ class Pages(Request):
     subject = "a page"
     own_flags = (
         "text file page landscape margins x_height line_spacing align vertical fit ruled plot_rules jitter redo proof "
-        + "from_line "
-        + OF_HANDS
+        f"from_line {OF_HANDS}"
     )
     usual_bias, usual_output = PAGE_BIAS, "synthesis.png"
     line_name, redo = "line {n} {ink.text!r}", "--redo {}, "

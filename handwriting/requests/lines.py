@@ -90,9 +90,7 @@ class Styles(Request):
 
         given = {name: getattr(self, name) for name in ("checkpoint", "bias", "seed", "retries", "device")}
         writers = [Writer(style=name, **given) for name in list_styles()]
-        return [
-            (writer, writer.prepare(f"{writer.style}: the quick brown fox jumps over 12 dogs")) for writer in writers
-        ]
+        return [(each, each.prepare(f"{each.style}: the quick brown fox jumps over 12 dogs")) for each in writers]
 
     def write(self, prepared: list[tuple[Writer, Prepared]]) -> list[Ink]:
         """The lines, one in each hand."""

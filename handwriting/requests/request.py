@@ -75,9 +75,8 @@ class Request:
         for name in given:
             if kind not in FORMAT_FLAGS.get(name, kind).split():
                 raise InputError(f"--{name} is for .{FORMAT_FLAGS[name].replace(' ', ', .')}, not for .{kind}")
-        paper: dict[str, Any] = {"paper": None} if "transparent" in given else {}
         drawn = self.pick("pen_width", "colour", "dpi", "height", "grey", "speed", "smooth", "simplify")
-        self.drawing = Drawing(**drawn, **paper)
+        self.drawing = Drawing(**drawn, paper=None if "transparent" in given else Drawing.paper)
         settings = self.pick("machine", "feed", "travel", "feed_z", "origin", up="pen_up", down="pen_down")
         self.plotter = Plotter(**settings, bed=parse_page(given["bed"]) if "bed" in given else None)
         if kind == "gcode" and "machine" not in given:
@@ -139,9 +138,8 @@ class Request:
         from handwriting.hands import look_at, parse_style, style_path
 
         given, shown = self.given, self.given["show_prime"]
-        paths = (
-            [given["prime"]] if "prime" in given else [style_path(str(part)) for part, _ in parse_style(style or [])]
-        )
+        paths = [given["prime"]] if "prime" in given else []
+        paths = paths or [style_path(str(part)) for part, _ in parse_style(style or [])]
         if not paths:
             raise InputError("--show_prime draws ink that you give; give it with --prime or --style")
         inks = [ink for path in paths for ink in look_at(path, given.get("prime_text"), "force" in given)]

@@ -23,21 +23,13 @@ from handwriting.figures import save_figure
 from handwriting.ink.formats import Ink, save, stack_lines
 from handwriting.program import InputError, atomic_write, progress_bar
 from handwriting.seeds import derived_seed
+from handwriting.training import tasks
 from handwriting.training.flags import SETTINGS
 from handwriting.training.hardware import PRECISIONS, choose_precision
 from handwriting.training.optimisation import GravesRMSprop, learning_rate, moving_average
 from handwriting.training.processes import Group, noted_signals, tune_malloc
 from handwriting.training.progress import Progress, Row, Sums
 from handwriting.training.resume import best_score, check_like, epoch_checkpoints, restore_optimizer, restore_progress
-from handwriting.training.tasks import (
-    NETWORK_SIZES,
-    change_characters,
-    grow,
-    line_weights,
-    make_batches,
-    make_task,
-    sample_lines,
-)
 from handwriting.training.weight_noise import RATE, WeightNoise
 from model import Model
 from utils import choose_device, encoder_of, load_checkpoint, load_encoder, naming_what_does_not_fit, save_checkpoint
@@ -71,13 +63,13 @@ class Run:
         if options.hand and self.encoder:
             raise InputError("--hand: the network reads the hands of an encoder of its own; leave it out")
         self.encoder = load_encoder(options.hand) if options.hand else self.encoder
-        self.task = make_task(options.task, dataset, options.timesteps, None, options.augment, self.encoder)
+        self.task = tasks.make_task(options.task, dataset, options.timesteps, None, options.augment, self.encoder)
         for split in ("train", "validation"):
             if not len(dataset.lines(split, self.task.with_text)):
                 raise InputError(f"{options.data}: its {split} split holds no line for the task {options.task}")
         self.lines = dataset.lines("train", self.task.with_text)
         self.lengths = self.task.num_points[self.lines].clip(max=self.task.most_points)  # in training
-        self.line_weights = line_weights(dataset.texts[self.lines], options.rare_share)
+        self.line_weights = tasks.line_weights(dataset.texts[self.lines], options.rare_share)
         self.steps_per_epoch = math.ceil(len(self.lines) / options.batch_size)
         self.last_step = options.num_epochs * self.steps_per_epoch
         self.fingerprint = dataset.fingerprint()
@@ -112,13 +104,13 @@ class Run:
         if content["task"] != options.task:
             raise InputError(f"--init {path}: is not a network for the task {options.task}")
         if content["charset"] != self.task.charset:
-            network = change_characters(network, content["charset"], self.task.charset)
+            network = tasks.change_characters(network, content["charset"], self.task.charset)
         if isinstance(network, Model):
             given = options.num_layers if "num_layers" in options.given else 0
             num_layers, had_hands = max(given, network.config.num_layers), network.config.hand_size > 0
-            network = grow(network, num_layers, options.hand_size)
+            network = tasks.grow(network, num_layers, options.hand_size)
             network = network if had_hands else self.task.with_hands(network)
-        for name in NETWORK_SIZES:
+        for name in tasks.NETWORK_SIZES:
             size = getattr(network.config, name, getattr(options, name))
             if name in options.given and size != getattr(options, name):
                 raise InputError(f"--{name}: the network of --init {path} has {size}; leave it out")
@@ -200,8 +192,8 @@ class Run:
     def epoch_batches(self) -> list[np.ndarray]:
         """The batches of the epoch in progress, which follow from seed and epoch: numbers of lines, (B,) each."""
         rng = np.random.default_rng(derived_seed("order of lines", self.options.seed, self.progress.epoch))
-        sampled = sample_lines(self.line_weights, rng)
-        batches = make_batches(self.lengths[sampled], self.options.batch_size, rng)
+        sampled = tasks.sample_lines(self.line_weights, rng)
+        batches = tasks.make_batches(self.lengths[sampled], self.options.batch_size, rng)
         return [self.lines[sampled[batch]] for batch in batches]
 
     def evaluate(self, signals: SimpleNamespace) -> Row:

@@ -68,14 +68,11 @@ def collate(
     Returns the arguments of `Model.losses`: points (T + 1, B, 3), mask (T, B), text (B, U), padded with -1, or None,
     and the hands (B, D) or None.
     """
-    lengths = np.array([len(line) for line in lines])
-    points = np.zeros((lengths.max(), len(lines), 3), dtype=np.float32)
-    for b, line in enumerate(lines):
-        points[: len(line), b] = line
-    mask = np.arange(1, lengths.max())[:, None] < lengths  # (T, B)
+    points, lengths = collate_features([line.astype(np.float32) for line in lines])
+    mask = torch.arange(1, len(points))[:, None] < lengths  # (T, B)
     text = pad_codes(codes).to(device) if codes is not None else None
     hand = torch.from_numpy(hands).to(device) if hands is not None else None
-    return torch.from_numpy(points).to(device), torch.from_numpy(mask).to(device), text, hand
+    return points.to(device), mask.to(device), text, hand
 
 
 def form_lines(dataset: Dataset, lines: np.ndarray) -> dict[int, np.ndarray]:
