@@ -17,18 +17,19 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from handwriting.bulk import BIASES
 from handwriting.checks import MOST_WRONG, judge_lines, load_recogniser
-from handwriting.cutting import SIGNS, CutLine, Cutting, cut_lines, has_small_digits
+from handwriting.cutting import SIGNS, CutLine, Cutting, cut_lines, has_small_digits, marks_first
 from handwriting.data.dataset import Dataset, load_dataset, save_dataset
 from handwriting.data.recordings import to_offsets
 from handwriting.hands import random_vector, strengthen
 from handwriting.program import InputError, Parser, check_range, check_writable, escaped, progress_bar, run_cli
-from handwriting.recogniser import Recogniser, edit_distance
+from handwriting.recogniser import Recogniser, align, edit_distance
 from handwriting.sampling import Line, default_steps
 from handwriting.training.tasks import line_weights
 from handwriting.writer import Network, load_network, write_checked
@@ -43,7 +44,7 @@ MIN_GOOD = 0.02  # share of new lines that must come out right
 WRITE_RETRIES = 3  # of a line with a flaw
 TOKEN_SHARE = 0.4  # of the texts that are written have a token
 CAPITAL_SHARE = 0.15  # of their words get a capital,
-ODD_SHARE = 0.15  # and a letter or mark that they do not have, a rare one sooner
+ODD_SHARE = 0.15  # and a letter or mark that they do not have, a weak one sooner
 AROUND = {"(": "(_)", ")": "(_)", "[": "[_]", "]": "[_]", '"': '"_"', "'": "'_'", "&": "&", "+": "+"}  # "_": a word
 # Dates, times, prices, numbers and postcodes: <1-31> is a number, <00-59> one with two digits, <A> a capital.
 TOKENS = (
@@ -54,7 +55,6 @@ TOKENS = (
 )  # fmt: skip
 STRENGTHS = (0.9, 1.3)  # of the hands that lines are written in: what is far from the mean is to be legible, too
 READINGS = 3  # of a line's ink, each time distorted in another way
-FLAG_REACH = 0.3  # how far apart the flag of a 5 and its body start at most, by the height of the body
 NewLine = tuple[np.ndarray, np.ndarray, str, str]  # as a `Recording` has them: offsets and ends; the text; its form
 
 
@@ -67,28 +67,6 @@ def random_token(rng: np.random.Generator) -> str:
         return str(rng.integers(int(gap[1]), int(gap[2]) + 1)).zfill(len(gap[1]))
 
     return re.sub(r"<A>|<(\d+)-(\d+)>", fill, rng.choice(TOKENS))
-
-
-def flags_first(positions: np.ndarray, ends: np.ndarray, is_five: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ink, positions (n, 2) and ends (n,), with each 5 in one stroke, from the right end of its flag on.
-
-    Most people draw the flag last. But then the window is on the next character, and networks forget it. `is_five` (n,)
-    says which points are of a 5.
-    """
-    cuts, strokes = np.flatnonzero(ends[:-1]) + 1, []
-    for stroke, fives in zip(np.split(positions, cuts), np.split(is_five, cuts), strict=True):
-        if strokes and strokes[-1][1] and is_flag(stroke, strokes[-1][0]):
-            strokes[-1] = np.concatenate([stroke[::-1], strokes[-1][0]]), False
-        else:
-            strokes.append((stroke, fives.mean() > 0.5))
-    last = np.cumsum([len(stroke) for stroke, _ in strokes]) - 1
-    return np.concatenate([stroke for stroke, _ in strokes]), np.isin(np.arange(len(positions)), last)
-
-
-def is_flag(stroke: np.ndarray, body: np.ndarray) -> bool:
-    """Whether a stroke (n, 2) is level, and goes to the right from about where the `body` (m, 2) of a 5 starts."""
-    (width, height), reach = np.ptp(stroke, axis=0), FLAG_REACH * np.ptp(body[:, 1])
-    return stroke[-1, 0] - stroke[0, 0] > max(2 * height, 0.8 * width) and np.linalg.norm(stroke[0] - body[0]) < reach
 
 
 def choose_glyph(glyphs: list[Cutting], slant: float, height: float, rng: np.random.Generator) -> Cutting:
@@ -154,9 +132,8 @@ def compose_rounds(
     lines = np.concatenate([training[is_rare], rng.permutation(training[~is_rare])[:OTHER_LINES]])
     recogniser, glyphs = own or load_recogniser(), defaultdict(list)
     cut = cut_lines(network, recogniser, dataset, lines)
-    for glyph in (glyph for line in cut for glyph in line.glyphs):
-        positions, ends = flags_first(glyph.positions, glyph.ends, np.full(len(glyph.ends), glyph.text == "5"))
-        glyphs[glyph.text].append(glyph._replace(positions=positions, ends=ends))
+    for glyph in chain.from_iterable(line.glyphs for line in cut):
+        glyphs[glyph.text].append(glyph)
     if missing := set(string.digits) - glyphs.keys():
         raise InputError(f"no line could be cut for the digits {' '.join(sorted(missing))}; train the network longer")
     if not (bases := [line for line in cut if line.words]):
@@ -171,24 +148,27 @@ def compose_rounds(
         yield [line for line, share in zip(made, wrong, strict=True) if share <= MOST_WRONG]
 
 
-def rarities(texts: np.ndarray) -> dict[str, float]:
-    """The small letters and marks in texts with shares that sum to 1: the rarer, down to `RARE_SHARE`, the larger."""
-    usual = set(string.digits + string.ascii_uppercase + " ")
-    lines_with = Counter(character for text in texts.tolist() for character in set(text) - usual)
-    weights = {character: 1 / max(count, RARE_SHARE * len(texts)) for character, count in sorted(lines_with.items())}
+def weaknesses(characters: set[str], pairs: list[tuple[str, str]]) -> dict[str, float]:
+    """The letters and marks among characters, with shares that sum to 1: the larger, the more often one is read wrong.
+
+    `pairs` are from `align`. A character without any counts as wrong once in ten times.
+    """
+    written, wrong = Counter(text for text, _ in pairs), Counter(text for text, read in pairs if text != read)
+    letters = sorted(characters - {*string.digits, " "})
+    weights = {letter: (1 + wrong[letter]) / (10 + written[letter]) for letter in letters}
     return {character: weight / sum(weights.values()) for character, weight in weights.items()}
 
 
 def odd_word(word: str, character: str, rng: np.random.Generator) -> str:
-    """A word with one of its letters replaced by a small letter, or with a mark where marks stand."""
-    place = rng.integers(len(word))
+    """A word with one of its letters replaced by a letter, the first by a capital, or with a mark where marks stand."""
+    place = 0 if character.isupper() else rng.integers(len(word))
     if character in AROUND:
         return AROUND[character].replace("_", word)
     return word[:place] + character + word[place + 1 :] if character.isalpha() else word + character
 
 
 def random_text(texts: np.ndarray, odd: dict[str, float], rng: np.random.Generator) -> str:
-    """Neighbouring words of a text, some with a new capital or one of `odd` (see `rarities`), and at times a token."""
+    """Neighbouring words of a text, some with a new capital or one of `odd` (`weaknesses`), and at times a token."""
     words = str(rng.choice(texts)).split()
     first = rng.integers(0, max(len(words) - 2, 1))
     words = words[first : first + rng.integers(2, 9)]
@@ -208,12 +188,13 @@ def write_rounds(
     """Have a network write `ROUND` texts at a time, and yield the lines that are `flawless`.
 
     Each is the best of up to `WRITE_RETRIES` + 1 tries. A network that reads hands writes it in one that nobody has;
-    it is learned with the hand that came out.
+    it is learned with the hand that came out. Characters that are read wrong come more often in the texts that follow.
     """
     recogniser, known = own or load_recogniser(), set(network.alphabet.learned)
     network, training = network._replace(recogniser=recogniser), dataset.texts[dataset.lines("train", with_text=True)]
-    odd = rarities(training)
+    characters, pairs = set("".join(training)), []
     while True:
+        odd = weaknesses(characters, pairs)
         texts = [random_text(training, odd, rng) for _ in range(ROUND)]
         given = [network.alphabet.spell(text) for text in texts if text and set(text) <= known]
         seeds, biases = rng.integers(2**62, size=len(given)).tolist(), rng.uniform(*BIASES, len(given)).tolist()
@@ -222,10 +203,11 @@ def write_rounds(
             vectors = np.array([random_vector(network.encoder, seed) for seed in seeds])
             hands = strengthen(vectors, network.model, rng.uniform(*STRENGTHS, (len(seeds), 1))).astype(np.float32)
         written = write_checked(network, given, seeds, biases, steps, WRITE_RETRIES, hands=hands) if given else []
+        pairs += [pair for line in written for pair in align(line.text, line.read or "")]
         good = []
         for line in flawless(written, recogniser, rng):
             positions, ends = np.cumsum(line.points[:, :2], axis=0, dtype=float), line.points[:, 2] > 0.5
-            positions, ends = flags_first(positions, ends, np.array([*line.text])[line.characters] == "5")
+            positions, ends, _ = marks_first(positions, ends, line.characters, line.text)
             good.append((*to_offsets(positions, ends, bool(dataset.has_rests)), line.text, "written"))
         yield good
 

@@ -25,6 +25,8 @@ SIGNS = {  # limits on a sign's height, top and bottom in x-heights, y downwards
     "/": (5.0, -3.5, 1.5, 1), "(": (5.0, -3.5, 1.5, 1), ")": (5.0, -3.5, 1.5, 1), "+": (2.0, -2.0, 0.4, 2),
 }  # fmt: skip
 AS_CAPITALS = {"x": ("X", 1.9)}  # recorded lines have three X; an x is like them, and so much smaller
+FLAG_REACH = 0.3  # how far apart the flag of a 5 and its body start at most, by the height of the body
+CROSS_REACH = 0.3  # how far the middle of an x's rising stroke is from the other at most, by its height
 LEAST_DIGITS = 1.6  # x-heights; in recorded lines the median is 1.85
 
 
@@ -73,6 +75,7 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str, n
     `characters` (T,) are the places in `text` of the points' characters. Glyphs must be `read` as what they are.
     """
     positions, ends = np.cumsum(points[:, :2], axis=0, dtype=np.float64), points[:, 2] > 0.5
+    positions, ends, characters = marks_first(positions, ends, characters, text)
     letters = []  # that reach from the baseline to the x-height; of each: middle, bottom, height
     for place, character in enumerate(text):
         ink = positions[characters == place]
@@ -104,6 +107,47 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str, n
         if glyph in TOKEN_CHARACTERS and is_read[place] and is_whole:
             glyphs.append(Cutting(glyph, scale * positions[own[strokes]], ends[own[strokes]], slant))
     return CutLine(*cut_words(line, strokes, counts), [*filter(is_usual, glyphs)], slope, x_height, name)
+
+
+def marks_first(
+    positions: np.ndarray, ends: np.ndarray, characters: np.ndarray, text: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ink with each 5 in one stroke, from the right end of its flag on, and each x with its rising stroke first.
+
+    Most people draw these last. But then the window is on the next character, and networks forget the flag, and cross
+    the x as if it were a t. `positions` (n, 2) and `ends` (n,) are the ink, `characters` (n,) the places in `text` of
+    its points' characters, all returned in the new order.
+    """
+    first, *others = np.split(np.arange(len(ends)), np.flatnonzero(ends[:-1]) + 1)  # the numbers of their points
+    order, characters = [first], characters.copy()
+    for stroke in others:
+        body, ink = order[-1], (positions[stroke], positions[order[-1]])
+        owner = int(np.median(characters[body]))
+        letter = text[owner] if (characters[body] == owner).mean() >= MIN_OWN else ""
+        if letter == "5" and body[0] <= body[-1] and is_flag(*ink):  # else it has its flag already
+            order[-1] = np.concatenate([stroke[::-1], body])
+        elif letter and letter in "xX" and is_cross(*ink):
+            order.insert(-1, stroke)
+        else:
+            order.append(stroke)
+            continue
+        characters[stroke] = owner
+    last = np.cumsum([len(stroke) for stroke in order]) - 1
+    points = np.concatenate(order)
+    return positions[points], np.isin(np.arange(len(points)), last), characters[points]
+
+
+def is_flag(stroke: np.ndarray, body: np.ndarray) -> bool:
+    """Whether a stroke (n, 2) is level, and goes to the right from about where the `body` (m, 2) of a 5 starts."""
+    (width, height), reach = np.ptp(stroke, axis=0), FLAG_REACH * np.ptp(body[:, 1])
+    return stroke[-1, 0] - stroke[0, 0] > max(2 * height, 0.8 * width) and np.linalg.norm(stroke[0] - body[0]) < reach
+
+
+def is_cross(stroke: np.ndarray, body: np.ndarray) -> bool:
+    """Whether a stroke (n, 2) goes from the lower left to the upper right or back, across the `body` (m, 2) of an x."""
+    (dx, dy), height = stroke[-1] - stroke[0], np.ptp(stroke[:, 1])
+    reach = np.linalg.norm(body - (stroke[0] + stroke[-1]) / 2, axis=1).min()
+    return dx * dy < 0 and 2 * abs(dy) > max(abs(dx), height) and reach < CROSS_REACH * height
 
 
 def give_back(counts: np.ndarray, x: np.ndarray, strokes: np.ndarray) -> np.ndarray:
