@@ -112,11 +112,12 @@ def cut_line(points: np.ndarray, characters: np.ndarray, text: str, read: str, n
 def marks_first(
     positions: np.ndarray, ends: np.ndarray, characters: np.ndarray, text: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ink with each 5 in one stroke, from the right end of its flag on, and each x with its rising stroke first.
+    """Ink with each 5 in one stroke, from the right end of its flag on, and each x begun at the upper right.
 
-    Most people draw these last. But then the window is on the next character, and networks forget the flag, and cross
-    the x as if it were a t. `positions` (n, 2) and `ends` (n,) are the ink, `characters` (n,) the places in `text` of
-    its points' characters, all returned in the new order.
+    Most people draw these strokes last, and that of the x from above or from below. But then the window is on the next
+    character, and networks forget the flag, and cross the x half way up, as if it were a t. `positions` (n, 2) and
+    `ends` (n,) are the ink, `characters` (n,) the places in `text` of its points' characters, all returned in the new
+    order. An x that is joined to other letters is begun with them.
     """
     first, *others = np.split(np.arange(len(ends)), np.flatnonzero(ends[:-1]) + 1)  # the numbers of their points
     order, characters = [first], characters.copy()
@@ -124,14 +125,16 @@ def marks_first(
         body, ink = order[-1], (positions[stroke], positions[order[-1]])
         owner = int(np.median(characters[body]))
         letter = text[owner] if (characters[body] == owner).mean() >= MIN_OWN else ""
+        crossed = [place for place in sorted({*characters[body].tolist()}) if text[place] in "xX"]
         if letter == "5" and body[0] <= body[-1] and is_flag(*ink):  # else it has its flag already
             order[-1] = np.concatenate([stroke[::-1], body])
-        elif letter and letter in "xX" and is_cross(*ink):
-            order.insert(-1, stroke)
+            characters[stroke] = owner
+        elif crossed and is_cross(*ink):
+            place = len(order) - bool(letter and letter in "xX")  # a body that has other letters, too, stays first
+            order.insert(place, stroke if ink[0][0, 0] > ink[0][-1, 0] else stroke[::-1])
+            characters[stroke] = crossed[-1]
         else:
             order.append(stroke)
-            continue
-        characters[stroke] = owner
     last = np.cumsum([len(stroke) for stroke in order]) - 1
     points = np.concatenate(order)
     return positions[points], np.isin(np.arange(len(points)), last), characters[points]

@@ -165,19 +165,28 @@ def test_the_flag_of_a_5_comes_first_in_one_stroke_with_its_body(text, strokes, 
     assert marked_first(text, strokes, places)[0] == [stroke.tolist() for stroke in wanted]
 
 
-@pytest.mark.parametrize("rise", [RISE, RISE[::-1]], ids=["from the top", "from the foot"])
+@pytest.mark.parametrize("rise", [RISE, RISE[::-1]], ids=["from above", "from below"])
 @pytest.mark.parametrize(
-    ("text", "move", "places", "is_moved"),
+    ("text", "move", "places", "order"),
     [
-        ("ox", [0, 0], [1, 1], True), ("Xo", [0, 0], [0, 1], True),  # the window is ahead
-        ("at", [0, 0], [1, 1], False), ("ox", [2, 0], [1, 1], False),
+        ("ox", [0, 0], [1, 1], [1, 0]), ("Xo", [0, 0], [0, 1], [1, 0]),  # the window is ahead
+        ("at", [0, 0], [1, 1], None), ("ox", [2, 0], [1, 1], None),
     ],
 )  # fmt: skip
-def test_the_rising_stroke_of_an_x_comes_first(text, move, places, is_moved, rise):
+def test_an_x_begins_at_the_upper_right(text, move, places, order, rise):
     strokes = [FALL, rise + move, FALL + [3, 0]]
     found, owners = marked_first(text, strokes, [*places, 1])
-    assert found == [strokes[n].tolist() for n in ((1, 0, 2) if is_moved else (0, 1, 2))]
-    assert owners.tolist() == np.repeat([places[0], places[0] if is_moved else places[1], 1], 3).tolist()
+    assert found == [stroke.tolist() for stroke in ([RISE, FALL, strokes[2]] if order else strokes)]
+    assert owners.tolist() == np.repeat([places[0], places[0] if order else places[1], 1], 3).tolist()
+
+
+@pytest.mark.parametrize("rise", [RISE, RISE[::-1]], ids=["from above", "from below"])
+def test_an_x_that_is_joined_to_a_letter_is_begun_with_it(rise):
+    joined = np.vstack([FALL - [1, 0], FALL])
+    ends = np.isin(np.arange(9), [5, 8])
+    positions, ends, owners = marks_first(np.vstack([joined, rise]), ends, np.repeat([0, 1, 2], 3), "exe")
+    np.testing.assert_array_equal(positions, np.vstack([joined, RISE]))
+    assert np.flatnonzero(ends).tolist() == [5, 8] and owners.tolist() == [0] * 3 + [1] * 6
 
 
 def test_what_crosses_an_x_must_rise():
