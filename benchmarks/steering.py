@@ -39,8 +39,8 @@ from utils import encoder_of, load_checkpoint, save_checkpoint
 
 BIAS, TOGETHER = 0.5, 64  # lines that are written at once
 GIVEN = 2  # lines that a hand is taken from
-GAIN, FEWER = 1.9, 0.06
-STRENGTH = 0.69
+GAIN, FEWER = 1.9, 0.065
+STRENGTH = 0.68
 RIDGE = 10.0  # what the square of a map costs, in squared errors
 LINES = 2  # that are written in each form's hand
 
