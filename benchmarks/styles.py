@@ -1,7 +1,7 @@
 """Choose hands for save/styles/ among those that follow from seeds, and measure the hands that are there.
 
-    python benchmarks/styles.py --make 12     # writes save/styles/alma.json and so on, some ten minutes
-    python benchmarks/styles.py               # the table of the hands that are there
+    python benchmarks/styles.py --make 12 --seed 1    # writes save/styles/alma.json and so on, some minutes
+    python benchmarks/styles.py                       # the table of the hands that are there
 
 A hand is a line that the network has written without a mistake in a random hand, as it is or sheared and stretched. Of
 `CANDIDATES` lines those are chosen whose hands are far apart by the encoder, and of them only hands that the network
