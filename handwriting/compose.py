@@ -17,7 +17,6 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -132,8 +131,9 @@ def compose_rounds(
     lines = np.concatenate([training[is_rare], rng.permutation(training[~is_rare])[:OTHER_LINES]])
     recogniser, glyphs = own or load_recogniser(), defaultdict(list)
     cut = cut_lines(network, recogniser, dataset, lines)
-    for glyph in chain.from_iterable(line.glyphs for line in cut):
-        glyphs[glyph.text].append(glyph)
+    for line in cut:
+        for glyph in line.glyphs:
+            glyphs[glyph.text].append(glyph)
     if missing := set(string.digits) - glyphs.keys():
         raise InputError(f"no line could be cut for the digits {' '.join(sorted(missing))}; train the network longer")
     if not (bases := [line for line in cut if line.words]):

@@ -12,6 +12,7 @@ from handwriting.data.dataset import Dataset
 from handwriting.program import progress_bar
 from handwriting.recogniser import Recogniser, align
 from handwriting.sampling import Line, pad_codes
+from handwriting.strokes import ends_of
 from handwriting.training.tasks import collate, make_batches
 from handwriting.writer import Network
 from model import Window, window_weights
@@ -122,22 +123,22 @@ def marks_first(
     first, *others = np.split(np.arange(len(ends)), np.flatnonzero(ends[:-1]) + 1)  # the numbers of their points
     order, characters = [first], characters.copy()
     for stroke in others:
-        body, ink = order[-1], (positions[stroke], positions[order[-1]])
+        body = order[-1]
+        ink, below = positions[stroke], positions[body]
         owner = int(np.median(characters[body]))
         letter = text[owner] if (characters[body] == owner).mean() >= MIN_OWN else ""
-        crossed = [place for place in sorted({*characters[body].tolist()}) if text[place] in "xX"]
-        if letter == "5" and body[0] <= body[-1] and is_flag(*ink):  # else it has its flag already
+        crossed = [place for place in np.unique(characters[body]) if text[place] in "xX"]
+        if letter == "5" and body[0] <= body[-1] and is_flag(ink, below):  # else it has its flag already
             order[-1] = np.concatenate([stroke[::-1], body])
             characters[stroke] = owner
-        elif crossed and is_cross(*ink):
-            place = len(order) - bool(letter and letter in "xX")  # a body that has other letters, too, stays first
-            order.insert(place, stroke if ink[0][0, 0] > ink[0][-1, 0] else stroke[::-1])
+        elif crossed and is_cross(ink, below):
+            place = len(order) - (letter in ("x", "X"))  # a body that has other letters, too, stays first
+            order.insert(place, stroke if ink[0, 0] > ink[-1, 0] else stroke[::-1])
             characters[stroke] = crossed[-1]
         else:
             order.append(stroke)
-    last = np.cumsum([len(stroke) for stroke in order]) - 1
     points = np.concatenate(order)
-    return positions[points], np.isin(np.arange(len(points)), last), characters[points]
+    return positions[points], ends_of([len(stroke) for stroke in order]), characters[points]
 
 
 def is_flag(stroke: np.ndarray, body: np.ndarray) -> bool:

@@ -5,6 +5,8 @@ whether it is lifted afterwards (1) or not (0). Or it is **strokes**, a list of 
 touches down to where it is lifted. y grows downwards, in whiteboard units unless it is said otherwise.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # The pen is read about 75 times a second, with time stamps rounded to 10 ms: 99 % of the steps within a stroke take
@@ -23,8 +25,13 @@ def to_strokes(points: np.ndarray) -> list[np.ndarray]:
     return [stroke for stroke in np.split(positions, after) if len(stroke)]
 
 
+def ends_of(lengths: Sequence[int]) -> np.ndarray:
+    """Whether a point is the last of its stroke, (n,) bool, for strokes of `lengths` points that add up to n."""
+    return np.isin(np.arange(sum(lengths)), np.cumsum(lengths) - 1)
+
+
 def to_points(strokes: list[np.ndarray]) -> np.ndarray:
     """Strokes (n, 2) -> points (T, 3) float32. The first offset is (0, 0), wherever the first stroke begins."""
     positions = np.concatenate(strokes)
-    ends = np.isin(np.arange(len(positions)), np.cumsum([len(stroke) for stroke in strokes]) - 1)
+    ends = ends_of([len(stroke) for stroke in strokes])
     return np.column_stack([np.diff(positions, axis=0, prepend=positions[:1]), ends]).astype(np.float32)

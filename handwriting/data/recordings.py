@@ -11,7 +11,7 @@ import numpy as np
 from lxml import etree
 
 from handwriting.data.dataset import MAX_POSITION
-from handwriting.strokes import PERIOD, SHORTEST_STEP, USUAL_STEP
+from handwriting.strokes import PERIOD, SHORTEST_STEP, USUAL_STEP, ends_of
 
 # A step within a stroke that takes longer lost two readings or more, which are filled in (none where the pen rests).
 GAP = 0.045  # s
@@ -90,7 +90,7 @@ def read_strokes(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     counts = [len(stroke) for stroke in root.iter("Stroke") if len(stroke)]
     if sum(counts) != len(points):
         raise ValueError("a stroke with something else than points in it")
-    return points, np.isin(np.arange(len(points)), np.cumsum(counts) - 1)
+    return points, ends_of(counts)
 
 
 def clean_strokes(points: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, Counter]:
