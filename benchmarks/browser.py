@@ -64,7 +64,7 @@ return { seconds, made: FACTS.checkpoint };"""
 WRITE = """const { text, seed, bias, lines } = given;
 const points = (line) => (given.drawn ? toWritingScale(line) : Float32Array.from(line));
 const vectors = lines ? await pen.encode(lines.map(points)) : [];
-const hand = given.hand ?? (lines ? meanOf(vectors) : pen.randomHand(seed));
+const hand = given.hand ?? (lines ? meanOf(vectors) : pen.randomHand(seed, bias));
 const started = performance.now();
 const [ink] = await pen.write([text], [seed], { bias, hand, tries: 1 });
 return { seconds: (performance.now() - started) / 1000, points: [...ink.points] };"""

@@ -9,7 +9,8 @@ row for each text set and bias, and one for recorded lines where there are any. 
 - characters, words wrong: sum of the lines' edit distances over sum of their lengths, in characters and in words.
   Digits wrong: the share of the text's digits that are not read as what they are; first, last character likewise.
 - bars, dots: how many there are in the ink (`count_marks`) for each t, and for each dot that the text asks for.
-- without bar, flag, dot: of t; of 5; of i, j, ? and !: how many lack it, and of how many (`checks.missing_marks`).
+- without bar, flag, cross, dot: of t; of 5; of x; of i, j, ? and !: how many lack it, and of how many, see
+  `checks.missing_marks`.
 - ended by the cap: lines whose window had not passed the text after `default_steps` points.
 - letters skipped or repeated: characters other than blanks that the window left out or came back to, see
   `skipped_letters` and `repeated_letters`.
@@ -60,7 +61,7 @@ COLUMNS = {
     "digits wrong": "{digit_error_rate:.1%}",
     "first, last character wrong": "{first_wrong:.1%}, {last_wrong:.1%}",
     "bars a t, dots a dot": "{bars:.2f}, {dots:.2f}",
-    "without bar, flag, dot": "{no_bar}, {no_flag}, {no_dot}",
+    "without bar, flag, cross, dot": "{no_bar}, {no_flag}, {no_cross}, {no_dot}",
     f"lines above {100 * BAD_RATE:g} %": "{bad_lines} of {lines}",
     "ended by the cap": "{capped}",
     "letters skipped, repeated": "{skipped}, {repeated}",
@@ -239,7 +240,7 @@ def window_figures(lines: list[Ink]) -> dict[str, Any]:
     text, lacking = "".join(line.text for line in lines), "".join(line.lacking for line in lines)
     without = {
         name: " of ".join(str(sum(map(letters.count, own))) for letters in (lacking, text))
-        for name, own in {"no_bar": "t", "no_flag": "5", "no_dot": "ij?!"}.items()
+        for name, own in {"no_bar": "t", "no_flag": "5", "no_cross": "xX", "no_dot": "ij?!"}.items()
     }
     return without | {
         "capped": sum(not line.finished for line in lines),

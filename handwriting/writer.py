@@ -30,6 +30,8 @@ from utils import SHIPPED, choose_device, encoder_of, load_checkpoint
 AT_ONCE = 2  # tries at a line that are written side by side
 # Each further try is in a hand nearer to the mean one, which is more legible: by so much of its distance, to a half.
 WEAKER, WEAKEST = 0.03, 0.5
+# With a larger bias than this, hands that nobody has come nearer to the mean one: it makes an average hand (5.4).
+WILDEST, TAMENESS = 0.45, 0.36
 RANDOM_STEPS = 700  # of a line without a text
 WRITE_BATCH, GPU_BATCH = 64, 512  # lines written side by side, on a processor and on a GPU
 REDO_TRIES = 5  # at a line that is written anew and turns out too wide
@@ -243,11 +245,13 @@ class Writer:
             vector = steer(self.vector[None], network.model, network.encoder)
         return network.sampler.prime(*self.prime, vector) if self.prime else None
 
-    def hand_of(self, seed: int) -> np.ndarray | None:
-        """The vector (D,) of the writer's hand, or else of the one that follows from a seed; None if none is read."""
+    def hand_of(self, seed: int, bias: float | None = None) -> np.ndarray | None:
+        """The vector (D,) of the writer's hand, or of one that follows from a seed and a bias; None if none is read."""
         if self.vector is not None or not self.network.encoder:
             return self.vector
-        return strengthen(random_vector(self.network.encoder, seed), self.network.model, self.strength)
+        bias = self.bias if bias is None else bias
+        strength = self.strength * np.exp(-TAMENESS * max(bias - WILDEST, 0))
+        return strengthen(random_vector(self.network.encoder, seed), self.network.model, strength)
 
     def save_hand(self, path: Path) -> None:
         """Write the vector of the hand as .json, for `style`. Raises InputError for a network that reads no hands."""
@@ -294,9 +298,9 @@ class Writer:
         The seeds of hands are those of the lines if they are not given, and biases the writer's. What is drawn comes
         with `to_ink`.
         """
-        found = [self.hand_of(seed) for seed in hand_seeds or seeds]
-        hands = np.array(found) if found and found[0] is not None else None
         biases = biases or [self.bias] * len(texts)
+        found = [self.hand_of(*each) for each in zip(hand_seeds or seeds, biases, strict=True)]
+        hands = np.array(found) if found and found[0] is not None else None
         caps = [default_steps(text.text) if steps is None else steps for text in texts]
         check_size(self.network, texts, caps, with_outputs)
         lines = []

@@ -117,13 +117,14 @@ def network_facts(
         },
         "hands": {
             "usualSpread": encoder.USUAL_SPREAD, "strides": encoder.STRIDES, "shares": hands.SHARES,
-            "weaker": writer.WEAKER, "weakest": writer.WEAKEST,
+            "weaker": writer.WEAKER, "weakest": writer.WEAKEST, "tameness": writer.TAMENESS, "wildest": writer.WILDEST,
         },
         "checks": {
             "mostResting": checks.MOST_RESTING, "mostWrong": checks.MOST_WRONG, "mostStray": checks.MOST_STRAY,
             "shortestStep": checks.SHORTEST_STEP, "dots": checks.DOTS, "dotSize": checks.DOT_SIZE,
             "barWidth": checks.BAR_WIDTH, "barSteepness": checks.BAR_STEEPNESS, "largestDot": checks.LARGEST_DOT,
-            "barPlaces": checks.BAR_PLACES, "dotPlaces": checks.DOT_PLACES,
+            "barPlaces": checks.BAR_PLACES, "dotPlaces": checks.DOT_PLACES, "crossed": checks.CROSSED,
+            "leastSlanting": checks.LEAST_SLANTING, "slanting": checks.SLANTING,
         },
     }  # fmt: skip
 

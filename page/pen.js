@@ -12,7 +12,7 @@ function startWorker() {
       const weights = await unpackWeights(packed);
       const products = makeProducts(module);
       [network, readers] = [new Network(weights, products), new Readers(weights, products)];
-      return weights.forms;
+      return { ...weights.forms, mean: weights.handMean };
     },
     async write({ text, seed, options }, id) {
       await (queue = queue.then(breathe));
@@ -115,15 +115,15 @@ class Pen {
   /** Let go of all that is being written: `write` rejects with an AbortError. */
   stop() { this.worker.postMessage({ task: "stop", job: this.last }); }
 
-  /** A hand that nobody has (D), once the pen is ready: between two training forms, nearer to one, and as long. */
-  randomHand(seed) {
-    const { rows, columns, scales, weights } = this.forms, random = makeRandom(seed);
+  /** A hand that nobody has (D), once the pen is ready: see random_vector in hands.py and hand_of in writer.py. */
+  randomHand(seed, bias) {
+    const { rows, columns, scales, weights, mean } = this.forms, random = makeRandom(seed);
     const rowOf = (n) => Array.from(weights.subarray(n * columns, (n + 1) * columns), (w) => w * scales[n]);
     const first = Math.floor(random() * rows);
     const [a, b] = [first, (first + 1 + Math.floor(random() * (rows - 1))) % rows].map(rowOf);
-    const [least, most] = FACTS.hands.shares, share = least + random() * (most - least);
+    const { shares: [least, most], tameness, wildest } = FACTS.hands, share = least + random() * (most - least);
     const mixed = a.map((number, d) => share * number + (1 - share) * b[d]);
-    const factor = Math.hypot(...a) / Math.max(Math.hypot(...mixed), 1e-6);
-    return Float32Array.from(mixed, (number) => number * factor);
+    const factor = Math.hypot(...a) / Math.max(Math.hypot(...mixed), 1e-6), much = Math.max(bias - wildest, 0);
+    return strengthen(Float32Array.from(mixed, (n) => n * factor), mean, Math.exp(-tameness * much));
   }
 }

@@ -123,16 +123,19 @@ function compareTexts(text, read) {
   return { wrong: [...new Set(wrong)], errors: wrong.length };
 }
 
-/** The places in a text of characters that lack their mark, a bar or a dot: checks.missing_marks. */
+/** The places in a text of characters that lack their mark, a bar, a dot or a cross: checks.missing_marks. */
 function missingMarks(strokes, characters, text) {
-  const { barWidth, largestDot, barPlaces, dotPlaces } = FACTS.checks, ink = strokes.flat();
+  const { barWidth, largestDot, barPlaces, dotPlaces, crossed, leastSlanting } = FACTS.checks, ink = strokes.flat();
+  const steps = stepsOf(strokes.map((stroke) => [...stroke, stroke.at(-1)])); // one for each point
   const flat = strokes.flatMap(flatParts).map((part) => [boxOf(part), mean(part.map((place) => place[1]))]);
   const bars = flat.map(([[[left], [right]], y]) => [left, right, y]).filter(([a, b]) => b - a >= barWidth);
   const small = strokes.filter((stroke) => Math.max(...sizeOf(stroke)) < largestDot);
   const dots = small.map((stroke) => [mean(stroke.map(([x]) => x)), boxOf(stroke)[1][1]]);
   return [...text].flatMap((character, place) => {
+    const isOwn = (_, n) => characters[n] === place;
+    if (crossed.includes(character)) return slanting(steps.filter(isOwn)) < leastSlanting ? [place] : [];
     const isDotted = character in dotPlaces, wanted = dotPlaces[character] ?? barPlaces[character];
-    const letter = wanted ? ink.filter((_, n) => characters[n] === place) : [];
+    const letter = wanted ? ink.filter(isOwn) : [];
     if (!letter.length) return wanted ? [place] : [];
     const [first, last, high, low, most] = wanted, [[left, top], [right]] = boxOf(letter);
     const x = letter.find((each) => each[1] === top)[0], end = Math.min(top + low, most);
@@ -140,6 +143,14 @@ function missingMarks(strokes, characters, text) {
     const hasBar = bars.some(([a, b, y]) => a < x + last && b > x + first && y > top + high && y < end);
     return (isDotted ? hasDot : hasBar) ? [] : [place];
   });
+}
+
+/** How long the ink is that rises to the right, or that falls if that is shorter: checks.slanting. */
+function slanting(steps) {
+  const [least, most] = FACTS.checks.slanting;
+  const found = steps.filter(({ dx, dy }) => Math.abs(dy) > least * Math.abs(dx) && Math.abs(dy) < most * Math.abs(dx));
+  const length = (way) => found.reduce((sum, step) => sum + (way * step.dx * step.dy > 0 && step.length), 0);
+  return Math.min(length(1), length(-1));
 }
 
 /** The parts of a stroke in which the pen goes to one side, nearly level. */

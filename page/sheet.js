@@ -16,10 +16,10 @@ const saySheet = (text, isError) => say(text, isError, "sheet-status");
 const keptHands = () => recall("hands", {});
 
 /** The vector of the hand that is chosen (D), once the pen is ready. */
-function handOf({ hand, seed }) {
+function handOf({ hand, seed, bias }) {
   const name = hand.replace(/^\w+:/, "");
   const vector = hand.startsWith("own:") ? keptHands()[name]?.vector : FACTS.styles[name];
-  return vector ? Float32Array.from(vector) : pen.randomHand(seed);
+  return vector ? Float32Array.from(vector) : pen.randomHand(seed, bias);
 }
 
 /** A new button, with a label that says what it is for. */

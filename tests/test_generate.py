@@ -385,6 +385,8 @@ def strokes_of(*shapes):
 
 
 STEM, BODY = [(1, 0), (1, 1.7)], [(1, 0), (1, 0.9)]  # of a t, of an i
+RISE, FALL = [(0.7, 0), (1.2, 1)], [(0.7, 1), (1.3, 0)]  # of an x
+POSTS = [[(x, 1.7), (x, 0)] for x in range(3, 8)]  # of letters behind it, which have no slant
 BAR, JOINED = [(0.7, 1.3), (1.4, 1.35)], [(1.0, 0), (1.0, 1.6), (0.7, 1.1), (1.4, 1.2)]
 
 
@@ -400,7 +402,10 @@ BAR, JOINED = [(0.7, 1.3), (1.4, 1.35)], [(1.0, 0), (1.0, 1.6), (0.7, 1.1), (1.4
      ([[(1, 0.3), (1, 0.4)], [(1, 0.9), (1, 0.95)]], "oo:o", (0, 0)),
      ([STEM, [(1, 0.1), (1.1, 0.1)]], "o!oo", (0, 0)), ([STEM, [(1, 0.7), (1.1, 0.7)]], "o?oo", (0, 1)),
      ([STEM, [(0.9, 1.7), (1.5, 1.7)]], "o5oo", (0, 0)), ([STEM], "o5oo", (0, 1)),
-     ([STEM, [(0.9, 0.8), (1.5, 0.8)]], "o5oo", (0, 1))],
+     ([STEM, [(0.9, 0.8), (1.5, 0.8)]], "o5oo", (0, 1)),
+     ([[*RISE, *FALL], *POSTS], "oxoo", (0, 0)), ([[*FALL, *RISE], *POSTS], "oXoo", (0, 0)),
+     ([RISE, *POSTS], "oxoo", (0, 1)), ([[*RISE, (0.7, 0.5), (1.3, 0.5)], *POSTS], "oxoo", (0, 1)),
+     ([[*STEM, (1, 0.9), (0.6, 0.9), (1.4, 0.9)], *POSTS], "oxoo", (0, 1))],
 )  # fmt: skip
 def test_stray_dots_and_marks_that_lack(shapes, text, expected):
     """The first shape is the letter at place 1; a bar that is a dot is both stray and lacking."""

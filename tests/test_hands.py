@@ -246,7 +246,7 @@ def writer(checkpoints) -> Writer:
 
 
 def test_without_a_style_each_seed_has_its_hand_and_a_page_one(writer):
-    vectors = [writer.hand_of(seed) for seed in range(400)]
+    vectors = [writer.hand_of(seed, 0.0) for seed in range(400)]
     assert np.abs(np.diff(vectors, axis=0)).max(1).min() > 0
     forms = writer.network.encoder.forms.numpy()
     distances = np.linalg.norm(np.array(vectors)[:, None] - forms, axis=2)
@@ -256,6 +256,22 @@ def test_without_a_style_each_seed_has_its_hand_and_a_page_one(writer):
     apart, together = writer.write_raw([text] * 2, [1, 2]), writer.write_raw([text] * 2, [1, 2], hand_seeds=[1, 1])
     np.testing.assert_allclose(apart[0].points, together[0].points, atol=0.01)
     assert apart[1].points.shape != together[1].points.shape or np.abs(apart[1].points - together[1].points).max() > 1
+
+
+def test_a_larger_bias_brings_hands_of_its_own_nearer_to_the_mean_one(writer, checkpoints):
+    mean = writer.network.model.get_buffer("hand_mean").numpy()
+    usual, wild, tame, tamer = (writer.hand_of(3, bias) - mean for bias in (0.4, 0.0, 1.0, 2.0))
+    np.testing.assert_array_equal(usual, wild)
+    np.testing.assert_allclose(np.cross(usual[:3], tame[:3]), 0, atol=1e-6)  # the same way
+    near, nearer = (np.linalg.norm(each) / np.linalg.norm(usual) for each in (tame, tamer))
+    assert 0.7 < near < 0.9 and 0.4 < nearer < near - 0.1
+    text = writer.prepare("abc ab")  # each line of a batch by its own bias
+    one, two = writer.write_raw([text] * 2, [1, 1], biases=[0.5, 2.0])
+    alone = Writer(checkpoints / "hands.pt", bias=2.0, retries=0).write_raw([text], [1])
+    np.testing.assert_allclose(two.points, alone[0].points, atol=0.01)
+    assert one.points.shape != two.points.shape or np.abs(one.points - two.points).max() > 1
+    given = Writer(checkpoints / "hands.pt", write_line("abc ab cab"), retries=0)
+    np.testing.assert_array_equal(given.hand_of(3, 0.5), given.hand_of(3, 2.0))
 
 
 def test_a_style_is_ink_with_or_without_text_or_several(writer, checkpoints, tmp_path):

@@ -19,8 +19,8 @@ from handwriting import sampling
 from handwriting.checks import judge_lines, load_recogniser
 from handwriting.hands import random_vector, steer
 from handwriting.sampling import Line, Sampler, default_steps, sample_noise
+from handwriting.writer import TAMENESS, WILDEST, load_network
 from handwriting.writer import _load as load_anew
-from handwriting.writer import load_network
 from model import Model
 
 build = load_module("page/build.py")
@@ -38,7 +38,7 @@ vm.runInThisContext(`${source}
 async function run(lines) {
   const weights = await unpackWeights(NETWORK), [plain, fast] = [new PlainProducts(), makeProducts(PRODUCTS)];
   const pens = [plain, fast].map((products) => new Network(weights, products));
-  const readers = new Readers(weights, fast);
+  const readers = new Readers(weights, fast), forms = { ...weights.forms, mean: weights.handMean };
   return {
     products: fast.constructor.name,
     lines: lines.map(({ text, codes, hand, noise, steps, points, characters, said }) => {
@@ -53,7 +53,8 @@ async function run(lines) {
       const read = readers.read(ink), vector = [...readers.encode(ink)];
       const verdict = judge({ points: ink, characters, finished: line.finished }, text, said, 0);
       const steered = steer(Float32Array.from(hand), pens[1], 0.8), phi = line.inside.phi.length;
-      return { ...line, points: [...line.points], phi, outputs, read, vector, verdict, steered };
+      const own = [0, 0.4, 2].map((bias) => Pen.prototype.randomHand.call({ forms }, text.length, bias));
+      return { ...line, points: [...line.points], phi, outputs, read, vector, verdict, steered, own };
     }),
   };
 }`);
@@ -134,6 +135,10 @@ def test_the_page_writes_and_reads_as_python_does(both):
         assert not np.array_equal(fast, plain)  # they are two
         np.testing.assert_allclose(page["vector"], vector, atol=1e-3)
         np.testing.assert_allclose(page["steered"], steered, atol=0.02)  # its weights are rounded, too
+        mean = load_network(None, "synthesis").model.get_buffer("hand_mean").numpy()
+        wild, usual, tame = np.array(page["own"]) - mean
+        np.testing.assert_array_equal(wild, usual)
+        np.testing.assert_allclose(tame, np.exp(-TAMENESS * (2.0 - WILDEST)) * usual, atol=1e-6)
         assert page["read"] == verdict.read
         told = page["verdict"]
         assert (told["isDoubtful"], bool(told["fault"])) == (verdict.is_doubtful, bool(verdict.fault)), line.text

