@@ -223,7 +223,7 @@ def test_quick_takes_every_fifth_text_and_missing_data_is_told(monkeypatch, caps
 
 
 def test_what_the_writer_says_of_a_line_is_counted(monkeypatch, files):
-    """Lines ended by the cap, letters skipped and repeated, and those without their marks: a t in a flat line."""
+    """Lines ended by the cap, letters skipped and repeated, and those without their marks in a flat line."""
     asked = []
 
     def write(texts, **settings):
@@ -235,8 +235,8 @@ def test_what_the_writer_says_of_a_line_is_counted(monkeypatch, files):
 
     monkeypatch.setattr(quality, "generate_conditionally", write)
     for retries in (0, 2):
-        lines = quality.write_lines(["abt", "a5i"], ReaderOfA(), 1.0, retries=retries)
-        without = {"no_bar": "1 of 1", "no_flag": "0 of 1", "no_dot": "1 of 1"}
+        lines = quality.write_lines(["axt", "a5i"], ReaderOfA(), 1.0, retries=retries)
+        without = {"no_bar": "1 of 1", "no_flag": "0 of 1", "no_cross": "1 of 1", "no_dot": "1 of 1"}
         assert quality.window_figures(lines) == {"capped": 1, "skipped": 1, "repeated": 1} | without
     assert [settings["retries"] for settings in asked] == [0, 2]
 
