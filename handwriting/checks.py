@@ -123,8 +123,8 @@ def count_dots(strokes: list[np.ndarray]) -> int:
 
 
 def missing_marks(strokes: list[np.ndarray], characters: np.ndarray, text: str) -> list[int]:
-    """The places in a text of t that nothing flat crosses, of x of which no two strokes cross slantwise, of 5 without a
-    flag, and of i, j, ? and ! without a dot.
+    """The places in a text of t that nothing flat crosses, of x whose ink does not rise and fall slantwise, of 5
+    without a flag, and of i, j, ? and ! without a dot.
 
     `strokes` are from `upright`, and `characters` (T,) are the places in `text` of their points' characters. A bar may
     be part of any stroke: many are joined to their letters. A letter without ink lacks its mark, too.
