@@ -322,9 +322,9 @@ def test_weight_noise_retrains_a_network_and_tells_the_description_length(data_f
     content = torch.load(tmp_path / "0.5" / "rand_write_epoch_2.pt", weights_only=True)
     network = load_checkpoint(tmp_path / "0.5" / "rand_write_epoch_2.pt")[0]
     means = torch.cat([value.flatten() for value in network.parameters()])
-    logs = torch.cat([value.flatten() for value in content["weight_noise"].values()])
-    prior = torch.distributions.Normal(means.mean(), ((means - means.mean()) ** 2 + (2 * logs).exp()).mean().sqrt())
-    nats = torch.distributions.kl_divergence(torch.distributions.Normal(means, logs.exp()), prior).sum().item()
+    deviations = torch.cat([value.flatten() for value in content["weight_noise"].values()]).rsqrt()
+    prior = torch.distributions.Normal(means.mean(), ((means - means.mean()) ** 2 + deviations**2).mean().sqrt())
+    nats = torch.distributions.kl_divergence(torch.distributions.Normal(means, deviations), prior).sum().item()
     lines = len(load_dataset(data_file).lines("train", False))
     assert float(large[1]["description_length"]) == pytest.approx(nats / lines, rel=1e-4)
 
@@ -1062,7 +1062,7 @@ UNFIT = [
     (["optimizer", "state", 0, "step"], [torch.tensor(-1.0), torch.tensor(math.nan), torch.ones(1)]),
     (["optimizer", "state", 0, "exp_avg"], [torch.tensor(1.0), torch.zeros(3), "abc"]),
     (["fingerprint"], [None, 3]), (["raw_weights"], [{}, None]), (["raw_weights", "head.bias"], [3, torch.tensor(1.0)]),
-    (["weight_noise"], [{"a": torch.ones(1)}, []]), (["weight_noise", "log_deviations.0"], [torch.tensor(math.nan)]),
+    (["weight_noise"], [{"a": torch.ones(1)}, []]), (["weight_noise", "precisions.0"], [torch.tensor(math.nan)]),
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from handwriting.training.optimisation import GravesRMSprop, learning_rate, movi
 from handwriting.training.processes import Group, noted_signals, tune_malloc
 from handwriting.training.progress import Progress, Row, Sums
 from handwriting.training.resume import best_score, check_like, epoch_checkpoints, restore_optimizer, restore_progress
-from handwriting.training.weight_noise import RATE, WeightNoise
+from handwriting.training.weight_noise import WeightNoise
 from model import Model
 from utils import choose_device, encoder_of, load_checkpoint, load_encoder, naming_what_does_not_fit, save_checkpoint
 
@@ -83,10 +83,8 @@ class Run:
         self.model.matmul_dtype, self.model.dropout = PRECISIONS[options.precision], options.dropout
         self.average = moving_average(self.model, options.ema) if options.ema else None
         self.noise = WeightNoise(self.model, options.weight_noise, len(self.lines)) if options.weight_noise else None
-        groups = [{"params": list(self.model.parameters()), "rate": 1.0}]  # of step sizes, in units of the run's
-        groups += [{"params": list(self.noise.parameters()), "rate": RATE}] if self.noise else []
         make_optimizer = {"adam": torch.optim.Adam, "rmsprop": GravesRMSprop}[options.optimizer]
-        self.optimizer = make_optimizer(groups, lr=options.learning_rate)
+        self.optimizer = make_optimizer(self.model.parameters(), lr=options.learning_rate)
         # what a checkpoint has beside the network that is evaluated, sampled from and kept
         self.extra_modules = {"raw_weights": self.model} if self.average else {}
         self.extra_modules |= {"weight_noise": self.noise} if self.noise else {}
@@ -154,8 +152,7 @@ class Run:
     def step(self, batch: np.ndarray) -> Sums:
         """Learn from a batch of lines (B,), sorted by length, with the other processes. Returns the step's sums."""
         options, group, progress, started = self.options, self.group, self.progress, time.perf_counter()
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate(options, progress.step, self.steps_per_epoch) * parameters["rate"]
+        self.optimizer.param_groups[0]["lr"] = learning_rate(options, progress.step, self.steps_per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(derived_seed("dropout", options.seed, progress.step, group.rank))
         if self.noise:  # the same in all processes, which must have the same weights
@@ -168,13 +165,15 @@ class Run:
             (loss / len(batch)).backward()
             nats = loss.item()
         group.sum_gradients(self.model.parameters())  # that of the whole batch's mean
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf).item()
         if self.noise:
             self.noise.restore()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf).item()
         nats, count = group.sums(nats, count)
         is_finite = math.isfinite(nats) and math.isfinite(norm)
         if is_finite:
             self.optimizer.step()
+            if self.noise:
+                self.noise.learn(len(batch))
             if self.average:
                 self.average.update_parameters(self.model)
         done = Sums(nats, count, len(batch), norm, steps=1, seconds=time.perf_counter() - started)

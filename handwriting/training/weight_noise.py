@@ -19,12 +19,17 @@ KL, the divergence of the posterior from the prior, is the description length of
 
 where the second term of (2) adds up to zero. The derivatives by m and v are zero there: both count as constants in
 
-    d(1) / d mu_i    = dL/dw_i + (mu_i - m) / (N v)                                          (4)
-    d(1) / d log s_i = dL/dw_i s_i e_i + (s_i^2 / v - 1) / N                                 (5)
+    d(1) / d mu_i  = dL/dw_i + (mu_i - m) / (N v)                                            (4)
+    d(1) / d s_i^2 = <(dL/dw_i)^2> / 2 + (1 / v - 1 / s_i^2) / (2 N)                         (5)
 
-The first term of (5) is the derivative through the sampled weight. Graves has s_i^2 (dL/dw_i)^2 there, which holds for
-the gradient of one line: the square of a batch's mean is not the mean of the lines' squares. (5) is right for a batch
-of any size, and for the mean of several processes' gradients, but it has more noise.
+The first term of (5) has the gradients of single lines, whose mean square stands for the curvature. (5) is zero for
+
+    1 / s_i^2 = N <(dL/dw_i)^2> + 1 / v                                                      (6)
+
+Graves goes down (5) with the learning rate of the means. That takes many epochs, as the right deviations differ by
+two orders of magnitude. Here each step takes 1 / s_i^2 a share of the way to (6), as Khan et al., "Fast and Scalable
+Bayesian Deep Learning by Weight-Perturbation in Adam" (2018) do. The mean square is B times the square of (4) for a
+batch of B lines: gradients of lines are independent, and where training leads to their mean (4) is zero.
 """
 
 import math
@@ -32,14 +37,11 @@ import math
 import torch
 from torch import nn
 
-# The step size of log s in units of that of the means, as the gradient (5) is mostly noise. With Adam at a step size a
-# and batches of B lines, log s settles within some sqrt(N / B) / (2 a RATE) steps, and then wanders by
-# sqrt(a RATE sqrt(N / B)) / 2: for 10,000 lines, B = 25 and a = 8E-4 these are 1,300 steps and 20 % of s.
-RATE = 10.0
+SHARE = 0.01  # of the way to (6) in a step: a mean over some hundred steps
 
 
 class WeightNoise(nn.Module):
-    """The standard deviations of a network's weights, as their logarithms. The network's own parameters are the means.
+    """The precisions of a network's weights, 1 / s^2. The network's own parameters are the means.
 
     Between `sample` and `restore` the network has sampled weights.
     """
@@ -49,30 +51,30 @@ class WeightNoise(nn.Module):
         super().__init__()
         self.means = list(network.parameters())  # in a list, they are not parameters of this module
         self.num_weights, self.num_lines = sum(mean.numel() for mean in self.means), num_lines
-        self.log_deviations = nn.ParameterList(torch.full_like(mean, math.log(deviation)) for mean in self.means)
+        first = [torch.full_like(mean, deviation**-2) for mean in self.means]
+        self.precisions = nn.ParameterList(nn.Parameter(each, requires_grad=False) for each in first)
 
     @torch.no_grad()
     def prior(self) -> tuple[float, float]:
         """Mean and variance of the best prior (3)."""
         mean = sum(mu.sum(dtype=torch.float64).item() for mu in self.means) / self.num_weights
-        pairs = zip(self.means, self.log_deviations, strict=True)
-        squares = [((mu - mean).square() + (2 * log).exp()).sum(dtype=torch.float64).item() for mu, log in pairs]
+        pairs = zip(self.means, self.precisions, strict=True)
+        squares = [((mu - mean).square() + 1 / each).sum(dtype=torch.float64).item() for mu, each in pairs]
         return mean, sum(squares) / self.num_weights
 
     @torch.no_grad()
     def description_length(self) -> float:
         """Description length of the weights (2) under the best prior, in nats a training line."""
-        logs = sum(log.sum(dtype=torch.float64).item() for log in self.log_deviations)
-        return (self.num_weights * math.log(self.prior()[1]) / 2 - logs) / self.num_lines
+        logs = sum(each.log().sum(dtype=torch.float64).item() for each in self.precisions)
+        return (self.num_weights * math.log(self.prior()[1]) + logs) / (2 * self.num_lines)
 
     @torch.no_grad()
     def sample(self, seed: int) -> None:
         """Add noise to the weights. The same seed gives the same noise, in every process."""
         generator = torch.Generator(self.means[0].device).manual_seed(seed)
-        self.saved, self.noise = [mu.clone() for mu in self.means], []  # noise: s e, one tensor for each of the means
-        for mu, log in zip(self.means, self.log_deviations, strict=True):
-            self.noise.append(torch.empty_like(mu).normal_(generator=generator).mul_(log.exp()))
-            mu.add_(self.noise[-1])
+        self.saved = [mu.clone() for mu in self.means]
+        for mu, precision in zip(self.means, self.precisions, strict=True):
+            mu.add_(torch.empty_like(mu).normal_(generator=generator).mul_(precision.rsqrt()))
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -80,6 +82,13 @@ class WeightNoise(nn.Module):
         for mu, saved in zip(self.means, self.saved, strict=True):
             mu.copy_(saved)
         mean, variance = self.prior()
-        for mu, log, noise in zip(self.means, self.log_deviations, self.noise, strict=True):
-            log.grad = mu.grad * noise + ((2 * log).exp() / variance - 1) / self.num_lines  # (5)
+        for mu in self.means:
             mu.grad.add_(mu - mean, alpha=1 / (self.num_lines * variance))  # (4)
+
+    @torch.no_grad()
+    def learn(self, batch_size: int) -> None:
+        """Change the deviations by the gradients that the weights have, those of (1) for `batch_size` lines."""
+        variance = self.prior()[1]
+        for mu, precision in zip(self.means, self.precisions, strict=True):
+            target = mu.grad.square().mul_(self.num_lines * batch_size).add_(1 / variance)  # (6)
+            precision.lerp_(target, SHARE)
