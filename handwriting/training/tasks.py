@@ -170,7 +170,7 @@ class Writing(Task):
         return collate(points, [self.codes[line] for line in lines] if self.codes else None, device, hands)
 
     def hand(self, line: int, seed: int | None) -> np.ndarray:
-        """The hand that the network is given with a line, (D,): the mean vector of the two lines after it on its form.
+        """The hand that the network is given with a line, (D,): the mean vector of the other lines of its form.
 
         With a seed, for training, that of the line itself, as it is changed, and of up to `MOST_LINES` - 1 others of
         the form, changed alike; for a share of the lines no hand, NaN. Its own vector teaches the network to trust what
@@ -179,7 +179,7 @@ class Writing(Task):
         own = self.form_lines[line]
         if seed is None:
             others = own[own != line] if len(own) > 1 else own
-            return self.encode(np.roll(others, -np.searchsorted(others, line))[:2]).mean(0)
+            return self.encode(others).mean(0)
         rng = np.random.default_rng(derived_seed("hand", seed))
         if rng.random() < WITHOUT_HAND:
             return np.full(self.vectors.shape[1], np.nan, np.float32)
