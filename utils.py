@@ -42,9 +42,10 @@ def choose_device(name: str) -> torch.device:
     """The device of a name; `auto` is the GPU if PyTorch sees one. Raises InputError for one that cannot be used."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        device = torch.device("cpu") if device.type == "cpu" else device  # cpu:1 makes tensors, but loads none
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from None
+        raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0].partition('. ')[0]})") from None
     return device
 
 

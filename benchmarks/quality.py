@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from handwriting.checks import DOTS, count_dots, load_recogniser, missing_marks, upright
 from handwriting.data.dataset import Dataset, load_dataset
 from handwriting.figures import save_figure
+from handwriting.ink.geometry import find_level, find_slant
 from handwriting.ink.pictures import FIGURE_ENDINGS
 from handwriting.program import InputError, Parser, atomic_write, run_cli
 from handwriting.recogniser import Recogniser, align
@@ -180,6 +181,26 @@ def resting_steps(points: np.ndarray) -> tuple[int, int]:
     within = points[:-1, 2] < 0.5  # (T - 1,), of the step to the next point
     lengths = np.hypot(*points[1:, :2].T)[within]
     return int((lengths < SHORTEST_STEP).sum()), len(lengths)
+
+
+def line_measures(points: np.ndarray, text: str) -> dict[str, float]:
+    """What compares written lines with recorded ones by numbers, for points (T, 3). Raises ValueError without extent.
+
+    Lengths are in whiteboard units, shares in percent. The pen is read at equal times: a step's length is its speed.
+    """
+    strokes = to_strokes(points)
+    level, after_lift = find_level(strokes), points[:-1, 2] > 0.5
+    inside, jumps = points[1:, :2][~after_lift], points[1:, :2][after_lift]
+    steps = np.hypot(*inside.T)
+    x_spread, y_spread = inside.std(0)
+    return {
+        "points a character": len(points) / len(text), "points before a lift, %": 100 * points[:, 2].mean(),
+        "length of a stroke": float(np.median([np.hypot(*np.diff(s, axis=0).T).sum() for s in strokes])),
+        "speed: a step in a stroke": float(np.median(steps)), "spread of x offsets": x_spread,
+        "spread of y offsets": y_spread, "steps below 3 units, %": 100 * (steps < SHORTEST_STEP).mean(),
+        "step between strokes": float(np.median(np.hypot(*jumps.T))) if len(jumps) else np.nan,
+        "x-height": level.x_height, "slant, degrees": find_slant([level.apply(stroke) for stroke in strokes]),
+    }  # fmt: skip
 
 
 def character_errors(lines: list[Ink]) -> dict[str, dict[str, Any]]:

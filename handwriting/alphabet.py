@@ -114,11 +114,15 @@ class Alphabet:
             wrote = f"wrote {letter!r} for {character!r} and drew the rest"
             return character, f"drew {character!r}" if letter == " " else wrote
         plain = unicodedata.normalize("NFKD", character.translate(REPLACEMENTS)).translate(REPLACEMENTS).strip()
-        plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
-        is_invisible = unicodedata.combining(character) or unicodedata.category(character) == "Cf"
-        if (plain or is_invisible) and set(plain) <= set(self.learned):
+        plain = "".join(c for c in plain if not is_part(c))
+        if (plain or is_part(character)) and set(plain) <= set(self.learned):
             return plain, f"wrote {plain!r} for {character!r}" if plain else f"left out {character!a}"
         return character, ""
+
+
+def is_part(character: str) -> bool:
+    """Whether a character only changes others: a combining mark, a variation selector, or one that is not seen."""
+    return unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf")
 
 
 def refuse_others(text: str, known: str) -> None:
@@ -152,12 +156,15 @@ def read_texts(path: Path) -> list[str]:
     first = text.partition("\n")[0]
     delimiter = "\t" if kind == ".tsv" else max(",;", key=first.count)
     try:
-        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         column = [name.strip().lower() for name in header].index("text")
+        if long := [n for n, row in enumerate(rows, 2) if any(row[len(header) :])]:
+            raise csv.Error(f"row {long[0]} has more cells than the first")
         if any(row[column:] for row in rows):
             return [row[column] if len(row) > column else "" for row in rows]
     except csv.Error as error:
-        raise InputError(f"{path}: not a table of texts ({error})") from None
+        remedy = f'put a cell with {delimiter!r} or " between two ", and double those within'
+        raise InputError(f"{path}: not a table of texts ({error}); {remedy}") from None
     except ValueError:
         raise InputError(
             f"{path}: no column of its first row is named text; name one, or give a .txt with a text a line"

@@ -6,13 +6,14 @@ to the manifest when its file is there, so that a batch that is stopped can go o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,7 +39,7 @@ CROPPED = 1.0  # mm of paper around the ink of pictures of one height
 LABELS = {"gt": "gt.txt", "box": "box", "metadata": "metadata.jsonl", "tsv": "labels.tsv"}
 
 ManifestRow = dict[str, Any]  # with these names:
-COLUMNS = ("number", "file", "text", "written", "seed", "bias", "style", "checkpoint", "fault")
+COLUMNS = ("number", "file", "text", "written", "seed", "bias", "style", "checkpoint", "settings", "fault")
 FOUND = ("read", "wrong", "distance")  # and of each line what `sampling.Line` has under these names
 
 
@@ -121,18 +122,24 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
         raise InputError(f"{path}: not the manifest of a batch; name another folder, or remove it") from None
 
 
-def done_rows(folder: Path, plans: Sequence[Plan], form: Form, checkpoint: str) -> tuple[list[ManifestRow], list[Plan]]:
+def settings_of(writer: Writer, form: Form) -> ManifestRow:
+    """What shapes a batch's files beside its plans, for the manifest: the network, and a digest of all else."""
+    shape = replace(form, labels="", plotter=form.plotter if form.ending == "gcode" else None)
+    known = shape, writer.retries, writer.strength, writer.vector is not None and writer.vector.tobytes()
+    return {"checkpoint": writer.network.hash, "settings": hashlib.sha256(repr(known).encode()).hexdigest()[:16]}
+
+
+def done_rows(folder: Path, plans: Sequence[Plan], form: Form, settings: ManifestRow) -> tuple[list, list[Plan]]:
     """The rows of what is written already, and the plans of the rest. Raises InputError for another batch's rows."""
     planned, done = {plan.number: plan for plan in plans}, []
     for row in read_manifest(folder):
         plan = planned.get(row["number"])
         is_same = all(getattr(plan, name, None) == row[name] for name in ("text", "seed", "style", "bias"))
-        is_same &= form.leaves_out(row["wrong"]) == row["fault"].startswith(LEFT_OUT)
-        is_same &= row["checkpoint"] == checkpoint
+        is_same &= all(row[name] == value for name, value in settings.items())
         if not (plan and is_same and row["file"] in (None, plan.file_name(form.ending))):
             raise InputError(
-                f"{folder}: holds a batch of other texts, or written in another way (seed, bias, style, format, "
-                "max_cer, checkpoint); name another folder, or remove it"
+                f"{folder}: holds a batch of other texts, or written in another way (network, hands, seed, format, "
+                "any other flag); name another folder, or remove it"
             )
         names = [row["file"], *([plan.file_name(LABELS[form.labels])] if form.labels in ("gt", "box") else [])]
         if row["file"] is None or all((folder / name).is_file() for name in names):
@@ -146,7 +153,7 @@ def write_part(plans: Sequence[Plan], writer: Writer, folder: Path, form: Form) 
     texts, seeds, biases = ([getattr(plan, name) for plan in plans] for name in ("prepared", "seed", "bias"))
     for plan, line in zip(plans, writer.write_raw(texts, seeds, biases=biases), strict=True):
         row = plan._asdict() | {name: getattr(line, name) for name in ("fault", *FOUND)}
-        row |= {"file": None, "written": None, "checkpoint": writer.network.hash}
+        row |= {"file": None, "written": None} | settings_of(writer, form)
         row["distance"] = line.distance and round(line.distance, 4)
         try:
             if form.leaves_out(line.wrong):
@@ -257,8 +264,8 @@ def write_all(
     folder = folder.resolve()  # of new/../lines nothing is to be made but the last
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder, "batch", "another batch", "wait for it, or name another folder"):
-        rows, plans = done_rows(folder, plans, form, writer.network.hash)
-        of_all = dict.fromkeys(COLUMNS + FOUND) | {"checkpoint": writer.network.hash}
+        rows, plans = done_rows(folder, plans, form, settings := settings_of(writer, form))
+        of_all = dict.fromkeys(COLUMNS + FOUND) | settings
         told = [of_all | plan._asdict() for plan in plans if plan.prepared is None]
         rows += [{name: row[name] for name in COLUMNS + FOUND} for row in told]
         save_rows(folder, rows)  # without what a stopped batch left of a row, and files that are gone

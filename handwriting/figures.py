@@ -48,17 +48,6 @@ def density_figure(model: Model, line: Line, bias: float) -> Figure:
     return figure
 
 
-def components_figure(line: Line) -> Figure:
-    """The weights of the mixture's components over a line with its outputs, pi of (eq. 19), as below figure 10."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 2), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(mixture(torch.from_numpy(line.outputs)).log_pi.exp().T, aspect="auto", cmap="inferno")
-    axes.set(xlabel="point", ylabel="component")
-    return figure
-
-
 def travel_figure(page: Page, drawing: Drawing, plotter: Plotter) -> Figure:
     """A page as a plotter draws it, with the way of the pen from stroke to stroke, from zero and back to it."""
     sheet = page.sheet(drawing.simplify)

@@ -139,7 +139,7 @@ def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
     if isinstance(style, Path | Ink) or (isinstance(style, str) and os.path.isfile(style)):  # False for a name too long
         return [(style, 1.0)]
     if not isinstance(style, str):
-        return [part for each in style for part in parse_style(each)]
+        return [part for each in style or [""] for part in parse_style(each)]
     parts = [re.fullmatch(r"(.+?)(?::([\d.]+))?", part.strip()) for part in style.split(",")]
     try:
         found: list[tuple[str | Path | Ink, float]] = [(part[1], float(part[2] or 1)) for part in parts if part]
@@ -148,6 +148,11 @@ def parse_style(style: Style) -> list[tuple[str | Path | Ink, float]]:
     if len(found) < len(parts) or not sum(share for _, share in found) > 0:
         raise InputError(f"--style {style}: give a hand, or several as clara:0.5,ben:0.5")
     return found
+
+
+def style_paths(style: str | None) -> list[Path]:
+    """The files of the hands that a style mixes. Raises InputError for a name that no hand has."""
+    return [style_path(str(part)) for part, _ in parse_style(style)] if style is not None else []
 
 
 def read_hand(part: str | Path | Ink, encoder: HandEncoder, force: bool = False) -> Hand:
@@ -225,8 +230,7 @@ def steer(vectors: np.ndarray, model: Model, encoder: HandEncoder, strength: flo
 
 def style_name(style: Style | None) -> str:
     """What ink in a style is said to be in."""
-    if style is None or isinstance(style, Ink):
-        return style.style if style else ""
-    if isinstance(style, str | Path):
-        return Path(style).stem if Path(style).suffix else str(style)
-    return ",".join(style_name(each) for each in style)
+    if style is None:
+        return ""
+    parts = [(part.style if isinstance(part, Ink) else Path(part).stem, share) for part, share in parse_style(style)]
+    return ",".join(name if share == 1 else f"{name}:{share:g}" for name, share in parts if name)

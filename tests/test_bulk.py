@@ -196,6 +196,37 @@ def test_texts_of_a_table_are_its_column_text(tmp_path, name, content):
     assert read_texts(tmp_path / name) == ["ab", "", "c,a\nb"]
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("text\nab, ca\n", "row 2 has more cells than the first"), ('text\nab\n"ca\nbc\n', "unexpected end of data"),
+        ('id,text\n1,"ab" ca\n', "expected after"),
+    ],
+)  # fmt: skip
+def test_a_table_that_would_lose_text_is_refused(tmp_path, content, found):
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        (tmp_path / name).write_text(content.replace(",", delimiter))
+        with pytest.raises(InputError, match=rf"a\.{name[2:]}: .*{found}.*; put a cell"):
+            read_texts(tmp_path / name)
+    (tmp_path / "a.csv").write_text("text\nab,,\n")  # as spreadsheets write empty columns
+    assert read_texts(tmp_path / "a.csv") == ["ab"]
+
+
+def test_a_batch_is_no_other_where_any_flag_is_other(texts, run, tmp_path):
+    given = ["--output", tmp_path / "out", "--height", 20]
+    run(texts, *given)
+    before = files_of(tmp_path / "out")
+    for name in before:
+        if name.endswith("3.png"):
+            (tmp_path / "out" / name).unlink()
+    for other in (["--height", 21], ["--grey"], ["--strength", 1.5], ["--colour", "red"], ["--style", "clara"]):
+        with pytest.raises(InputError, match="written in another way"):
+            run(texts, *given, *other)
+    run(texts, *given, "--labels", "gt")
+    after = files_of(tmp_path / "out")
+    assert {name: after[name] for name in before} == before and len(after) > len(before)
+
+
 @pytest.mark.parametrize("content", ["ab\nca\n", "id,name\n1,text\n", "text\n", "text\n\n", f'text\n"{"a" * 200_000}'])
 def test_a_table_without_texts_is_refused(tmp_path, content, run):
     (tmp_path / "a.csv").write_text(content)

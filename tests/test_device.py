@@ -119,3 +119,7 @@ def test_the_processor_is_the_default(checkpoints, tmp_path):
         generate.main([*map(str, own), *flags])
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert_refused(run_script("generate.py", "ab", "--device", "cuda:99", cwd=tmp_path), "--device cuda:99")
+
+
+def test_the_processor_has_no_number(checkpoints):
+    assert Writer(checkpoints / "blanks.pt", retries=0, device="cpu:1").network.device.type == "cpu"

@@ -117,7 +117,7 @@ def test_ink_beyond_page_or_bed_is_refused(tmp_path):
 @pytest.mark.parametrize("given", [
     {"machine": "ebb"}, {"origin": "middle"}, {"up": float("nan")}, {"down": float("inf")}, {"up": 1e7},
     {"machine": "marlin-servo", "up": 181}, {"machine": "grbl-z", "down": -1e308}, {"feed": 0}, {"travel": 1e9},
-    {"feed_z": float("nan")}, {"pause": -1}, {"bed": (0, 10)},
+    {"feed_z": float("nan")}, {"pause": -1}, {"bed": (0, 10)}, {"up": 30}, {"up": 5.0001, "down": 5},
 ])  # fmt: skip
 def test_what_no_machine_can_do_is_refused(given):
     with pytest.raises(InputError):
@@ -125,9 +125,20 @@ def test_what_no_machine_can_do_is_refused(given):
 
 
 def test_numbers_have_no_exponents(tmp_path):
-    text = program(make_page(), tmp_path, Plotter("grbl-z", up=1e-5, down=-1e-7, feed=99999.9999, feed_z=1))
+    text = program(make_page(), tmp_path, Plotter("grbl-z", up=1e-5, down=-1, feed=99999.9999, feed_z=1))
     assert "e" not in "".join(line.partition(";")[0] for line in text.splitlines()) and "-0 " not in text
     Firmware("grbl").run(text)
+
+
+@pytest.mark.parametrize(
+    ("origin", "box"), [("bottom left", (0, 50, 0, 40)), ("top right", (-50, 0, 0, 40)), ("centre", (-25, 25, -20, 20))]
+)
+def test_a_pen_test_stays_within_the_bed(origin, box):
+    machine = Firmware("grbl").run(pen_test_bytes(Plotter("grbl-z", origin=origin, bed=(50, 40))).decode("ascii"))
+    ends = np.array([end for _, _, both in machine.pens(True) for end in both])
+    assert (*ends.min(0)[:1], *ends.max(0)[:1], ends.min(0)[1], ends.max(0)[1]) == pytest.approx(box)
+    with pytest.raises(InputError, match="mm beyond the bed"):
+        pen_test_bytes(Plotter("grbl-z", origin="top left", bed=(40, 40)))
 
 
 @pytest.mark.parametrize("name", MACHINES)

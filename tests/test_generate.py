@@ -70,7 +70,7 @@ def test_encode():
         ("\u201cCaf\u00e9\u201d \u2014 it\u2019s na\u00efve\u2026", '"Caf\u00e9" - it\'s na\u00efve...'),
         ("Stra\u00dfe, \u0141\u00f3d\u017a, \u00c6r\u00f8", "Strasse, \u0141\u00f3d\u017a, Aer\u00f8"),
         ("e\u0301 and \ufb01", "\u00e9 and fi"),
-        ("x\u0301, e\u0301\u0301, soft\u00adhyphen, zero\u200bwidth", "x, \u00e9, softhyphen, zerowidth"),
+        ("x\u0301, e\u0301\u0301, soft\u00adhyphen, zero\u200bwidth\ufe0f", "x, \u00e9, softhyphen, zerowidth"),
         ("  two\nlines\tand\u00a0blanks ", "two lines and blanks"),
     ],
 )

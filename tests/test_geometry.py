@@ -9,7 +9,6 @@ from handwriting.ink.geometry import (
     find_level,
     find_slant,
     hand_aspect,
-    line_measures,
     resample,
     segments,
     smooth,
@@ -139,20 +138,3 @@ def test_smoothing_of_uneven_points_makes_no_loops():
     corner = np.array([[0.0, 0], [100, 0], [101, 1], [101, 100]])
     curve = smooth(corner, 16)
     assert curve.min() > -4 and curve.max() < 104
-
-
-def test_measures_of_a_line():
-    """Two letters: an upright stroke of steps of 10 and one of 2, and, 50 further on, one of a step of 20."""
-    strokes = [np.array([[0.0, 0], [0, 10], [0, 20], [0, 22]]), np.array([[30.0, -18], [30, 2]])]
-    found = line_measures(to_points(strokes), "ab")
-    expected = {
-        "points a character": 3, "points before a lift, %": 100 / 3, "length of a stroke": (22 + 20) / 2,
-        "speed: a step in a stroke": 10, "steps below 3 units, %": 25, "spread of x offsets": 0,
-        "spread of y offsets": np.std([10, 10, 2, 20]), "step between strokes": 50, "slant, degrees": 0,
-    }  # fmt: skip
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
-    line = write_line(TEXT)
-    measured = line_measures(line.points, TEXT)
-    assert measured["x-height"] == pytest.approx(find_level(line.strokes).x_height)
-    wider = line_measures(line.points * [3, 1, 1], TEXT)
-    assert wider["spread of x offsets"] == pytest.approx(3 * measured["spread of x offsets"], rel=1e-4)

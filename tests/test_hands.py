@@ -12,6 +12,7 @@ import generate
 import train
 from handwriting import hands
 from handwriting.encoder import EncoderConfig, HandEncoder, contrastive_losses, hand_features
+from handwriting.ink.formats import Ink
 from handwriting.ink.geometry import find_level
 from handwriting.ink.read_ink import read_ink
 from handwriting.pages import HandSize
@@ -321,10 +322,42 @@ def test_a_hand_can_be_kept(checkpoints, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(content | {"encoder": "0"}))
     with pytest.raises(InputError, match="hand of another network"):
         generate.main([*map(str, given), "--style", str(tmp_path / "other.json")])
+    with pytest.raises(InputError, match="a hand that --save_hand kept, without ink"):
+        generate.main([*map(str, given), "--prime", str(tmp_path / "hand.json"), "--prime_text", "ab"])
+
+
+def test_no_file_is_written_over_another_that_is_read_or_written(checkpoints, tmp_path):
+    given = ["ab cab", "--checkpoint", checkpoints / "hands.pt", "--retries", 0, "--force"]
+    write_line("abc ab cab").save(mine := tmp_path / "mine.svg")
+    before = mine.read_bytes()
+    for flags in (
+        ["--output", tmp_path / "a.json", "--save_hand", tmp_path / "b" / ".." / "a.json"],
+        ["--output", tmp_path / "a.png", "--show_prime", tmp_path / "a.png", "--style", mine],
+        ["--output", tmp_path / "a.svg", "--preview", tmp_path / "a.svg"], ["--output", mine, "--style", mine],
+        ["--output", mine, "--style", f"clara,{mine}#1:0.5"], ["--output", mine, "--prime", mine],
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="would be written over"):
+            generate.main([*map(str, [*given, *flags])])
+    assert [*tmp_path.iterdir()] == [mine] and mine.read_bytes() == before
+
+
+def test_a_style_is_named_by_the_hands_that_it_mixes():
+    named = [
+        hands.style_name(style)
+        for style in (
+            "clara",
+            "clara:0.7,ben:0.3",
+            "a/my.hand.svg:0.5,ben",
+            [Ink(write_line("abc").points), "clara"],
+            None,
+        )
+    ]
+    assert named == ["clara", "clara:0.7,ben:0.3", "my.hand:0.5,ben", "clara", ""]
 
 
 @pytest.mark.parametrize(
-    ("style", "word"), [("clara:0", "give a hand"), ("none.svg", "no such file"), ("nobody", "no style")]
+    ("style", "word"),
+    [("clara:0", "give a hand"), ("none.svg", "no such file"), ("nobody", "no style"), ([], "give a hand")],
 )
 def test_bad_styles_are_told(checkpoints, style, word):
     with pytest.raises(InputError, match=word):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHARSET, run_script
+from made_up_ink import write_line
 
 from benchmarks import quality
 from benchmarks.quality import (
@@ -19,13 +20,16 @@ from benchmarks.quality import (
     resting_steps,
     skipped_letters,
 )
+from handwriting.ink.geometry import find_level
 from handwriting.program import InputError
 from handwriting.recogniser import Recogniser, RecogniserConfig
 from handwriting.sampling import Line
+from handwriting.strokes import to_points
 from handwriting.writer import generate_conditionally, load_network
 from model import Config, Model
 from utils import save_checkpoint
 
+SAID = "the quick dog jumps high up again"
 LINE = np.array([[0, 0, 0], [40, 0, 1]], dtype=np.float32)  # one long step
 
 
@@ -313,3 +317,20 @@ def test_lines_stand_below_each_other_at_one_scale(titles):
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     assert (left, right, top) == (-60, 360, -60) and bottom > second[:, 1].max()
     np.testing.assert_allclose(figure.get_size_inches() * 400, [right - left, bottom - top])
+
+
+def test_measures_of_a_line():
+    """Two letters: an upright stroke of steps of 10 and one of 2, and, 50 further on, one of a step of 20."""
+    strokes = [np.array([[0.0, 0], [0, 10], [0, 20], [0, 22]]), np.array([[30.0, -18], [30, 2]])]
+    found = quality.line_measures(to_points(strokes), "ab")
+    expected = {
+        "points a character": 3, "points before a lift, %": 100 / 3, "length of a stroke": (22 + 20) / 2,
+        "speed: a step in a stroke": 10, "steps below 3 units, %": 25, "spread of x offsets": 0,
+        "spread of y offsets": np.std([10, 10, 2, 20]), "step between strokes": 50, "slant, degrees": 0,
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    line = write_line(SAID)
+    measured = quality.line_measures(line.points, SAID)
+    assert measured["x-height"] == pytest.approx(find_level(line.strokes).x_height)
+    wider = quality.line_measures(line.points * [3, 1, 1], SAID)
+    assert wider["spread of x offsets"] == pytest.approx(3 * measured["spread of x offsets"], rel=1e-4)

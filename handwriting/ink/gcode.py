@@ -49,7 +49,7 @@ ORIGINS = {
 FLATNESS = 0.02  # mm that straight moves are off a smooth curve
 REACH = 0.01  # mm that ink may be beyond a page or a bed: rounding
 COMMENT = 70  # characters of a comment: GRBL takes lines of 80
-TEST_MARKS = 9  # lines that `pen_test_bytes` draws
+TEST_MARKS, TEST_SIZE = 9, (50.0, 40.0)  # lines that `pen_test_bytes` draws, and the mm that they take
 NOT_SAID = re.compile(r"[^A-Za-z0-9 .,:'/+-]")  # GRBL obeys ?, ! and ~ even in a comment
 
 
@@ -79,6 +79,8 @@ class Plotter:
         check_range("pause", self.pause, 0, 10, " s")
         for side in self.bed or ():
             check_range("bed", side, 1, 10_000, " mm")
+        if len({plain(place) for place in self.places}) < 2:
+            raise InputError(f"{self.machine}: the pen is up and down at {self.places[0]:g}; give it two places")
 
     @property
     def places(self) -> tuple[float, float]:
@@ -100,13 +102,14 @@ class Plotter:
     def check_reach(self, corners: np.ndarray, width: float, height: float) -> None:
         """Raise InputError if what is between `corners` (n, 2), mm on a page, is beyond the page or the bed."""
         share, page = np.array(ORIGINS[self.origin][:2]), np.array([width, height])
-        for name, size, remedy in (("page", page, "larger"), ("bed", np.array(self.bed or page), "smaller")):
+        for name, size, remedy in (
+            ("page", page, "larger page"),
+            ("bed", np.array(self.bed or page), "larger bed, a smaller page"),
+        ):
             low = share * (page - size)
             over = max((low - corners.min(0)).max(), (corners.max(0) - low - size).max())
             if over > REACH:
-                raise InputError(
-                    f"the ink goes {over:.1f} mm beyond the {name}; give a {remedy} page or larger margins"
-                )
+                raise InputError(f"the ink goes {over:.1f} mm beyond the {name}; give a {remedy} or larger margins")
 
 
 def plain(number: float) -> str:
@@ -172,13 +175,15 @@ def pen_test_bytes(plotter: Plotter) -> bytes:
     """A program that draws lines with the pen ever lower, to find out where it is up and down.
 
     The first and shortest line, 10 mm, is where the pen is up, the last one where it is down; each is 5 mm longer and
-    5 mm above the one before.
+    5 mm above the one before. Raises InputError for a bed that is smaller than all of them.
     """
-    up, down = plotter.places
+    (across, along, sign), (up, down), (width, height) = ORIGINS[plotter.origin], plotter.places, TEST_SIZE
+    plotter.check_reach(np.array([[0, 0], TEST_SIZE]), width, height)
     travel = MACHINES[plotter.machine].travel.format(travel=plain(plotter.travel))
     lines = [comment("pen test: ever longer lines, with the pen ever lower"), *MACHINES[plotter.machine].start]
     for n, place in enumerate(np.linspace(up, down, TEST_MARKS).tolist()):
-        lines += [*plotter.pen_to(up), f"G0 X0 Y{5 * n}{travel}"]
+        left, y = -across * width, plain(sign * (height - 5 * n - along * height))
+        lines += [*plotter.pen_to(up), f"G0 X{plain(left)} Y{y}{travel}"]
         lines += [comment(f"line of {10 + 5 * n} mm: pen at {plain(place)}"), *plotter.pen_to(place)]
-        lines.append(f"G1 X{10 + 5 * n} Y{5 * n} F{plain(plotter.feed)}")
+        lines.append(f"G1 X{plain(left + 10 + 5 * n)} Y{y} F{plain(plotter.feed)}")
     return "\n".join([*lines, *plotter.pen_to(up), f"G0 X0 Y0{travel}", ""]).encode("ascii")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handwriting.strokes import SHORTEST_STEP, USUAL_STEP, to_points, to_strokes
+from handwriting.strokes import USUAL_STEP, to_points
 
 USUAL_X_HEIGHT = 130.0  # whiteboard units: the median of recorded lines, as `find_level` measures it
 MOST_BOTTOMS = 1000  # that tell a slope: a line has some 60
@@ -179,26 +179,6 @@ def hand_aspect(strokes: list[np.ndarray], text: str) -> float:
     level = find_level(strokes)
     advance = np.ptp(level.apply(np.concatenate(strokes))[:, 0]) / len(text)
     return float(level.x_height / advance) if advance else np.nan
-
-
-def line_measures(points: np.ndarray, text: str) -> dict[str, float]:
-    """What compares written lines with recorded ones by numbers, for points (T, 3). Raises ValueError without extent.
-
-    Lengths are in whiteboard units, shares in percent. The pen is read at equal times: a step's length is its speed.
-    """
-    strokes = to_strokes(points)
-    level, after_lift = find_level(strokes), points[:-1, 2] > 0.5
-    inside, jumps = points[1:, :2][~after_lift], points[1:, :2][after_lift]
-    steps = np.hypot(*inside.T)
-    x_spread, y_spread = inside.std(0)
-    return {
-        "points a character": len(points) / len(text), "points before a lift, %": 100 * points[:, 2].mean(),
-        "length of a stroke": float(np.median([np.hypot(*np.diff(s, axis=0).T).sum() for s in strokes])),
-        "speed: a step in a stroke": float(np.median(steps)), "spread of x offsets": x_spread,
-        "spread of y offsets": y_spread, "steps below 3 units, %": 100 * (steps < SHORTEST_STEP).mean(),
-        "step between strokes": float(np.median(np.hypot(*jumps.T))) if len(jumps) else np.nan,
-        "x-height": level.x_height, "slant, degrees": find_slant([level.apply(stroke) for stroke in strokes]),
-    }  # fmt: skip
 
 
 def to_writing_scale(strokes: list[np.ndarray]) -> np.ndarray:

@@ -114,6 +114,8 @@ def read_json(path: Path, data: bytes) -> Iterator[Ink]:
     """Lines as `formats.json_bytes` writes them."""
     try:
         content = json.loads(data)
+        if "hand" in content:
+            raise ValueError("it is a hand that --save_hand kept, without ink, for --style and the network it is from")
         if content["version"] != INK_VERSION:
             raise ValueError("it is of another version of this project")
         for line in content["lines"]:

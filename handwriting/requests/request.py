@@ -7,6 +7,7 @@ where it is used: flags that cannot be used are told at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,6 +86,14 @@ class Request:
             if given["preview"].suffix.lower() not in FIGURE_ENDINGS:
                 raise InputError(f"{given['preview']}: give a name that ends with {' or '.join(FIGURE_ENDINGS)}")
             check_writable(given["preview"])
+        self.refuse_clashes(given[name] for name in ("prime", "file") if name in given)
+
+    def refuse_clashes(self, read: Iterable[Path]) -> None:
+        """Raise InputError if a file that is written is one of those that are read, or written as another, too."""
+        written = [self.output, *(self.pick("preview", "save_hand", "show_prime").values())]
+        counts = Counter(path.resolve() for path in [*{*read}, *written])
+        if clashes := [path for path in written if counts[path.resolve()] > 1]:
+            raise InputError(f"{clashes[0]}: would be written over; give each file another name")
 
     def pick(self, *names: str, **renamed: str) -> dict[str, Any]:
         """Those of some flags that are given; `renamed` has other names for them."""
@@ -115,13 +124,14 @@ class Request:
         given = self.given
         if "prime_text" in given and "prime" not in given:
             raise InputError("--prime_text is what the ink of --prime says; give that, too")
-        from handwriting.hands import list_styles, load_prime
+        from handwriting.hands import list_styles, load_prime, split_name, style_paths
         from handwriting.writer import Writer
 
         style = given.get("style")
         if style == "random":
             names = list_styles()
             style = names[derived_seed("style", self.seed) % len(names)]
+        self.refuse_clashes(split_name(path)[0] for path in style_paths(style))
         if "show_prime" in given:
             self.show_prime(style)
         force = "force" in given
@@ -135,11 +145,10 @@ class Request:
 
     def show_prime(self, style: str | None) -> None:
         """Draw the ink of the prime, or else of the style, as it is understood. Raises InputError without any."""
-        from handwriting.hands import look_at, parse_style, style_path
+        from handwriting.hands import look_at, style_paths
 
         given, shown = self.given, self.given["show_prime"]
-        paths = [given["prime"]] if "prime" in given else []
-        paths = paths or [style_path(str(part)) for part, _ in parse_style(style or [])]
+        paths = [given["prime"]] if "prime" in given else style_paths(style)
         if not paths:
             raise InputError("--show_prime draws ink that you give; give it with --prime or --style")
         inks = [ink for path in paths for ink in look_at(path, given.get("prime_text"), "force" in given)]

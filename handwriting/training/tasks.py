@@ -178,8 +178,7 @@ class Writing(Task):
         """
         own = self.form_lines[line]
         if seed is None:
-            others = own[own != line] if len(own) > 1 else own
-            return self.encode(others).mean(0)
+            return self.encode(own[own != line] if len(own) > 1 else own).mean(0)
         rng = np.random.default_rng(derived_seed("hand", seed))
         if rng.random() < WITHOUT_HAND:
             return np.full(self.vectors.shape[1], np.nan, np.float32)

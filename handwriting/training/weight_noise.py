@@ -1,14 +1,9 @@
 """Adaptive weight noise: each weight has a mean and a standard deviation, and both are learned.
 
 Alex Graves, "Practical Variational Inference for Neural Networks" (NIPS 2011), the diagonal Gaussian posterior with a
-Gaussian prior. The best networks of the 2013 paper are trained with it. Written with
-
-    mu_i, s_i   mean and standard deviation of weight i, of W weights
-    m, v        mean and variance of the prior that all weights share
-    L(w)        loss of a training line in nats, the mean over the N lines
-    e_i         standard normal noise
-
-A step samples the weights w_i = mu_i + s_i e_i and goes down the gradient of
+Gaussian prior. The best networks of the 2013 paper are trained with it. Each of W weights has a mean mu_i and a
+standard deviation s_i, all share a prior of mean m and variance v, and L(w) is the loss of a training line in nats, the
+mean over the N lines. A step samples w_i = mu_i + s_i e_i, e_i standard normal, and goes down the gradient of
 
     L(w) + KL / N                                                                            (1)
     KL = sum_i log(sqrt(v) / s_i) + ((mu_i - m)^2 + s_i^2 - v) / (2 v)                       (2)
@@ -26,10 +21,10 @@ The first term of (5) has the gradients of single lines, whose mean square stand
 
     1 / s_i^2 = N <(dL/dw_i)^2> + 1 / v                                                      (6)
 
-Graves goes down (5) with the learning rate of the means. That takes many epochs, as the right deviations differ by
-two orders of magnitude. Here each step takes 1 / s_i^2 a share of the way to (6), as Khan et al., "Fast and Scalable
-Bayesian Deep Learning by Weight-Perturbation in Adam" (2018) do. The mean square is B times the square of (4) for a
-batch of B lines: gradients of lines are independent, and where training leads to their mean (4) is zero.
+Graves goes down (5). That takes many epochs, as the right deviations differ by two orders of magnitude. Here each step
+takes 1 / s_i^2 a share of the way to (6), as do Khan et al., "Fast and Scalable Bayesian Deep Learning by
+Weight-Perturbation in Adam" (2018). The mean square is B times the square of (4), clipped as for the step, of B lines:
+their gradients are independent, and their mean (4) is zero where training leads to.
 """
 
 import math
@@ -51,8 +46,8 @@ class WeightNoise(nn.Module):
         super().__init__()
         self.means = list(network.parameters())  # in a list, they are not parameters of this module
         self.num_weights, self.num_lines = sum(mean.numel() for mean in self.means), num_lines
-        first = [torch.full_like(mean, deviation**-2) for mean in self.means]
-        self.precisions = nn.ParameterList(nn.Parameter(each, requires_grad=False) for each in first)
+        first = (torch.full_like(mean, deviation**-2) for mean in self.means)
+        self.precisions = nn.ParameterList(first).requires_grad_(False)
 
     @torch.no_grad()
     def prior(self) -> tuple[float, float]:
@@ -88,7 +83,6 @@ class WeightNoise(nn.Module):
     @torch.no_grad()
     def learn(self, batch_size: int) -> None:
         """Change the deviations by the gradients that the weights have, those of (1) for `batch_size` lines."""
-        variance = self.prior()[1]
+        least = 1 / self.prior()[1]
         for mu, precision in zip(self.means, self.precisions, strict=True):
-            target = mu.grad.square().mul_(self.num_lines * batch_size).add_(1 / variance)  # (6)
-            precision.lerp_(target, SHARE)
+            precision.lerp_(mu.grad.square().mul_(self.num_lines * batch_size).add_(least), SHARE)  # (6)
