@@ -143,10 +143,7 @@ def naming_what_does_not_fit(path: Path) -> Iterator[None]:
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Raise ValueError or BadZipFile unless this is a whole .zip as torch.save writes it.
-
-    PyTorch does not verify checksums.
-    """
+    """Raise ValueError or BadZipFile unless this is a whole .zip of torch.save. PyTorch verifies no checksums."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):

@@ -220,10 +220,7 @@ def strengthen(vectors: np.ndarray, model: Model, strength: float | np.ndarray) 
 
 
 def steer(vectors: np.ndarray, model: Model, encoder: HandEncoder, strength: float | np.ndarray = 1.0) -> np.ndarray:
-    """What a network is given (..., D) to write in hands, vectors (..., D), at a `strength` as for `strengthen`.
-
-    Each is the same whatever is beside it.
-    """
+    """What a network is given (..., D) for hands (..., D), each by itself, at a `strength` as for `strengthen`."""
     mean, steering = model.get_buffer("hand_mean").numpy(force=True), encoder.steering.numpy(force=True)
     return mean + ((strength * (vectors - mean))[..., None] * steering[:-1]).sum(-2) + steering[-1]
 

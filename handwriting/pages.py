@@ -101,10 +101,7 @@ class PageFormat:
 
 
 def parse_page(text: str, landscape: bool = False) -> tuple[float, float]:
-    """The width and height in mm of a paper of `PAPERS`, or of a size such as 100x150, 148 x 105 mm, or 5x7in.
-
-    Raises InputError for anything else.
-    """
+    """Width and height in mm of a paper of `PAPERS`, or of 100x150, 148 x 105 mm, 5x7in. InputError for all else."""
     name = text.strip().lower()
     size = PAPERS.get(name)
     if match := PAPER.fullmatch(name):

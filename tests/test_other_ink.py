@@ -14,8 +14,9 @@ from handwriting import hands
 from handwriting.checks import CPU, find_recogniser
 from handwriting.hands import load_prime, look_at, read_hand
 from handwriting.ink.formats import Ink, save
-from handwriting.ink.geometry import to_writing_scale
+from handwriting.ink.geometry import find_level, to_writing_scale
 from handwriting.ink.read_ink import read_ink, read_lines
+from handwriting.ink.rows import split_rows
 from handwriting.program import InputError
 from handwriting.recogniser import edit_distance
 from handwriting.writer import Writer, load_network
@@ -296,3 +297,18 @@ def test_shipped_hands_are_not_read(monkeypatch):
 
 def test_showing_ink_needs_some(run_here, tmp_path):
     assert_refused(run(run_here, tmp_path, "--show_prime", tmp_path / "b.png"), "--prime or --style")
+
+
+@pytest.mark.parametrize("degrees", [0, 1, -2, 4])
+def test_rows_that_rise_are_told_apart(degrees):
+    """Rows 4 x-heights apart across a wide page: at 2 degrees the end of one is as high as the middle of the next."""
+    texts, turn = (
+        ["the quick dog jumps high up again", "and so do all", "dogs that the quick fox leaps over"],
+        np.radians(degrees),
+    )
+    lines = [write_line(text).strokes for text in texts]
+    x_height = find_level(lines[0]).x_height
+    rows = [[stroke + [0, 4 * x_height * number] for stroke in line] for number, line in enumerate(lines)]
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    found = split_rows([stroke @ matrix for row in rows for stroke in row])
+    assert [len(row) for row in found] == [len(row) for row in rows]

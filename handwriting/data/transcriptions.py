@@ -7,10 +7,7 @@ STRUCK_OUT = "#*"  # marks of words that were struck out or corrected: the ink t
 
 
 def read_transcription(data: bytes) -> list[str]:
-    """Lines of text under the heading `CSR:` of a transcription file, blank ones left out.
-
-    Raises ValueError if the file cannot be used.
-    """
+    """Lines of text under `CSR:` in a transcription file, blank ones left out. ValueError if it cannot be used."""
     _, _, corrected = data.decode("latin-1").partition("CSR:")
     lines = [line for line in corrected.replace("\r", "\n").split("\n") if line.strip()]
     if any(len(line) > MAX_LINE_CHARACTERS for line in lines):

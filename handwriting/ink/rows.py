@@ -10,6 +10,7 @@ EVEN = 2e-3  # how far a ruled line is off its direction, by its length
 RULE_LENGTH = 5.0  # of a ruled line, at the least, by the height of strokes: a bar has less
 ROW_GAP, WIDE_GAP = 0.8, 1.5  # between the middles of strokes in two rows, by the height of strokes
 SMALL = 0.4  # of the height of strokes: dots and bars, which do not tell where a row is
+RISES = sorted(np.linspace(-0.12, 0.12, 97).tolist(), key=abs)  # that rows may have, y to x: up to 7 degrees
 
 
 def sides(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -45,11 +46,19 @@ def without_paper(strokes: list[np.ndarray]) -> list[np.ndarray]:
     return [stroke for stroke, is_left in zip(strokes, ~is_paper, strict=True) if is_left]
 
 
+def find_rise(strokes: list[np.ndarray], band: float) -> float:
+    """The rise of the rows that strokes stand in, y to x: along it most points are in few bands of a height."""
+    x, y = np.concatenate(strokes).T
+    counts = [np.unique(np.floor((y - rise * x) / band), return_counts=True)[1] for rise in RISES]
+    return RISES[int(np.argmax([np.square(each, dtype=float).sum() for each in counts]))]
+
+
 def split_rows(strokes: list[np.ndarray]) -> list[list[np.ndarray]]:
     """Strokes by the rows of writing that they stand in. What is not clearly a row stays with the one above."""
     low, high = sides(strokes)
-    heights, middles = high[:, 1] - low[:, 1], (low + high)[:, 1] / 2
+    heights = high[:, 1] - low[:, 1]
     unit = np.median(heights[heights >= 0.2 * heights.max()])
+    middles = (low + high) / 2 @ [-find_rise(strokes, unit / 3 or 1.0), 1]
     order = np.argsort(middles, kind="stable")
     order = order[heights[order] >= SMALL * unit]
     rows: list[list[int]] = []
@@ -59,7 +68,7 @@ def split_rows(strokes: list[np.ndarray]) -> list[list[np.ndarray]]:
             before, after = low[rows[-1], 0].min(), high[rows[-1], 0].max()
             is_below = min(right, after) - max(left, before) > 0.5 * min(right - left, after - before)
             is_far = middles[group[0]] - middles[rows[-1][-1]] > WIDE_GAP * unit
-            is_row = right - left > 2 * unit and bool(is_below or is_far)
+            is_row = min(right - left, after - before) > 2 * unit and bool(is_below or is_far)
         if is_row:
             rows.append([])
         rows[-1].extend(group.tolist())
