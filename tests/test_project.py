@@ -24,7 +24,7 @@ TASKS = ("synthesis", "rand_write")
     [
         ("synthesis.pt", "synthesis", 3), ("rand_write.pt", "rand_write", 2),
         ("paper/synthesis.pt", "synthesis", 3), ("paper/rand_write.pt", "rand_write", 3),
-        ("paper/dropout.pt", "rand_write", 3), ("paper/hands.pt", "synthesis", 3),
+        ("paper/noise.pt", "rand_write", 3), ("paper/hands.pt", "synthesis", 3),
     ],
 )  # fmt: skip
 def test_shipped_networks_load_and_are_small(name, task, layers):
