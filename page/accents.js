@@ -36,11 +36,11 @@ function letterOf(character) {
 /** What is written for a character, itself if it was learned, is drawn, or has no replacement; and a note or "". */
 function writtenFor(character) {
   if (character === "\n" || FACTS.learned.includes(character)) return [character, ""];
-  const letter = letterOf(character), isCombining = (c) => !`\u0345${c}\u0334`.normalize("NFD").startsWith("\u0345");
+  const letter = letterOf(character);
   if (letter === " ") return [character, `drew ${quote(character)}`];
   if (letter) return [character, `wrote ${quote(letter)} for ${quote(character)} and drew the rest`];
   const replaced = (text) => Array.from(text, (c) => FACTS.replacements[c] ?? c).join("");
-  const isSeen = (c) => !isCombining(c) && !/\p{Cf}/u.test(c); // what combines changes its order beside other marks
+  const isSeen = (c) => !/[\p{M}\p{Cf}]/u.test(c); // neither combines nor changes others unseen
   const plain = [...tidy(replaced(replaced(character).normalize("NFKD")))].filter(isSeen).join("");
   if (!(plain || !isSeen(character)) || ![...plain].every((c) => FACTS.learned.includes(c))) return [character, ""];
   return [plain, plain ? `wrote ${quote(plain)} for ${quote(character)}` : `left out ${quote(character, true)}`];
