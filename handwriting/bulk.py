@@ -129,7 +129,9 @@ def settings_of(writer: Writer, form: Form) -> ManifestRow:
     return {"checkpoint": writer.network.hash, "settings": hashlib.sha256(repr(known).encode()).hexdigest()[:16]}
 
 
-def done_rows(folder: Path, plans: Sequence[Plan], form: Form, settings: ManifestRow) -> tuple[list, list[Plan]]:
+def done_rows(
+    folder: Path, plans: Sequence[Plan], form: Form, settings: ManifestRow
+) -> tuple[list[ManifestRow], list[Plan]]:
     """The rows of what is written already, and the plans of the rest. Raises InputError for another batch's rows."""
     planned, done = {plan.number: plan for plan in plans}, []
     for row in read_manifest(folder):
@@ -151,9 +153,9 @@ def done_rows(folder: Path, plans: Sequence[Plan], form: Form, settings: Manifes
 def write_part(plans: Sequence[Plan], writer: Writer, folder: Path, form: Form) -> Iterator[ManifestRow]:
     """Write some texts side by side, each into a file of `folder`. Yields the row of each when its file is there."""
     texts, seeds, biases = ([getattr(plan, name) for plan in plans] for name in ("prepared", "seed", "bias"))
+    unwritten = {"file": None, "written": None} | settings_of(writer, form)
     for plan, line in zip(plans, writer.write_raw(texts, seeds, biases=biases), strict=True):
-        row = plan._asdict() | {name: getattr(line, name) for name in ("fault", *FOUND)}
-        row |= {"file": None, "written": None} | settings_of(writer, form)
+        row = plan._asdict() | {name: getattr(line, name) for name in ("fault", *FOUND)} | unwritten
         row["distance"] = line.distance and round(line.distance, 4)
         try:
             if form.leaves_out(line.wrong):

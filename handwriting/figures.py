@@ -53,7 +53,7 @@ def travel_figure(page: Page, drawing: Drawing, plotter: Plotter) -> Figure:
     sheet = page.sheet(drawing.simplify)
     figure = page_figure(sheet, drawing)
     strokes = [stroke for _, strokes in sheet.groups for stroke in strokes]
-    draw_lines(figure, travel_moves(strokes, plotter.zero(sheet)), TRAVEL, 0.15)
+    draw_lines(figure, travel_moves(strokes, plotter.zero(sheet.width, sheet.height)), TRAVEL, 0.15)
     return figure
 
 

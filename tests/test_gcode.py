@@ -124,8 +124,9 @@ def test_what_no_machine_can_do_is_refused(given):
         Plotter(**given)
 
 
-def test_numbers_have_no_exponents(tmp_path):
-    text = program(make_page(), tmp_path, Plotter("grbl-z", up=1e-5, down=-1, feed=99999.9999, feed_z=1))
+@pytest.mark.parametrize(("up", "down"), [(1e-5, -1), (1, -1e-7)])
+def test_numbers_have_no_exponents(tmp_path, up, down):
+    text = program(make_page(), tmp_path, Plotter("grbl-z", up=up, down=down, feed=99999.9999, feed_z=1))
     assert "e" not in "".join(line.partition(";")[0] for line in text.splitlines()) and "-0 " not in text
     Firmware("grbl").run(text)
 
@@ -136,8 +137,8 @@ def test_numbers_have_no_exponents(tmp_path):
 def test_a_pen_test_stays_within_the_bed(origin, box):
     machine = Firmware("grbl").run(pen_test_bytes(Plotter("grbl-z", origin=origin, bed=(50, 40))).decode("ascii"))
     ends = np.array([end for _, _, both in machine.pens(True) for end in both])
-    assert (*ends.min(0)[:1], *ends.max(0)[:1], ends.min(0)[1], ends.max(0)[1]) == pytest.approx(box)
-    with pytest.raises(InputError, match="mm beyond the bed"):
+    assert np.ravel([ends.min(0), ends.max(0)], "F") == pytest.approx(box)
+    with pytest.raises(InputError, match=r"10\.0 mm beyond the bed"):
         pen_test_bytes(Plotter("grbl-z", origin="top left", bed=(40, 40)))
 
 

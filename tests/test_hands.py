@@ -334,7 +334,7 @@ def test_no_file_is_written_over_another_that_is_read_or_written(checkpoints, tm
         ["--output", tmp_path / "a.json", "--save_hand", tmp_path / "b" / ".." / "a.json"],
         ["--output", tmp_path / "a.png", "--show_prime", tmp_path / "a.png", "--style", mine],
         ["--output", tmp_path / "a.svg", "--preview", tmp_path / "a.svg"], ["--output", mine, "--style", mine],
-        ["--output", mine, "--style", f"clara,{mine}#1:0.5"], ["--output", mine, "--prime", mine],
+        ["--output", mine, "--style", f"clara,{mine}#1:0.5"], ["--output", mine, "--prime", f"{mine}#1"],
     ):  # fmt: skip
         with pytest.raises(InputError, match="would be written over"):
             generate.main([*map(str, [*given, *flags])])

@@ -88,9 +88,13 @@ class Plotter:
         usual = MACHINES[self.machine]
         return usual.up if self.up is None else self.up, usual.down if self.down is None else self.down
 
-    def zero(self, sheet: Sheet) -> np.ndarray:
-        """Where (0, 0) is on a sheet, (2,) in mm from its top left corner."""
-        return np.array(ORIGINS[self.origin][:2]) * [sheet.width, sheet.height]
+    def zero(self, width: float, height: float) -> np.ndarray:
+        """Where (0, 0) is on a page, (2,) in mm from its top left corner."""
+        return np.array(ORIGINS[self.origin][:2]) * [width, height]
+
+    def to_machine(self, places: np.ndarray, width: float, height: float) -> np.ndarray:
+        """Places (n, 2) in mm from the top left corner of a page, as the machine has them."""
+        return (places - self.zero(width, height)) * [1, ORIGINS[self.origin][2]] + 0.0
 
     def pen_to(self, place: float) -> list[str]:
         """The lines that bring the pen to a place."""
@@ -102,10 +106,8 @@ class Plotter:
     def check_reach(self, corners: np.ndarray, width: float, height: float) -> None:
         """Raise InputError if what is between `corners` (n, 2), mm on a page, is beyond the page or the bed."""
         share, page = np.array(ORIGINS[self.origin][:2]), np.array([width, height])
-        for name, size, remedy in (
-            ("page", page, "larger page"),
-            ("bed", np.array(self.bed or page), "larger bed, a smaller page"),
-        ):
+        bed = np.array(self.bed or page)
+        for name, size, remedy in (("page", page, "larger page"), ("bed", bed, "larger bed, a smaller page")):
             low = share * (page - size)
             over = max((low - corners.min(0)).max(), (corners.max(0) - low - size).max())
             if over > REACH:
@@ -130,13 +132,11 @@ def gcode_bytes(sheet: Sheet, plotter: Plotter, drawing: Drawing | None = None) 
     Its comments tell what it draws, how long that takes, and where each line of text begins. Raises InputError if ink
     is beyond the page or the bed.
     """
-    is_smooth, sign = drawing is not None and drawing.smooth, ORIGINS[plotter.origin][2]
-    corner = plotter.zero(sheet)
-    groups = []
+    is_smooth, groups = drawing is not None and drawing.smooth, []
     for title, strokes in sheet.groups:
         flat = [simplify(smooth(stroke, 8), FLATNESS) if is_smooth else stroke for stroke in strokes]
         plotter.check_reach(np.concatenate(flat), sheet.width, sheet.height)
-        groups.append((title, [(stroke - corner) * [1, sign] + 0.0 for stroke in flat]))
+        groups.append((title, [plotter.to_machine(stroke, sheet.width, sheet.height) for stroke in flat]))
     drawn = [stroke for _, strokes in groups for stroke in strokes]
     lift, lower = (plotter.pen_to(place) for place in plotter.places)
     home = f"G0 X0 Y0{MACHINES[plotter.machine].travel.format(travel=plain(plotter.travel))}"
@@ -177,13 +177,14 @@ def pen_test_bytes(plotter: Plotter) -> bytes:
     The first and shortest line, 10 mm, is where the pen is up, the last one where it is down; each is 5 mm longer and
     5 mm above the one before. Raises InputError for a bed that is smaller than all of them.
     """
-    (across, along, sign), (up, down), (width, height) = ORIGINS[plotter.origin], plotter.places, TEST_SIZE
-    plotter.check_reach(np.array([[0, 0], TEST_SIZE]), width, height)
+    (up, down), height = plotter.places, TEST_SIZE[1]
+    plotter.check_reach(np.array([[0, 0], TEST_SIZE]), *TEST_SIZE)
     travel = MACHINES[plotter.machine].travel.format(travel=plain(plotter.travel))
     lines = [comment("pen test: ever longer lines, with the pen ever lower"), *MACHINES[plotter.machine].start]
     for n, place in enumerate(np.linspace(up, down, TEST_MARKS).tolist()):
-        left, y = -across * width, plain(sign * (height - 5 * n - along * height))
-        lines += [*plotter.pen_to(up), f"G0 X{plain(left)} Y{y}{travel}"]
+        ends = plotter.to_machine(np.array([[0, height - 5 * n], [10 + 5 * n, height - 5 * n]]), *TEST_SIZE)
+        first, last = (f"X{plain(x)} Y{plain(y)}" for x, y in ends.tolist())
+        lines += [*plotter.pen_to(up), f"G0 {first}{travel}"]
         lines += [comment(f"line of {10 + 5 * n} mm: pen at {plain(place)}"), *plotter.pen_to(place)]
-        lines.append(f"G1 X{plain(left + 10 + 5 * n)} Y{y} F{plain(plotter.feed)}")
+        lines.append(f"G1 {last} F{plain(plotter.feed)}")
     return "\n".join([*lines, *plotter.pen_to(up), f"G0 X0 Y0{travel}", ""]).encode("ascii")

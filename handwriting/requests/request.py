@@ -86,7 +86,7 @@ class Request:
             if given["preview"].suffix.lower() not in FIGURE_ENDINGS:
                 raise InputError(f"{given['preview']}: give a name that ends with {' or '.join(FIGURE_ENDINGS)}")
             check_writable(given["preview"])
-        self.refuse_clashes(given[name] for name in ("prime", "file") if name in given)
+        self.refuse_clashes(self.pick("file").values())
 
     def refuse_clashes(self, read: Iterable[Path]) -> None:
         """Raise InputError if a file that is written is one of those that are read, or written as another, too."""
@@ -131,7 +131,7 @@ class Request:
         if style == "random":
             names = list_styles()
             style = names[derived_seed("style", self.seed) % len(names)]
-        self.refuse_clashes(split_name(path)[0] for path in style_paths(style))
+        self.refuse_clashes(split_name(path)[0] for path in [*self.pick("prime").values(), *style_paths(style)])
         if "show_prime" in given:
             self.show_prime(style)
         force = "force" in given
